@@ -1,0 +1,66 @@
+# The project's verbs. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# What the editable installs are built with is locked too, so nothing unlocked is ever fetched.
+EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk
+SOURCES := src sdk chains tests benchmarks scripts server.py
+
+.PHONY: help serve test check format bench faults langgraph lock clean system
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+serve: $(VENV)/.serve ## serve the chains of chains/ (HOST, PORT)
+	@STREAMSERVE_HOST=$(HOST) STREAMSERVE_PORT=$(PORT) $(BIN)/python server.py
+
+test: $(VENV)/.dev system ## run the tests (installs what they need)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, format, types, declarations
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/streamserve check
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.dev ## benchmarks: ours and the peers side by side
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+faults: $(VENV)/.dev system ## long fault campaigns: cuts at random bytes, many readers
+	@$(BIN)/python -m pytest tests/faults --long $(ARGS)
+
+langgraph: $(VENV)/.dev ## LangGraph's development server on the same graphs and routes (PORT)
+	@LANGGRAPH_CLI_NO_ANALYTICS=1 LANGGRAPH_NO_VERSION_CHECK=true LANGSMITH_TRACING=false \
+		$(BIN)/langgraph dev --no-browser --no-reload --n-jobs-per-worker 50 --host $(HOST) --port $(PORT)
+
+lock: $(VENV)/.dev ## resolve the dependencies anew into requirements/*.txt
+	@scripts/lock
+
+system: ## install what the tests need from the system, or say what is left out
+	@scripts/system-packages
+
+clean: ## remove what the verbs made
+	@rm -rf $(VENV) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements/serve.txt pyproject.toml sdk/pyproject.toml | $(BIN)/python
+	@echo "installing what serving needs ..."
+	@$(PIP) install --require-hashes -r requirements/serve.txt
+	@$(EDITABLE)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
+	@echo "installing what the tests need ..."
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

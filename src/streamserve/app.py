@@ -1,0 +1,103 @@
+"""create_app: the chains of a registry as one FastAPI application."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from langgraph.checkpoint.memory import InMemorySaver
+from starlette.exceptions import HTTPException
+
+from streamserve import health, home, mount
+from streamserve.errors import HTTP_CODES, ServeError, error_body
+from streamserve.registry import Registry, discover
+from streamserve.served import serve
+from streamserve.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(registry: Registry, settings: Settings | None = None) -> FastAPI:
+    """The application that serves the chains.
+
+    Args:
+        registry: what `discover` found.
+        settings: default: from the environment.
+
+    Raises:
+        BrokenModules: a chain module is broken, and the settings do not say `dev`.
+    """
+    settings = settings or Settings()
+    for broken in registry.broken if settings.dev else registry.require_whole().broken:
+        logger.error("left out: %s", broken)
+    app = FastAPI(
+        title="StreamServe",
+        description="LangChain chains and LangGraph graphs, streamed without losing a token.",
+        root_path=settings.root_path,
+    )
+    app.state.settings = settings
+    _mount_chains(app, registry)
+    app.include_router(health.router)
+    app.include_router(home.router(registry))
+    _answer_errors(app)
+    _document_streams(app)
+    return app
+
+
+def create_default_app() -> FastAPI:
+    """The application of the environment's settings, for a folder without a server.py."""
+    settings = Settings()
+    return create_app(discover(settings.chains), settings)
+
+
+def _mount_chains(app: FastAPI, registry: Registry) -> None:
+    checkpointer = InMemorySaver()
+    for entry in registry.chains.values():
+        app.include_router(mount.chain_router(serve(entry, checkpointer)))
+
+
+def _answer_errors(app: FastAPI) -> None:
+    app.add_exception_handler(ServeError, _serve_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+
+
+async def _serve_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServeError)
+    return JSONResponse(error.body(), status_code=error.status)
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = HTTP_CODES.get(error.status_code, "invalid_input" if error.status_code == 422 else "error")
+    return JSONResponse(error_body(error.detail, code), status_code=error.status_code, headers=error.headers)
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    detail = [_place(item) for item in error.errors()]
+    return JSONResponse(error_body(detail, "invalid_input"), status_code=422)
+
+
+def _place(item: Any) -> dict[str, Any]:
+    if isinstance(item, dict):
+        return {
+            "loc": list(item.get("loc", ())),
+            "msg": item.get("msg", ""),
+            "type": item.get("type", "value_error"),
+        }
+    return {"loc": ["body"], "msg": str(item), "type": "value_error"}
+
+
+def _document_streams(app: FastAPI) -> None:
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = mount.document(original())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,92 @@
+"""The Chain record: what a chain module declares.
+
+Imports langchain-core only, so that a chain module loads without the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel
+
+AnyRunnable = Runnable[Any, Any]
+Playground = Literal["default", "chat"]
+StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"]
+
+
+class InvalidChain(TypeError):
+    """A chain module declares something that cannot be served."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chain:
+    """One served chain or graph; what the file tells by itself is not said again.
+
+    Args:
+        runnable: the chain or the compiled graph (without a checkpointer: the server brings it), or a
+            function without arguments that makes it.
+        input_type: a pydantic model or type annotation; default: what the runnable says.
+        output_type: likewise for the output.
+        description: for people, in Markdown; default: the module's docstring.
+        examples: inputs that work, shown in OpenAPI, on the home page and as playground defaults.
+        tags: labels for the home page.
+        playground: "default", "chat" or None for no page; default: "chat" when messages go in and a
+            message or text comes out, else "default".
+        stream_modes: for graphs, the modes that a caller may ask for; without a request, a graph that keeps
+            `messages` streams message chunks and any other graph streams the first of these modes.
+
+    Raises:
+        InvalidChain: a field does not fit, with the field's name.
+    """
+
+    runnable: AnyRunnable | Callable[[], AnyRunnable]
+    input_type: Any = None
+    output_type: Any = None
+    description: str = ""
+    examples: Sequence[Any] = field(default_factory=tuple)
+    tags: Sequence[str] = field(default_factory=tuple)
+    playground: Playground | Literal["auto"] | None = "auto"
+    stream_modes: Sequence[StreamMode] = ("updates", "values", "messages", "custom")
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.runnable, Runnable) or callable(self.runnable),
+            f"runnable: a Runnable or a function that makes one, not {type(self.runnable).__name__}",
+        )
+        _require(
+            self.playground is None or self.playground in ("auto", *get_args(Playground)),
+            f"playground: 'default', 'chat' or None, not {self.playground!r}",
+        )
+        _require(not isinstance(self.tags, str), "tags: a list of texts, not one text")
+        _require(isinstance(self.examples, Sequence), "examples: a list of inputs")
+        unknown = set(self.stream_modes) - set(get_args(StreamMode))
+        _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
+
+    def build(self) -> AnyRunnable:
+        """The runnable with the declared types.
+
+        Raises:
+            InvalidChain: the function made no Runnable, or an example does not fit the input type.
+        """
+        runnable = self.runnable if isinstance(self.runnable, Runnable) else self.runnable()
+        _require(isinstance(runnable, Runnable), f"runnable: the function made a {type(runnable).__name__}")
+        if self.input_type is not None or self.output_type is not None:
+            runnable = runnable.with_types(input_type=self.input_type, output_type=self.output_type)
+        self._check_examples(runnable)
+        return runnable
+
+    def _check_examples(self, runnable: AnyRunnable) -> None:
+        schema = cast(type[BaseModel], runnable.get_input_schema())
+        for number, example in enumerate(self.examples):
+            try:
+                schema.model_validate(example)
+            except (ValueError, TypeError) as error:
+                raise InvalidChain(f"examples[{number}] does not fit the input type: {error}") from error
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise InvalidChain(otherwise)

@@ -1,0 +1,96 @@
+"""The command `streamserve`: serve, list, check, new."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from streamserve.registry import discover
+from streamserve.settings import Settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """StreamServe: chains and graphs, streamed without losing a token."""
+    # Chains are modules of the team's own application, which need not be installed.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+@main.command()
+@click.option("--host", help="Address to listen on [default: STREAMSERVE_HOST or 127.0.0.1].")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port; 0 picks a free one [default: STREAMSERVE_PORT or 8000].",
+)
+@click.option("--dev", is_flag=True, help="Serve the chains that load, and reload on change.")
+@click.option("--app", "target", help="Application to serve [default: server:app, or the chains of this folder].")
+def serve(host: str | None, port: int | None, dev: bool, target: str | None) -> None:
+    """Serve the chains of this folder."""
+    import uvicorn
+
+    from streamserve.registry import BrokenModules
+
+    if dev:
+        os.environ["STREAMSERVE_DEV"] = "1"
+    settings = Settings()
+    target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
+    try:
+        uvicorn.run(
+            target,
+            factory=target.endswith(":create_default_app"),
+            host=host or settings.host,
+            port=settings.port if port is None else port,
+            reload=settings.dev,
+            app_dir=str(Path.cwd()),
+        )
+    except BrokenModules as broken:
+        raise click.ClickException(str(broken)) from None
+
+
+@main.command("list")
+def list_chains() -> None:
+    """List the chains of this folder."""
+    registry = discover(Settings().chains)
+    width = max((len(name) for name in registry.chains), default=0)
+    for name, entry in registry.chains.items():
+        click.echo(f"{name:{width}}  {entry.description.splitlines()[0] if entry.description else ''}")
+    for broken in registry.broken:
+        click.echo(f"broken: {broken}", err=True)
+    if registry.broken:
+        sys.exit(1)
+
+
+@main.command()
+def check() -> None:
+    """Verify chains, langgraph.json and OpenAPI against each other."""
+    from streamserve.check import check as find_problems
+
+    problems = find_problems(Path.cwd(), Settings())
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(1)
+    click.echo("chains, langgraph.json and OpenAPI agree")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--graph", is_flag=True, help="A LangGraph graph instead of a chain.")
+def new(name: str, graph: bool) -> None:
+    """Write a new chain module NAME into the chains folder."""
+    from streamserve.scaffold import write_chain
+
+    try:
+        path = write_chain(name, Path(Settings().chains), graph=graph)
+    except (ValueError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"wrote {path}; `streamserve serve` serves it under /{path.stem.replace('_', '-')}")
+
+
+if __name__ == "__main__":
+    main()
