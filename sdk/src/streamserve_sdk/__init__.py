@@ -1,0 +1,52 @@
+"""Call a chain on a StreamServe or LangServe server as if it were local."""
+
+from streamserve_sdk.errors import (
+    ConnectFailed,
+    ConnectionBroken,
+    ConnectionFailed,
+    ConnectionTimeout,
+    InvalidOutput,
+    ProtocolError,
+    RequestRejected,
+    RunCancelled,
+    RunExpired,
+    RunFailed,
+    RunLogFull,
+    RunLost,
+    RunTimeout,
+    ServerError,
+    ServerShuttingDown,
+    StreamServeError,
+    StreamTruncated,
+    UpstreamError,
+    UpstreamRateLimited,
+)
+from streamserve_sdk.remote import RemoteRunnable
+from streamserve_sdk.retry import RetryPolicy
+from streamserve_sdk.serializer import Serializer, WireSerializer
+
+__all__ = [
+    "ConnectFailed",
+    "ConnectionBroken",
+    "ConnectionFailed",
+    "ConnectionTimeout",
+    "InvalidOutput",
+    "ProtocolError",
+    "RemoteRunnable",
+    "RequestRejected",
+    "RetryPolicy",
+    "RunCancelled",
+    "RunExpired",
+    "RunFailed",
+    "RunLogFull",
+    "RunLost",
+    "RunTimeout",
+    "Serializer",
+    "ServerError",
+    "ServerShuttingDown",
+    "StreamServeError",
+    "StreamTruncated",
+    "UpstreamError",
+    "UpstreamRateLimited",
+    "WireSerializer",
+]

@@ -1,0 +1,185 @@
+"""One chain on a server, without LangChain's interface: calls, streams and runs."""
+
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from langchain_core.runnables.config import RunnableConfig
+
+from streamserve_sdk import payload
+from streamserve_sdk.clients import HttpClients
+from streamserve_sdk.errors import ProtocolError
+from streamserve_sdk.http import aread, asend, read, send
+from streamserve_sdk.links import endpoint, run_url
+from streamserve_sdk.retry import RetryPolicy
+from streamserve_sdk.serializer import Serializer, WireSerializer
+from streamserve_sdk.session import STREAM_HEADERS, StreamSession
+from streamserve_sdk.sse import ServerSentEvent
+from streamserve_sdk.wire import Request
+
+JSON_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
+
+OnRun = Callable[[str], None]
+Shape = Callable[[Any], Any]
+
+
+@dataclass(slots=True)
+class ChainClient:
+    """The HTTP side of one chain.
+
+    Args:
+        url: the chain's URL.
+        runs_url: where runs live.
+        clients: where connections come from.
+        serializer: what turns values into JSON and back.
+        retry: the bounds of reconnecting.
+        keepalive: seconds between the server's keep-alives.
+        detach: leaving a stream early lets its run go on.
+    """
+
+    url: str
+    runs_url: str
+    clients: HttpClients
+    serializer: Serializer
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    keepalive: float = 15.0
+    detach: bool = False
+    _one_shot: bool = False
+
+    def call(
+        self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> payload.Answer:
+        """Return what `invoke` (for an input) or `batch` (for inputs) answers.
+
+        Args:
+            name: the endpoint.
+            value: the input or the inputs.
+            config: the caller's config, or one for each input.
+            kwargs: the caller's further arguments.
+
+        Raises:
+            StreamServeError: the call failed.
+        """
+        request = self._call(name, value, config, kwargs)
+        return payload.answer(self.serializer, request, send(self.clients, request))
+
+    async def acall(
+        self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> payload.Answer:
+        """Return what `invoke` or `batch` answers; arguments and errors as of `call`."""
+        request = self._call(name, value, config, kwargs)
+        return payload.answer(self.serializer, request, await asend(self.clients, request))
+
+    def start(
+        self,
+        name: str,
+        value: Any,
+        config: RunnableConfig,
+        kwargs: dict[str, Any],
+        *,
+        detach: bool | None = None,
+        on_run: OnRun | None = None,
+        **fields: Any,
+    ) -> StreamSession:
+        """Return the session that starts a run.
+
+        Args:
+            name: the endpoint.
+            value: the input.
+            config: the caller's config.
+            kwargs: the caller's further arguments.
+            detach: leaving early lets the run go on; default: the client's own setting.
+            on_run: called with the run's id as soon as it is known.
+            fields: further fields of the body.
+        """
+        detach = self.detach if detach is None else detach
+        headers = {**STREAM_HEADERS, "Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
+        if detach:
+            headers["Run-On-Disconnect"] = "continue"
+        body = payload.body(self.serializer, "input", value, config, kwargs=kwargs, **fields)
+        return StreamSession(
+            Request("POST", endpoint(self.url, name), headers, body),
+            self.runs_url,
+            self.retry,
+            self.keepalive,
+            one_shot=self._one_shot,
+            detach=detach,
+            on_run=on_run,
+        )
+
+    def attach(self, run_id: str, after: int, detach: bool) -> StreamSession:
+        """Return the session that joins a run.
+
+        Args:
+            run_id: the run.
+            after: the last block that the caller has; 0 for all.
+            detach: leaving early lets the run go on.
+        """
+        return StreamSession(
+            None,
+            self.runs_url,
+            self.retry,
+            self.keepalive,
+            location=run_url(self.runs_url, run_id, "/stream"),
+            run_id=run_id,
+            last_id=after,
+            detach=detach,
+        )
+
+    def chunks(self, session: StreamSession, shape: Shape) -> Generator[Any]:
+        """Yield the decoded chunks of a session.
+
+        Args:
+            session: from `start` or `attach`.
+            shape: applied to each chunk.
+
+        Raises:
+            StreamServeError: the stream failed.
+        """
+        try:
+            with closing(read(self.clients, session)) as blocks:
+                for block in blocks:
+                    yield shape(self._decoded(block, session))
+        finally:
+            self._learn(session)
+
+    async def achunks(self, session: StreamSession, shape: Shape) -> AsyncGenerator[Any]:
+        """Yield the decoded chunks of a session; arguments and errors as of `chunks`."""
+        try:
+            async with aclosing(aread(self.clients, session)) as blocks:
+                async for block in blocks:
+                    yield shape(self._decoded(block, session))
+        finally:
+            self._learn(session)
+
+    def cancellation(self, run_id: str, wait: float | None) -> Request:
+        """Return the request that cancels a run.
+
+        Args:
+            run_id: the run.
+            wait: seconds that the server may wait for the run's end.
+        """
+        query = "" if wait is None else f"?wait={wait:g}"
+        return Request("POST", run_url(self.runs_url, run_id, f"/cancel{query}"))
+
+    def _call(
+        self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> Request:
+        field_name = "inputs" if name == "batch" else "input"
+        body = payload.body(self.serializer, field_name, value, config, kwargs=kwargs)
+        return Request("POST", endpoint(self.url, name), JSON_HEADERS, body)
+
+    def _decoded(self, block: ServerSentEvent, session: StreamSession) -> Any:
+        try:
+            if block.types and isinstance(self.serializer, WireSerializer):
+                return self.serializer.loadd(orjson.loads(block.data), orjson.loads(block.types))
+            return self.serializer.loads(block.data)
+        except ValueError as error:
+            raise ProtocolError(f"a block that is no JSON: {error}", position=session.position) from error
+
+    def _learn(self, session: StreamSession) -> None:
+        if session.answered:
+            self._one_shot = not session.resumable

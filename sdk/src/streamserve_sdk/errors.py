@@ -1,0 +1,211 @@
+"""Every error of this package, one tree.
+
+    StreamServeError                    run_id, last_id, code, retryable
+    ├── ServerError                     + httpx.HTTPStatusError: the server said so
+    │   ├── RequestRejected             an HTTP status that is no success
+    │   ├── RunFailed                   the chain failed
+    │   │   ├── UpstreamError           the model's provider failed or broke off
+    │   │   │   └── UpstreamRateLimited
+    │   │   ├── InvalidOutput           the chain's output has no form on the wire
+    │   │   └── RunLogFull              the run wrote more than the server keeps
+    │   ├── RunCancelled
+    │   ├── RunTimeout                  the run's deadline passed
+    │   ├── RunLost                     the server lost the run, or does not know it
+    │   ├── RunExpired                  the run was kept as long as promised
+    │   └── ServerShuttingDown
+    └── ConnectionFailed                + httpx.TransportError: the stream was cut
+        ├── ConnectFailed               + httpx.ConnectError, httpx.ConnectTimeout
+        ├── ConnectionBroken            + httpx.ReadError, httpx.RemoteProtocolError
+        ├── ConnectionTimeout           + httpx.ReadTimeout
+        ├── StreamTruncated             + httpx.RemoteProtocolError: no terminal block came
+        └── ProtocolError               + httpx.RemoteProtocolError: the answer makes no sense
+
+`except httpx.HTTPStatusError` and `except httpx.TransportError`, written for `langserve.RemoteRunnable`,
+go on catching what they caught. No error holds the headers of the request: they carry credentials.
+"""
+
+from dataclasses import dataclass
+
+import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a stream stood when it failed: the run's id and the last block handed to the caller."""
+
+    run_id: str | None = None
+    last_id: int = 0
+
+
+class StreamServeError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        run_id: the run on the server, if one is known.
+        last_id: the last block that was handed to the caller; 0 if none was.
+        code: the wire's word for the cause, for example `"timeout"`.
+        retryable: whether the same call may succeed later.
+    """
+
+    code: str = "unknown"
+    retryable: bool = False
+    run_id: str | None = None
+    last_id: int = 0
+
+    def _at(self, position: Position) -> None:
+        self.run_id, self.last_id = position.run_id, position.last_id
+
+
+class ServerError(StreamServeError, httpx.HTTPStatusError):
+    """The server reported an error; `.response` has the status and the text, without the request's headers."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request: httpx.Request,
+        response: httpx.Response,
+        code: str | None = None,
+        retryable: bool | None = None,
+        position: Position | None = None,
+    ) -> None:
+        """Describe what the server reported.
+
+        Args:
+            message: the text of the exception.
+            request: the request, without headers and body.
+            response: the response, or one made from an error block.
+            code: the wire's code; default: the class's own.
+            retryable: the server's word on it; default: the class's own.
+            position: where the stream stood.
+        """
+        httpx.HTTPStatusError.__init__(self, message, request=request, response=response)
+        self.code = type(self).code if code is None else code
+        self.retryable = type(self).retryable if retryable is None else retryable
+        self._at(position or Position())
+
+
+class RequestRejected(ServerError):
+    """The server answered a call with a status that is no success."""
+
+    code = "rejected"
+
+
+class RunFailed(ServerError):
+    """The chain raised an error."""
+
+    code = "internal"
+
+
+class UpstreamError(RunFailed):
+    """The model's provider failed, or its answer broke off."""
+
+    code = "upstream"
+    retryable = True
+
+
+class UpstreamRateLimited(UpstreamError):
+    """The model's provider refused the call for its rate."""
+
+    code = "upstream_rate_limited"
+
+
+class InvalidOutput(RunFailed):
+    """The chain yielded something that cannot be sent."""
+
+    code = "invalid_output"
+
+
+class RunLogFull(RunFailed):
+    """The run wrote more blocks or bytes than the server keeps."""
+
+    code = "log_full"
+
+
+class RunCancelled(ServerError):
+    """The run was cancelled."""
+
+    code = "cancelled"
+
+
+class RunTimeout(ServerError):
+    """The run passed its deadline."""
+
+    code = "timeout"
+
+
+class RunLost(ServerError):
+    """The server that held the run is gone, or does not know the run."""
+
+    code = "run_lost"
+    retryable = True
+
+
+class RunExpired(ServerError):
+    """The run is over and no longer kept."""
+
+    code = "run_expired"
+
+
+class ServerShuttingDown(ServerError):
+    """The server ended the run because it shuts down."""
+
+    code = "shutting_down"
+    retryable = True
+
+
+class ConnectionFailed(StreamServeError, httpx.TransportError):
+    """The connection failed and could not be resumed; `__cause__` has httpx's own error."""
+
+    code = "connection"
+    retryable = True
+
+    def __init__(self, message: str, *, position: Position | None = None) -> None:
+        """Describe a failed connection.
+
+        Args:
+            message: the text of the exception.
+            position: where the stream stood.
+        """
+        httpx.TransportError.__init__(self, message)
+        self._at(position or Position())
+
+
+class ConnectFailed(ConnectionFailed, httpx.ConnectError, httpx.ConnectTimeout):
+    """No connection could be made."""
+
+
+class ConnectionBroken(ConnectionFailed, httpx.ReadError, httpx.RemoteProtocolError):
+    """The connection broke."""
+
+
+class ConnectionTimeout(ConnectionFailed, httpx.ReadTimeout):
+    """The server was silent for too long."""
+
+
+class StreamTruncated(ConnectionFailed, httpx.RemoteProtocolError):
+    """The stream ended without its terminal block: what came is not the whole answer."""
+
+    code = "truncated"
+
+
+class ProtocolError(ConnectionFailed, httpx.RemoteProtocolError):
+    """The server sent something that is not the protocol."""
+
+    code = "protocol"
+    retryable = False
+
+
+BY_CODE: dict[str, type[ServerError]] = {
+    "cancelled": RunCancelled,
+    "internal": RunFailed,
+    "invalid_output": InvalidOutput,
+    "log_full": RunLogFull,
+    "run_expired": RunExpired,
+    "run_lost": RunLost,
+    "shutting_down": ServerShuttingDown,
+    "timeout": RunTimeout,
+    "upstream": UpstreamError,
+    "upstream_rate_limited": UpstreamRateLimited,
+    "upstream_truncated": UpstreamError,
+}

@@ -1,0 +1,49 @@
+"""URLs: of a chain's endpoints, of the runs beside it, and of one run."""
+
+from contextlib import suppress
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+
+def endpoint(url: str, name: str) -> str:
+    """Return the URL of a chain's endpoint, for example `stream`."""
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
+
+
+def runs_beside(url: str) -> str:
+    """Return where a chain's runs live: `runs` in place of the last segment of the chain's path."""
+    parts = urlsplit(url)
+    parent = parts.path.rstrip("/").rpartition("/")[0]
+    return parts._replace(path=f"{parent}/runs", query="", fragment="").geturl()
+
+
+def run_url(runs_url: str, run_id: str, suffix: str = "") -> str:
+    """Return the URL of a run, or of something below it."""
+    return f"{runs_url.rstrip('/')}/{quote(run_id, safe='')}{suffix}"
+
+
+def stream_url(requested: str, location: str | None, runs_url: str, run_id: str) -> str:
+    """Return the URL of a run's stream.
+
+    Credentials go to the configured origin only, so a location elsewhere is not followed.
+
+    Args:
+        requested: the URL that was requested.
+        location: the `Location` header of its answer.
+        runs_url: where runs live.
+        run_id: the run.
+    """
+    base = httpx.URL(requested)
+    with suppress(httpx.InvalidURL):
+        target = base.join(location or "")
+        if location and origin(target) == origin(base):
+            return str(target.copy_with(userinfo=base.userinfo))
+    return run_url(runs_url, run_id, "/stream")
+
+
+def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Return scheme, host and port, with the scheme's own port filled in."""
+    default = {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, url.port or default

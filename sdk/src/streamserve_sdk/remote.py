@@ -1,0 +1,293 @@
+"""RemoteRunnable: a chain on a server that is used like a local one."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any, cast
+
+import httpx
+from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import RunnableConfig, ensure_config
+from langchain_core.runnables.schema import StreamEvent
+from langchain_core.runnables.utils import Input, Output
+from langchain_core.tracers.log_stream import RunLogPatch
+
+from streamserve_sdk import shapes
+from streamserve_sdk.callback_events import areplay, replay
+from streamserve_sdk.chain_client import ChainClient, OnRun
+from streamserve_sdk.clients import CertTypes, HttpClients
+from streamserve_sdk.failures import public_url
+from streamserve_sdk.links import runs_beside
+from streamserve_sdk.merge import merge
+from streamserve_sdk.retry import RetryPolicy
+from streamserve_sdk.runs import Runs
+from streamserve_sdk.serializer import Serializer, WireSerializer
+from streamserve_sdk.tracing import atraced, traced
+
+
+class RemoteRunnable(Runs, Runnable[Input, Output]):
+    """A chain served by StreamServe or LangServe, with the interface of a local one.
+
+    Streams survive broken connections; one that cannot be resumed raises, and never passes for a whole answer.
+    Leaving a stream early cancels its run. Against a stock LangServe server each stream has one attempt.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float | None = None,
+        auth: httpx.Auth | tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None = None,
+        headers: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: CertTypes | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        use_server_callback_events: bool = True,
+        serializer: Serializer | None = None,
+        detach: bool = False,
+        keepalive: float = 15.0,
+        retry: RetryPolicy | None = None,
+        runs_url: str | None = None,
+    ) -> None:
+        """Keep the settings; nothing is opened before the first call.
+
+        Args:
+            url: the chain's URL, for example `http://127.0.0.1:8000/joke`.
+            timeout: seconds to connect, and to wait for an answer; default none. The silence within a stream
+                of StreamServe is bounded by three keep-alives instead.
+            auth: as httpx's.
+            headers: sent with every request.
+            cookies: sent with every request.
+            verify: as httpx's: False, a path of certificates or a context; default: the usual authorities.
+            cert: the client's certificate, as httpx's.
+            client_kwargs: further arguments of httpx.Client and httpx.AsyncClient.
+            use_server_callback_events: replay the callbacks that the server reports; default True.
+            serializer: what turns values into JSON and back; a `langserve` serializer fits.
+            detach: leaving a stream early lets its run go on; default False.
+            keepalive: seconds between the server's keep-alives; default 15.
+            retry: the bounds of reconnecting.
+            runs_url: where runs live; default: `runs` beside the chain.
+        """
+        options = {"timeout": timeout, "auth": auth, "headers": headers, "cookies": cookies}
+        self.url = url
+        self._client = ChainClient(
+            url,
+            runs_url or runs_beside(url),
+            HttpClients(verify, cert, {**options, **(client_kwargs or {})}),
+            serializer or WireSerializer(),
+            retry or RetryPolicy(),
+            keepalive,
+            detach,
+        )
+        self._replays = use_server_callback_events
+
+    def __repr__(self) -> str:
+        """Show the URL without credentials."""
+        return f"{type(self).__name__}({str(public_url(self.url))!r})"
+
+    def invoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
+        """Return the chain's output.
+
+        Args:
+            input: the chain's input.
+            config: all but its callbacks goes to the server.
+            kwargs: go to the server as JSON.
+
+        Raises:
+            StreamServeError: the call failed.
+        """
+        return self._call_with_config(self._invoke, input, config, **kwargs)
+
+    async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
+        """Return the chain's output; arguments and errors as of `invoke`."""
+        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[Input],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Output]:
+        """Return the outputs for several inputs.
+
+        Args:
+            inputs: the chain's inputs, sent in one request.
+            config: one for all, or one for each.
+            return_exceptions: give each input its own request, and return errors in place of outputs.
+            kwargs: go to the server as JSON.
+
+        Raises:
+            StreamServeError: the call failed.
+        """
+        if return_exceptions:
+            return super().batch(inputs, config, return_exceptions=True, **kwargs)
+        return self._batch_with_config(self._batch, inputs, config, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[Input],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Output]:
+        """Return the outputs for several inputs; arguments and errors as of `batch`."""
+        if return_exceptions:
+            return await super().abatch(inputs, config, return_exceptions=True, **kwargs)
+        return await self._abatch_with_config(self._abatch, inputs, config, **kwargs)
+
+    def stream(
+        self,
+        input: Input,
+        config: RunnableConfig | None = None,
+        *,
+        detach: bool | None = None,
+        on_run: OnRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Output]:
+        """Yield the chain's chunks, each once and in order.
+
+        Args:
+            input: the chain's input.
+            config: all but its callbacks goes to the server.
+            detach: leaving early lets the run go on; default: the constructor's.
+            on_run: called with the run's id as soon as it is known.
+            kwargs: go to the server as JSON, for example `stream_mode`.
+
+        Raises:
+            StreamServeError: the stream failed, or ended without its end.
+        """
+        config = ensure_config(config)
+        session = self._client.start("stream", input, config, kwargs, detach=detach, on_run=on_run)
+        chunks = self._client.chunks(session, shapes.addable)
+        yield from traced(self.get_name(), input, config, chunks, merge)
+
+    async def astream(
+        self,
+        input: Input,
+        config: RunnableConfig | None = None,
+        *,
+        detach: bool | None = None,
+        on_run: OnRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Output]:
+        """Yield the chain's chunks, each once and in order; arguments and errors as of `stream`."""
+        config = ensure_config(config)
+        session = self._client.start("stream", input, config, kwargs, detach=detach, on_run=on_run)
+        chunks = self._client.achunks(session, shapes.addable)
+        async with aclosing(atraced(self.get_name(), input, config, chunks, merge)) as traced_chunks:
+            async for chunk in traced_chunks:
+                yield chunk
+
+    def transform(
+        self, input: Iterator[Input], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Output]:
+        """Yield the chunks for an input that comes in chunks itself; arguments and errors as of `stream`."""
+        if parts := list(input):
+            yield from self.stream(merge(parts), config, **kwargs)
+
+    async def atransform(
+        self, input: AsyncIterator[Input], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Output]:
+        """Yield the chunks for an input that comes in chunks itself; arguments and errors as of `stream`."""
+        if parts := [part async for part in input]:
+            async for chunk in self.astream(merge(parts), config, **kwargs):
+                yield chunk
+
+    async def astream_events(  # type: ignore[override]  # no version is awaited here: "v3" has no remote form
+        self, input: Any, config: RunnableConfig | None = None, *, version: str = "v2", **kwargs: Any
+    ) -> AsyncIterator[StreamEvent]:
+        """Yield the events of every step of the chain.
+
+        Args:
+            input: the chain's input.
+            config: all but its callbacks goes to the server.
+            version: for callers of local chains; the server decides between v1 and v2.
+            kwargs: the filters of `Runnable.astream_events`; the rest goes to the server as JSON.
+
+        Raises:
+            StreamServeError: the stream failed.
+            NotImplementedError: the version is `v3`.
+        """
+        if version not in ("v1", "v2"):
+            raise NotImplementedError(f"a remote chain has no events of version {version!r}")
+        config = ensure_config(config)
+        session = self._client.start("stream_events", input, config, **shapes.filtered(kwargs))
+        chunks = self._client.achunks(session, shapes.as_is)
+        async with aclosing(atraced(self.get_name(), input, config, chunks, shapes.all_events)) as events:
+            async for event in events:
+                yield event
+
+    async def astream_log(  # type: ignore[override]  # patches only
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[RunLogPatch]:
+        """Yield the patches of the chain's log.
+
+        Args:
+            input: the chain's input.
+            config: all but its callbacks goes to the server.
+            kwargs: the filters of `Runnable.astream_log`; the rest goes to the server as JSON.
+
+        Raises:
+            StreamServeError: the stream failed.
+        """
+        config = ensure_config(config)
+        session = self._client.start("stream_log", input, config, diff=True, **shapes.filtered(kwargs))
+        chunks = self._client.achunks(session, shapes.log_patch)
+        async with aclosing(atraced(self.get_name(), input, config, chunks, shapes.whole_log)) as patches:
+            async for patch in patches:
+                yield patch
+
+    def _invoke(
+        self, input: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> Output:
+        answer = self._client.call("invoke", input, config, kwargs)
+        self._replay(answer.callback_events, run_manager)
+        return cast("Output", answer.output)
+
+    async def _ainvoke(
+        self,
+        input: Input,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> Output:
+        answer = await self._client.acall("invoke", input, config, kwargs)
+        await self._areplay(answer.callback_events, run_manager)
+        return cast("Output", answer.output)
+
+    def _batch(
+        self,
+        inputs: list[Input],
+        run_manager: list[CallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        **kwargs: Any,
+    ) -> list[Exception | Output]:
+        answer = self._client.call("batch", inputs, config, kwargs)
+        for manager, events in zip(run_manager, answer.callback_events or [], strict=False):
+            self._replay(events, manager)
+        return shapes.outputs(answer, len(inputs))
+
+    async def _abatch(
+        self,
+        inputs: list[Input],
+        run_manager: list[AsyncCallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        **kwargs: Any,
+    ) -> list[Exception | Output]:
+        answer = await self._client.acall("batch", inputs, config, kwargs)
+        for manager, events in zip(run_manager, answer.callback_events or [], strict=False):
+            await self._areplay(events, manager)
+        return shapes.outputs(answer, len(inputs))
+
+    def _replay(self, events: Any, run: CallbackManagerForChainRun) -> None:
+        if self._replays and events:
+            replay(run.handlers, run.run_id, events)
+
+    async def _areplay(self, events: Any, run: AsyncCallbackManagerForChainRun) -> None:
+        if self._replays and events:
+            await areplay(run.handlers, run.run_id, events)

@@ -1,0 +1,55 @@
+"""How often and how soon a broken stream is tried again."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+# Attempts in a row that may bring nothing: with full jitter about 25 s of trying.
+RETRY_BUDGET = 10
+FIRST_BACKOFF = 0.05
+LONGEST_BACKOFF = 5.0
+# A server that wants us away for longer than this gets its answer shown to the caller.
+LONGEST_RETRY_AFTER = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Bounds of reconnecting.
+
+    Args:
+        budget: attempts in a row without progress before the error is raised; default 10, 0 never reconnects.
+        first: upper bound of the first pause in seconds; default 0.05; doubled at each further attempt.
+        longest: upper bound of every pause in seconds; default 5.
+        longest_retry_after: a `Retry-After` above this many seconds ends the trying; default 60.
+    """
+
+    budget: int = RETRY_BUDGET
+    first: float = FIRST_BACKOFF
+    longest: float = LONGEST_BACKOFF
+    longest_retry_after: float = LONGEST_RETRY_AFTER
+
+    def backoff(self, attempt: int) -> float:
+        """Return the pause in seconds before the given attempt (1 is the first), with full jitter."""
+        return random.uniform(0, min(self.longest, self.first * 2.0 ** (attempt - 1)))  # noqa: S311
+
+    def pause(self, attempt: int, retry_after: float) -> float | None:
+        """Return the seconds to wait before the attempt, or None when there should be no further one."""
+        if attempt > self.budget or retry_after > self.longest_retry_after:
+            return None
+        return max(retry_after, self.backoff(attempt))
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a `Retry-After` header (RFC 9110, 10.2.3: seconds or a date) asks for, else 0."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,96 @@
+"""What a client does with runs by their id, and with its own connections."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from streamserve_sdk import payload, shapes
+from streamserve_sdk.chain_client import ChainClient
+from streamserve_sdk.errors import RequestRejected
+from streamserve_sdk.failures import from_missing_run
+from streamserve_sdk.http import asend, send
+from streamserve_sdk.wire import Reply, Request
+
+
+class Runs:
+    """The part of RemoteRunnable that a local Runnable has not."""
+
+    _client: ChainClient
+
+    def join(self, run_id: str, after: int = 0, *, detach: bool = True) -> Iterator[Any]:
+        """Yield the chunks of a run that is under way, or is over and still kept.
+
+        Args:
+            run_id: the run, as `on_run` or an error's `run_id` told it.
+            after: the last block already had, as an error's `last_id` told it; default 0: from the start.
+            detach: leaving early lets the run go on; default True, because it was started elsewhere.
+
+        Raises:
+            StreamServeError: the run is unknown, or its stream failed.
+        """
+        yield from self._client.chunks(self._client.attach(run_id, after, detach), shapes.addable)
+
+    async def ajoin(self, run_id: str, after: int = 0, *, detach: bool = True) -> AsyncIterator[Any]:
+        """Yield the chunks of a run; arguments and errors as of `join`."""
+        session = self._client.attach(run_id, after, detach)
+        async with aclosing(self._client.achunks(session, shapes.addable)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def cancel(self, run_id: str, wait: float | None = None) -> Any:
+        """Cancel a run, and return what the server says about it.
+
+        Args:
+            run_id: the run.
+            wait: seconds that the server may wait for the run's real end; default: answer at once.
+
+        Raises:
+            StreamServeError: the run is unknown, or the call failed.
+        """
+        request = self._client.cancellation(run_id, wait)
+        return _state(request, send(self._client.clients, request))
+
+    async def acancel(self, run_id: str, wait: float | None = None) -> Any:
+        """Cancel a run; arguments and errors as of `cancel`."""
+        request = self._client.cancellation(run_id, wait)
+        return _state(request, await asend(self._client.clients, request))
+
+    def close(self) -> None:
+        """Close the connections of synchronous calls."""
+        self._client.clients.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop and of synchronous calls."""
+        await self._client.clients.aclose()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections of synchronous calls."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self.aclose()
+
+
+def _state(request: Request, reply: Reply) -> Any:
+    try:
+        return payload.checked(request, reply)
+    except RequestRejected as error:
+        if reply.status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+            raise from_missing_run(error) from None
+        raise

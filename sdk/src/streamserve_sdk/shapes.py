@@ -1,0 +1,56 @@
+"""What each endpoint's answers are turned into, and what its calls take beside input and config."""
+
+from copy import deepcopy
+from typing import Any
+
+from langchain_core.runnables.utils import AddableDict
+from langchain_core.tracers.log_stream import RunLogPatch
+
+from streamserve_sdk.errors import ProtocolError
+from streamserve_sdk.payload import Answer
+
+# The filters of astream_events and astream_log: fields of their own in the body.
+FILTERS = tuple(f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags"))
+
+
+def filtered(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the body's fields for the arguments of a call: its filters, and `kwargs` with the rest."""
+    return {
+        "kwargs": {name: value for name, value in kwargs.items() if name not in FILTERS},
+        **{name: kwargs.get(name) for name in FILTERS},
+    }
+
+
+def as_is(chunk: Any) -> Any:
+    """Return the chunk."""
+    return chunk
+
+
+def addable(chunk: Any) -> Any:
+    """Return a dict as one that can be added to the next chunk, and all else as it is."""
+    return AddableDict(chunk) if type(chunk) is dict else chunk
+
+
+def log_patch(chunk: Any) -> RunLogPatch:
+    """Return the patch in a block of `/stream_log`."""
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("ops"), list):
+        raise ProtocolError("a block of the log without ops")
+    # jsonpatch changes what it is given in place.
+    return RunLogPatch(*deepcopy(chunk["ops"]))
+
+
+def whole_log(patches: list[RunLogPatch]) -> RunLogPatch:
+    """Return one patch with the operations of all."""
+    return RunLogPatch(*(operation for patch in patches for operation in patch.ops))
+
+
+def all_events(events: list[Any]) -> list[Any]:
+    """Return the events: they are not added up."""
+    return events
+
+
+def outputs(answer: Answer, count: int) -> list[Any]:
+    """Return the outputs of a batch, one for each input."""
+    if not isinstance(answer.output, list) or len(answer.output) != count:
+        raise ProtocolError(f"a batch of {count} inputs was not answered with as many outputs")
+    return answer.output

@@ -1,0 +1,112 @@
+"""Server-sent events, from bytes.
+
+The rules are those of https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream with
+one difference: a block that has an event name but no data is dispatched too (LangServe's `end` is one).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# A block larger than this is no token: stop before the memory is gone.
+MAX_BLOCK_BYTES = 64 * 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+_LINE_ENDS = (b"\n", b"\r")
+
+
+class BlockTooLargeError(ValueError):
+    """A block went over `MAX_BLOCK_BYTES`."""
+
+
+class ServerSentEvent(NamedTuple):
+    """One dispatched block; `id` is None if the block itself had none, `types` is StreamServe's own field."""
+
+    event: str
+    data: bytes
+    id: str | None = None
+    retry: int | None = None
+    types: bytes | None = None
+
+
+class EventParser:
+    """Turns bytes, split anywhere, into events. One parser serves one connection."""
+
+    def __init__(self) -> None:
+        """Start at the first byte of a response."""
+        self.comments = 0
+        self._at_start = True
+        self._after_cr = False
+        self._partial: list[bytes] = []
+        self._size = 0
+        self._event = ""
+        self._data: list[bytes] = []
+        self._id: str | None = None
+        self._retry: int | None = None
+        self._types: bytes | None = None
+
+    def feed(self, data: bytes) -> Iterator[ServerSentEvent]:
+        """Yield the events that these bytes complete.
+
+        Args:
+            data: the next bytes of the response.
+
+        Raises:
+            BlockTooLargeError: a block went over `MAX_BLOCK_BYTES`.
+        """
+        self._measure(len(data))
+        for line in self._lines(data):
+            if line:
+                self._take(line)
+            else:
+                if self._event or self._data:
+                    yield ServerSentEvent(self._event, b"\n".join(self._data), self._id, self._retry, self._types)
+                self._reset()
+
+    def _measure(self, added: int) -> None:
+        self._size += added
+        if self._size - added > MAX_BLOCK_BYTES:
+            raise BlockTooLargeError(f"a block is larger than {MAX_BLOCK_BYTES} bytes")
+
+    def _lines(self, data: bytes) -> Iterator[bytes]:
+        # bytes.splitlines ends a line at \n, \r and \r\n only, which is the specification's list.
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
+        if not data:
+            return
+        lines = data.splitlines()
+        rest = b"" if data.endswith(_LINE_ENDS) else lines.pop()
+        self._after_cr = data.endswith(b"\r")
+        for line in lines:
+            yield self._whole(line)
+        if rest:
+            self._partial.append(rest)
+
+    def _whole(self, line: bytes) -> bytes:
+        if self._partial:
+            line = b"".join([*self._partial, line])
+            self._partial.clear()
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(_BOM)
+        return line
+
+    def _take(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._event = value.decode(errors="replace")
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value.decode(errors="replace")
+        elif name == b"types":
+            self._types = value
+        elif name == b"retry":
+            self._retry = int(value) if value.isdigit() and len(value) < 10 else self._retry
+        elif not name:
+            self.comments += 1
+
+    def _reset(self) -> None:
+        self._event, self._data, self._id, self._retry, self._types, self._size = "", [], None, None, None, 0

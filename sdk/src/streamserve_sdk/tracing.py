@@ -1,0 +1,77 @@
+"""Reports a remote stream to the caller's callbacks as one chain run, with its output merged once at the end."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import aclosing, closing
+from typing import Any
+
+from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.runnables.config import (
+    RunnableConfig,
+    get_async_callback_manager_for_config,
+    get_callback_manager_for_config,
+)
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
+
+Merge = Callable[[list[Any]], Any]
+
+
+def traced(name: str, value: Any, config: RunnableConfig, chunks: Generator[Any], merge: Merge) -> Generator[Any]:
+    """Yield the chunks and report them.
+
+    Args:
+        name: the run's name unless the config has one.
+        value: the run's input.
+        config: the caller's config; its `run_id` is used up.
+        chunks: the stream; closed with this one.
+        merge: makes the run's output of all chunks; called only if somebody listens.
+    """
+    manager = get_callback_manager_for_config(config)
+    run = manager.on_chain_start(None, value, name=config.get("run_name") or name, run_id=config.pop("run_id", None))
+    seen: list[Any] = []
+    try:
+        with closing(chunks):
+            for chunk in _tapped(run, chunks):
+                if run.handlers:
+                    seen.append(chunk)
+                yield chunk
+    except BaseException as error:
+        run.on_chain_error(error)
+        raise
+    run.on_chain_end(merge(seen))
+
+
+async def atraced(
+    name: str, value: Any, config: RunnableConfig, chunks: AsyncGenerator[Any], merge: Merge
+) -> AsyncGenerator[Any]:
+    """Yield the chunks and report them; arguments as of `traced`."""
+    manager = get_async_callback_manager_for_config(config)
+    run = await manager.on_chain_start(
+        None, value, name=config.get("run_name") or name, run_id=config.pop("run_id", None)
+    )
+    seen: list[Any] = []
+    try:
+        async with aclosing(chunks):
+            async for chunk in _atapped(run, chunks):
+                if run.handlers:
+                    seen.append(chunk)
+                yield chunk
+    except BaseException as error:
+        await run.on_chain_error(error)
+        raise
+    await run.on_chain_end(merge(seen))
+
+
+# langchain-core's own streams pass through the same two taps; without them a surrounding
+# astream_events would not see the chunks of this step.
+def _tapped(run: CallbackManagerForChainRun, chunks: Iterator[Any]) -> Iterator[Any]:
+    for handler in run.handlers:
+        if isinstance(handler, _StreamingCallbackHandler):
+            return handler.tap_output_iter(run.run_id, chunks)
+    return chunks
+
+
+def _atapped(run: AsyncCallbackManagerForChainRun, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    for handler in run.handlers:
+        if isinstance(handler, _StreamingCallbackHandler):
+            return handler.tap_output_aiter(run.run_id, chunks)
+    return chunks
