@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from langgraph.checkpoint.memory import InMemorySaver
@@ -13,19 +14,29 @@ from starlette.exceptions import HTTPException
 
 from streamserve import health, home, mount
 from streamserve.errors import HTTP_CODES, ServeError, error_body
+from streamserve.lifespan import lifespan
 from streamserve.registry import Registry, discover
-from streamserve.served import serve
+from streamserve.served import ServedRunnable, serve
 from streamserve.settings import Settings
+from streamserve.streaming import api
+from streamserve.streaming.runs import Runs
 
 logger = logging.getLogger(__name__)
 
+# Where FastAPI's own places begin.
+REQUEST_PARTS = {"body", "path", "query", "header", "cookie"}
 
-def create_app(registry: Registry, settings: Settings | None = None) -> FastAPI:
+
+def create_app(
+    registry: Registry, settings: Settings | None = None, *, guard: Callable[..., Any] | None = None
+) -> FastAPI:
     """The application that serves the chains.
 
     Args:
         registry: what `discover` found.
         settings: default: from the environment.
+        guard: a FastAPI dependency that every route of a chain or run must pass; it sets
+            `request.state.principal` to the name of the caller, who then owns the runs it makes.
 
     Raises:
         BrokenModules: a chain module is broken, and the settings do not say `dev`.
@@ -36,12 +47,14 @@ def create_app(registry: Registry, settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="StreamServe",
         description="LangChain chains and LangGraph graphs, streamed without losing a token.",
-        root_path=settings.root_path,
+        lifespan=lifespan,
     )
-    app.state.settings = settings
-    _mount_chains(app, registry)
+    app.state.runs = Runs(settings)
+    dependencies = [Depends(guard)] if guard else []
+    chains = _mount_chains(app, registry, dependencies)
+    app.include_router(api.router(dependencies))
     app.include_router(health.router)
-    app.include_router(home.router(registry))
+    app.include_router(home.router(chains, registry.broken))
     _answer_errors(app)
     _document_streams(app)
     return app
@@ -53,10 +66,12 @@ def create_default_app() -> FastAPI:
     return create_app(discover(settings.chains), settings)
 
 
-def _mount_chains(app: FastAPI, registry: Registry) -> None:
+def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[params.Depends]) -> list[ServedRunnable]:
     checkpointer = InMemorySaver()
-    for entry in registry.chains.values():
-        app.include_router(mount.chain_router(serve(entry, checkpointer)))
+    chains = [serve(entry, checkpointer) for entry in registry.chains.values()]
+    for served in chains:
+        app.include_router(mount.chain_router(served, dependencies))
+    return chains
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -67,7 +82,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 async def _serve_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServeError)
-    return JSONResponse(error.body(), status_code=error.status)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
@@ -85,11 +100,18 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
 def _place(item: Any) -> dict[str, Any]:
     if isinstance(item, dict):
         return {
-            "loc": list(item.get("loc", ())),
+            "loc": _from_request(item.get("loc", ())),
             "msg": item.get("msg", ""),
             "type": item.get("type", "value_error"),
         }
     return {"loc": ["body"], "msg": str(item), "type": "value_error"}
+
+
+def _from_request(place: Sequence[Any]) -> list[Any]:
+    # LangServe validates a config hash and the fields beside an input by themselves: their places begin inside.
+    if place[:1] == ("configurable",):
+        return ["path", "config_hash", *place]
+    return [*place] if place and place[0] in REQUEST_PARTS else ["body", *place]
 
 
 def _document_streams(app: FastAPI) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NotRequired, Required, get_args, get_origin
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, Required, get_type_hints, is_typeddict
+from typing_extensions import get_type_hints, is_typeddict
 
 from streamserve.chain import Chain
 from streamserve.errors import InvalidInput
@@ -78,7 +78,7 @@ def _check_config(config: Any, in_batch: bool) -> None:
         raise invalid(("body", "config"), "Input should be an object", "dict_type")
 
 
-def read_kwargs(body: Mapping[str, Any], chain: Chain, is_graph: bool) -> dict[str, Any]:
+def read_kwargs(body: Mapping[str, Any], chain: Chain, allowed: Collection[str]) -> dict[str, Any]:
     """The keyword arguments for the runnable, all of them allowed.
 
     Raises:
@@ -88,8 +88,10 @@ def read_kwargs(body: Mapping[str, Any], chain: Chain, is_graph: bool) -> dict[s
     if not isinstance(kwargs, dict):
         raise invalid(("body", "kwargs"), "Input should be an object", "dict_type")
     for name in kwargs:
-        if not (is_graph and name == "stream_mode"):
+        if name not in allowed:
             raise invalid(("body", "kwargs", name), "This chain does not take this argument", "extra_forbidden")
+    if not isinstance(kwargs.get("return_exceptions", False), bool):
+        raise invalid(("body", "kwargs", "return_exceptions"), "Input should be a valid boolean", "bool_type")
     if "stream_mode" in kwargs:
         _check_modes(kwargs["stream_mode"], chain)
     return kwargs

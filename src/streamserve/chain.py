@@ -37,6 +37,8 @@ class Chain:
             message or text comes out, else "default".
         stream_modes: for graphs, the modes that a caller may ask for; without a request, a graph that keeps
             `messages` streams message chunks and any other graph streams the first of these modes.
+        timeout: seconds until a run ends with `timeout`; default: the server's `run_timeout`.
+        on_disconnect: "continue" or "cancel" when the last reader of a run leaves; default: the server's.
 
     Raises:
         InvalidChain: a field does not fit, with the field's name.
@@ -50,6 +52,8 @@ class Chain:
     tags: Sequence[str] = field(default_factory=tuple)
     playground: Playground | Literal["auto"] | None = "auto"
     stream_modes: Sequence[StreamMode] = ("updates", "values", "messages", "custom")
+    timeout: float | None = None
+    on_disconnect: Literal["continue", "cancel"] | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -62,6 +66,11 @@ class Chain:
         )
         _require(not isinstance(self.tags, str), "tags: a list of texts, not one text")
         _require(isinstance(self.examples, Sequence), "examples: a list of inputs")
+        _require(self.timeout is None or self.timeout > 0, f"timeout: seconds above 0, not {self.timeout!r}")
+        _require(
+            self.on_disconnect in (None, "continue", "cancel"),
+            f"on_disconnect: 'continue' or 'cancel', not {self.on_disconnect!r}",
+        )
         unknown = set(self.stream_modes) - set(get_args(StreamMode))
         _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
 
@@ -83,7 +92,7 @@ class Chain:
         for number, example in enumerate(self.examples):
             try:
                 schema.model_validate(example)
-            except (ValueError, TypeError) as error:
+            except Exception as error:  # LangChain's own validators raise KeyError and more
                 raise InvalidChain(f"examples[{number}] does not fit the input type: {error}") from error
 
 

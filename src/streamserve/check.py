@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from langgraph.pregel import Pregel
+from pydantic import BaseModel, ValidationError
 
 from streamserve.app import create_app
 from streamserve.mount import playground_of
@@ -16,6 +16,13 @@ from streamserve.registry import RegisteredChain, Registry, discover
 from streamserve.served import ServedRunnable
 from streamserve.settings import Settings
 from streamserve.streaming.route import REQUIRED
+
+
+class _Declared(BaseModel):
+    """What is checked of langgraph.json."""
+
+    graphs: dict[str, str] = {}
+    http: dict[str, Any] = {}
 
 
 def check(root: Path, settings: Settings) -> list[str]:
@@ -39,15 +46,18 @@ def _check_langgraph(file: Path, registry: Registry) -> Iterator[str]:
         if graphs:
             yield f"{file.name}: missing, and these chains are graphs: {', '.join(graphs)}"
         return
-    declared: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    listed: dict[str, str] = declared.get("graphs", {})
+    try:
+        declared = _Declared.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        yield from (f"{file.name}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        return
     targets = {entry.module: entry for entry in graphs.values()}
-    for name, target in listed.items():
+    for name, target in declared.graphs.items():
         yield from _check_listed(name, target, targets)
-    for module in targets.keys() - {target.partition(":")[0] for target in listed.values()}:
+    for module in targets.keys() - {target.partition(":")[0] for target in declared.graphs.values()}:
         yield f"{file.name}: the graph of {module} is not listed"
-    if app := declared.get("http", {}).get("app"):
-        yield from _check_resolves("http.app", app)
+    if app := declared.http.get("app"):
+        yield from _check_resolves("http.app", str(app))
 
 
 def _check_listed(name: str, target: str, graphs: dict[str, RegisteredChain]) -> Iterator[str]:

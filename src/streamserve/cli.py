@@ -45,6 +45,7 @@ def serve(host: str | None, port: int | None, dev: bool, target: str | None) -> 
             factory=target.endswith(":create_default_app"),
             host=host or settings.host,
             port=settings.port if port is None else port,
+            root_path=settings.root_path,
             reload=settings.dev,
             app_dir=str(Path.cwd()),
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+
+from streamserve.errors import ShuttingDown
+from streamserve.streaming.access import runs_of
 
 router = APIRouter(tags=["health"])
 
@@ -13,7 +16,13 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="The server can take work")
-async def readyz() -> dict[str, str]:
-    """Answers once the chains are mounted."""
+@router.get("/readyz", summary="The server can take work", responses={503: {"description": "It is shutting down"}})
+async def readyz(request: Request) -> dict[str, str]:
+    """Answers once the chains are mounted and until the server shuts down.
+
+    Raises:
+        ShuttingDown: no new runs are taken.
+    """
+    if runs_of(request).draining:
+        raise ShuttingDown()
     return {"status": "ready"}

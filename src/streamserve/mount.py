@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, cast
 
-from fastapi import APIRouter, params
+from fastapi import APIRouter, Request, params
 from langserve import add_routes
 
+from streamserve.call import current_call
 from streamserve.chain import Playground
 from streamserve.serializer import Serializer
 from streamserve.served import ServedRunnable
@@ -18,6 +19,8 @@ EVENT_STREAM = {
     "description": "Server-sent events",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
+
+ACCEPTED = {"description": "The run goes on in the background; `Location` is its stream"}
 
 
 def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
@@ -35,9 +38,34 @@ def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] 
         path=served.served.path,
         playground_type=playground or "default",
         disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
+        per_req_config_modifier=_with_run_id,
         serializer=Serializer(),
     )
+    _add_background_runs(router)
     return router
+
+
+def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
+    # One id for the run, LangServe's metadata and the trace; the runs of a batch have one each.
+    call = current_call.get()
+    return config if call is None or request.url.path.endswith("/batch") else {**config, "run_id": call.run_id}
+
+
+def _add_background_runs(router: APIRouter) -> None:
+    """`/runs` beside each `/stream`: the same body and handler; the route class answers 202."""
+    streams = [route for route in router.routes if isinstance(route, RunRoute) and route.endpoint_name == "stream"]
+    for route in streams:
+        documented = route.include_in_schema
+        router.add_api_route(
+            f"{route.path.removesuffix('stream')}runs",
+            route.endpoint,
+            methods=["POST"],
+            status_code=202,
+            tags=route.tags,
+            include_in_schema=documented,
+            name=route.name.replace("stream", "runs"),
+            description="Runs in the background with the same body as /stream." if documented else None,
+        )
 
 
 def playground_of(served: ServedRunnable) -> Playground | None:
@@ -66,4 +94,6 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
     for path, methods in openapi["paths"].items():
         if re.search(r"/stream(_log|_events)?$", path) and "post" in methods:
             methods["post"]["responses"]["200"] = EVENT_STREAM
+        if path.endswith("/runs") and "post" in methods:
+            methods["post"]["responses"]["202"] = ACCEPTED
     return openapi

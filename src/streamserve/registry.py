@@ -113,12 +113,21 @@ def discover(package: str = "chains") -> Registry:
 
 
 def _candidates(package: str) -> Iterator[_Candidate]:
-    spec = importlib.util.find_spec(package)
+    spec = _package_spec(package)
     for info in pkgutil.iter_modules(spec.submodule_search_locations or []) if spec else ():
         if not info.name.startswith("_"):
             yield _Candidate(_name_of(info.name), f"{package}.{info.name}")
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         yield _Candidate(_name_of(entry.name), entry.value.partition(":")[0])
+
+
+def _package_spec(package: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(package)
+    except ModuleNotFoundError as error:
+        if error.name and f"{package}.".startswith(f"{error.name}."):
+            return None  # a parent of the package is missing
+        raise
 
 
 def _name_of(module: str) -> str:

@@ -73,6 +73,8 @@ def write_chain(name: str, folder: Path, *, graph: bool = False) -> Path:
         raise ValueError(f"the name {name!r} is the server's own")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{module}.py"
+    if (folder / module).exists():
+        raise FileExistsError(f"{folder / module} exists already")
     words = module.split("_")
     text = (GRAPH if graph else CHAIN).format(
         title=" ".join(words).capitalize(), model="".join(word.capitalize() for word in words)

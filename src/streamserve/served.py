@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Callable
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from types import new_class
 from typing import Any, Literal, cast
 
@@ -17,19 +15,22 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from streamserve import graphs
+from streamserve.call import Call, current_call
 from streamserve.chain import StreamMode
 from streamserve.registry import RegisteredChain
+from streamserve.serializer import keep_output
 
 
-@dataclass(slots=True)
-class Call:
-    """One request's way through LangServe, which passes neither keyword arguments nor the place of a failure."""
+class BatchResults(Exception):
+    """Results among which may be exceptions, for which LangServe's answer has no place.
 
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    phase: Literal["input", "chain", "output"] = "input"
+    Args:
+        results: outputs and exceptions, in the order of the inputs.
+    """
 
-
-current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+    def __init__(self, results: list[Any]) -> None:
+        self.results = results
+        super().__init__("batch results")
 
 
 class ServedRunnable(RunnableBindingBase[Any, Any]):
@@ -54,7 +55,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's input schema with the declared examples, which the playground takes as defaults."""
         schema = cast(type[BaseModel], super().get_input_schema(config))
-        return _with_examples(schema, list(self.served.chain.examples)) if self.served.chain.examples else schema
+        return _with_examples(schema, self.served) if self.served.chain.examples else schema
 
     @property
     def input_schema(self) -> type[BaseModel]:
@@ -66,7 +67,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """The chain's output schema in the form that the chat playground understands."""
         # An interrupted graph's output has a key that its state has not.
         schema = cast(type[BaseModel], super().get_output_schema(config))
-        return _derived(schema, _add_enums, "allow" if self.graph else "ignore")
+        return _derived(schema, self.served.name, _add_enums, "allow" if self.graph else "ignore")
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain, marking where in the request a failure happens."""
@@ -81,21 +82,31 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As the chain, marking where in the request a failure happens."""
+        """As the chain; if the request asks for exceptions as results, they leave in a BatchResults."""
+        call = current_call.get() or Call()
+        asked = bool(call.kwargs.get("return_exceptions"))
         with _in_chain():
-            return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+            results = await super().abatch(inputs, config, return_exceptions=asked or return_exceptions, **kwargs)
+        if asked:
+            raise BatchResults(results)
+        return results
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As the chain; a graph streams in the modes of the request."""
+        call = current_call.get() or Call()
+        call.phase = "chain"
         graph = self.graph
-        if graph is None:
-            async for chunk in super().astream(input, config, **kwargs):
+        if graph is not None:
+            modes = call.kwargs.get("stream_mode") or self._default_modes(graph)
+            config = self._merge_configs(config)
+            async for chunk in graphs.astream(graph, input, config, modes, keep_output):
                 yield chunk
             return
-        call = current_call.get()
-        modes = (call.kwargs if call else {}).get("stream_mode") or self._default_modes(graph)
-        async for chunk in graphs.astream(graph, input, self._merge_configs(config), modes):
+        chunk = None
+        async for chunk in super().astream(input, config, **kwargs):
             yield chunk
+        if type(chunk) is dict:  # a snapshot: dicts that add up are AddableDicts
+            keep_output(chunk)
 
     def _default_modes(self, graph: graphs.Graph) -> StreamMode | None:
         return None if graphs.keeps_messages(graph) else self.served.chain.stream_modes[0]
@@ -123,6 +134,7 @@ class _in_chain:  # noqa: N801 - a context manager reads as a verb
 
 def _derived(
     schema: type[BaseModel],
+    chain: str,
     extend: Callable[[dict[str, Any]], None],
     extra: Literal["allow", "ignore"] = "ignore",
 ) -> type[BaseModel]:
@@ -138,21 +150,32 @@ def _derived(
     if not issubclass(schema, RootModel):
         config["extra"] = extra
     members = {"model_config": config, "model_json_schema": classmethod(model_json_schema)}
-    return cast(type[BaseModel], new_class(schema.__name__, (schema,), exec_body=_filler(schema, members)))
+    # LangServe renames a model whose name another chain has, and a renamed root model validates nothing.
+    name = f"{chain.replace('-', '_')}_{schema.__name__}" if issubclass(schema, RootModel) else schema.__name__
+    return cast(type[BaseModel], new_class(name, (schema,), exec_body=_filler(schema, members)))
 
 
 def _filler(schema: type[BaseModel], members: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     return lambda namespace: namespace.update({"__module__": schema.__module__, **members})
 
 
-def _with_examples(schema: type[BaseModel], examples: list[Any]) -> type[BaseModel]:
+def _with_examples(schema: type[BaseModel], served: RegisteredChain) -> type[BaseModel]:
+    examples = list(served.chain.examples)
+
     def extend(document: dict[str, Any]) -> None:
         document["examples"] = examples
         first = examples[0] if isinstance(examples[0], dict) else {}
         for name, value in first.items():
-            document.get("properties", {}).get(name, {}).setdefault("default", value)
+            _properties(document).get(name, {}).setdefault("default", value)
 
-    return _derived(schema, extend)
+    return _derived(schema, served.name, extend)
+
+
+def _properties(document: dict[str, Any]) -> dict[str, Any]:
+    # A graph's schema is a reference to its state's.
+    name = document.get("$ref", "").rpartition("/")[2]
+    fields: dict[str, Any] = document.get("$defs", {}).get(name, document).get("properties", {})
+    return fields
 
 
 def _add_enums(node: Any) -> None:

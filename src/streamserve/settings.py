@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """All settings of the server; docs/settings.md lists them."""
+    """All settings of the server; docs/settings.md lists them. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(env_prefix="STREAMSERVE_", env_file=".env", extra="ignore")
 
@@ -15,7 +17,46 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     chains: str = Field("chains", description="Importable package that holds the chain modules.")
     dev: bool = Field(
-        False,
-        description="Serve the chains that load, show the broken ones on the home page, reload on change.",
+        False, description="Serve the chains that load, show the broken ones on the home page, reload on change."
     )
     root_path: str = Field("", description="Path under which a proxy serves the application.")
+
+    keepalive: float = Field(
+        15.0,
+        gt=0,
+        description="A stream that is silent for so long gets a comment line: proxies drop idle ones.",
+    )
+    on_disconnect: Literal["continue", "cancel"] | None = Field(
+        None,
+        description="What happens to a run when its last reader leaves; unset: continue if the caller sent an "
+        "Idempotency-Key and so can come back, else cancel. A chain's record and a request's header go first.",
+    )
+    orphan_grace: float = Field(
+        60.0,
+        ge=0,
+        description="A run to be cancelled without readers waits so long for one that can come back.",
+    )
+    run_timeout: float = Field(
+        900.0, gt=0, description="A run ends with `timeout` after so long: a model that hangs must not run for ever."
+    )
+    cancel_grace: float = Field(
+        5.0, gt=0, description="A cancelled chain gets so long to close what it opened before its stream ends."
+    )
+    drain_time: float = Field(
+        25.0, ge=0, description="After SIGTERM, runs may finish for so long; Kubernetes kills after 30."
+    )
+    max_run_events: int = Field(
+        200_000, gt=1, description="Blocks of one run; past it the run ends with `log_full`: it must fit into memory."
+    )
+    max_run_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one run's blocks; past it `log_full`.")
+    max_readers: int = Field(64, gt=0, description="Readers of one run at a time: each costs a socket and its buffer.")
+    unread_timeout: float = Field(
+        60.0, gt=0, description="A reader that takes nothing for so long is dropped: it holds a socket buffer."
+    )
+    retention: float = Field(3600.0, ge=0, description="Blocks of an ended run are kept so long.")
+    tombstone: float = Field(86_400.0, ge=0, description="After that, its record is kept so long, to answer 410.")
+    max_retained_runs: int = Field(10_000, gt=0, description="Ended runs kept; the oldest go first.")
+    max_retained_bytes: int = Field(256 * 2**20, gt=0, description="Bytes of ended runs kept; the oldest go first.")
+    threads: int = Field(
+        64, gt=0, description="Threads for sync models and tools; each call waits in one as long as it runs."
+    )

@@ -1,0 +1,220 @@
+"""The home page: every chain with an example to try and to copy, and the files the page needs."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic_core import to_jsonable_python
+
+from streamserve.chain import Playground
+from streamserve.errors import NotFound
+from streamserve.mount import playground_of
+from streamserve.registry import BrokenModule
+from streamserve.served import ServedRunnable
+
+MEDIA_TYPES = {"home.js": "text/javascript", "home.css": "text/css", "icon.svg": "image/svg+xml"}
+PAGE_HEADERS = {
+    # The page shows the request's own host, so no cache may keep it for others.
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+MAX_ROWS = 14  # of an example in its text field
+
+
+def router(chains: Iterable[ServedRunnable], broken: Sequence[BrokenModule] = ()) -> APIRouter:
+    """The routes of the home page.
+
+    Args:
+        chains: what is served.
+        broken: modules that could not be loaded, named on the page.
+    """
+    routes = APIRouter(include_in_schema=False)
+    cards = [Card.of(served) for served in chains]
+
+    @routes.get("/")
+    async def home(request: Request) -> HTMLResponse:
+        return HTMLResponse(page(cards, broken, origin_of(request), root_of(request)), headers=PAGE_HEADERS)
+
+    @routes.get("/static/{name}")
+    async def static(name: str, v: str = "") -> Response:
+        if name not in MEDIA_TYPES:
+            raise NotFound
+        headers = ASSET_HEADERS if v == version(name) else {**ASSET_HEADERS, "Cache-Control": "no-cache"}
+        return Response(read(name), media_type=MEDIA_TYPES[name], headers=headers)
+
+    return routes
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the page says about one chain."""
+
+    name: str
+    description: str
+    tags: Sequence[str]
+    playground: Playground | None
+    example: Any
+    printing: str
+
+    @classmethod
+    def of(cls, served: ServedRunnable) -> Card:
+        """The card of a served chain."""
+        entry = served.served
+        return cls(
+            name=entry.name,
+            description=entry.description,
+            tags=entry.chain.tags,
+            playground=playground_of(served),
+            example=to_jsonable_python(entry.chain.examples[0] if entry.chain.examples else {}),
+            printing=_printing(served),
+        )
+
+    def html(self, origin: str, root: str) -> str:
+        """The card as HTML.
+
+        Args:
+            origin: scheme and host.
+            root: path under which the application is served, without a slash at its end.
+        """
+        example = json.dumps(self.example, ensure_ascii=False, indent=2)
+        return _template("chain.html").substitute(
+            name=self.name,
+            root=escape(root),
+            description="".join(f"<p>{escape(part)}</p>" for part in re.split(r"\n\s*\n", self.description)),
+            tags=_list("tags", [escape(tag) for tag in self.tags]),
+            playground=_link(f"{root}/{self.name}/playground/", "Playground") if self.playground else "",
+            example=escape(example),
+            rows=min(example.count("\n") + 1, MAX_ROWS),
+            curl=self._curl(origin, root),
+            python=self._python(origin, root),
+        )
+
+    def _curl(self, origin: str, root: str) -> str:
+        data = shlex.quote(json.dumps({"input": self.example}, ensure_ascii=False))
+        return (
+            f"curl -N {_url(origin, f'{root}/{self.name}/stream')} \\\n"
+            f"  -H 'Content-Type: application/json' \\\n  -d {escape(data)}"
+        )
+
+    def _python(self, origin: str, root: str) -> str:
+        url = _url(origin, f"{root}/{self.name}")
+        return (
+            "from streamserve_sdk import RemoteRunnable\n\n"
+            f'chain = RemoteRunnable("{url}")\n'
+            f"for chunk in chain.stream({escape(_literal(self.example))}):\n"
+            f"    {escape(self.printing)}"
+        )
+
+
+def page(cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, root: str) -> str:
+    """The whole page as HTML.
+
+    Args:
+        cards: one per chain.
+        broken: modules that could not be loaded.
+        origin: scheme and host, such as `http://127.0.0.1:8000`.
+        root: path under which the application is served, without a slash at its end.
+    """
+    index = [f'<a href="#{card.name}">{card.name}</a>' for card in cards]
+    return _template("home.html").substitute(
+        root=escape(root),
+        script=escape(_asset(root, "home.js")),
+        style=escape(_asset(root, "home.css")),
+        icon=escape(_asset(root, "icon.svg")),
+        title=f"{len(cards)} chain{'' if len(cards) == 1 else 's'}",
+        broken=_broken(broken) if broken else "",
+        index=_list("index", index) if len(cards) > 1 else "",
+        chains="".join(card.html(origin, root) for card in cards),
+    )
+
+
+def origin_of(request: Request) -> str:
+    """Scheme and host as the client named them; the script on the page puts in what the browser knows."""
+    host = request.headers.get("host", "")
+    if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?", host, re.ASCII):
+        host = ":".join(str(part) for part in request.scope.get("server") or ("localhost",) if part)
+    return f"{request.scope['scheme']}://{host}"
+
+
+def root_of(request: Request) -> str:
+    """The path under which the application is served."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+@cache
+def read(name: str) -> bytes:
+    """A file of the folder static/."""
+    return (files("streamserve") / "static" / name).read_bytes()
+
+
+@cache
+def version(name: str) -> str:
+    """A short hash of a file, so that caches may keep it for ever under its address."""
+    return hashlib.sha256(read(name)).hexdigest()[:12]
+
+
+def _template(name: str) -> Template:
+    return Template(read(name).decode())
+
+
+def _asset(root: str, name: str) -> str:
+    return f"{root}/static/{name}?v={version(name)}"
+
+
+def _url(origin: str, path: str) -> str:
+    return f'<span class="origin">{escape(origin)}</span>{escape(path)}'
+
+
+def _link(href: str, text: str) -> str:
+    return f'<a href="{escape(href)}">{text}</a>'
+
+
+def _list(kind: str, items: Sequence[str]) -> str:
+    return f'<ul class="{kind}">{"".join(f"<li>{item}</li>" for item in items)}</ul>' if items else ""
+
+
+def _broken(modules: Sequence[BrokenModule]) -> str:
+    items = "".join(
+        f'<li><code class="place">{escape(_place(module))}</code><code>{escape(module.cause)}</code></li>'
+        for module in modules
+    )
+    return f'<section class="broken"><h2>Left out: broken modules</h2><ul>{items}</ul></section>'
+
+
+def _place(module: BrokenModule) -> str:
+    return f"{module.file}:{module.line}" if module.line else module.file
+
+
+def _printing(served: ServedRunnable) -> str:
+    if served.get_output_schema().model_json_schema().get("type") == "string":
+        return 'print(chunk, end="", flush=True)'
+    return 'print(chunk.text, end="", flush=True)' if playground_of(served) == "chat" else "print(chunk)"
+
+
+def _literal(value: Any) -> str:
+    """A value as Python source: JSON where that means the same, as it has the quotes that formatters write."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        same = ast.literal_eval(text) == value
+    except ValueError:
+        same = False
+    return text if same else repr(value)

@@ -1,0 +1,156 @@
+"""Runs in this process's memory: the default with one worker. Dies with the process."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, Wake
+
+# A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
+MAX_TOMBSTONES = 100_000
+
+
+@dataclass(slots=True)
+class _Entry:
+    record: RunRecord
+    blocks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    wakes: dict[int, Wake] = field(default_factory=dict)
+    subscriptions: int = 0
+
+
+class MemoryStore:
+    """The RunStore contract on plain lists.
+
+    Args:
+        retention: seconds that an ended run's blocks are kept.
+        tombstone: seconds that its record is kept after that.
+        max_runs: ended runs kept at most; the oldest go first.
+        max_bytes: of the blocks of ended runs together; the oldest go first.
+        on_cancel: called with the id of a run that shall be cancelled.
+        clock: seconds since the epoch.
+    """
+
+    immediate = True
+
+    def __init__(
+        self,
+        *,
+        retention: float = 3600.0,
+        tombstone: float = 86_400.0,
+        max_runs: int = 10_000,
+        max_bytes: int = 256 * 2**20,
+        on_cancel: Callable[[str], None] = lambda _run_id: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.on_cancel = on_cancel
+        self._retention = retention
+        self._tombstone = tombstone
+        self._max_runs = max_runs
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._keys: dict[str, str] = {}
+        # Both in the order of their ends, so that the oldest are found without a search.
+        self._ended: OrderedDict[str, int] = OrderedDict()
+        self._tombstones: OrderedDict[str, float] = OrderedDict()
+        self._ended_bytes = 0
+
+    async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+        """See RunStore."""
+        named = self._keys.get(run.key) if run.key else None
+        if named is not None:
+            return self._entries[named].record, False
+        self._entries[run.run_id] = _Entry(run)
+        if run.key:
+            self._keys[run.key] = run.run_id
+        return run, True
+
+    async def append(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
+    ) -> int:
+        """See RunStore."""
+        entry = self._entries.get(run_id)
+        if entry is None or entry.record.attempt != attempt or entry.record.ended:
+            raise Fenced(run_id)
+        record = entry.record
+        expected = record.last_id + 1
+        if first_seq > expected:
+            raise Gap(expected)
+        fresh = blocks[expected - first_seq :]
+        entry.blocks.extend(fresh)
+        entry.size += sum(map(len, fresh))
+        record.last_id += len(fresh)
+        record.status = "running"
+        if outcome is not None:
+            self._end(entry, outcome)
+        for wake in list(entry.wakes.values()):
+            wake()
+        return record.last_id + 1
+
+    def _end(self, entry: _Entry, outcome: Outcome) -> None:
+        record, now = entry.record, self._clock()
+        record.status, record.error, record.output = outcome.status, outcome.error, outcome.output
+        record.ended_at, record.expires_at = now, now + self._retention
+        self._ended[record.run_id] = entry.size
+        self._ended_bytes += entry.size
+        while len(self._ended) > self._max_runs or (self._ended_bytes > self._max_bytes and len(self._ended) > 1):
+            self._drop(next(iter(self._ended)))
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """See RunStore."""
+        entry = self._entries.get(run_id)
+        return entry.record if entry else None
+
+    async def read(self, run_id: str, after: int, limit: int) -> Slice:
+        """See RunStore."""
+        entry = self._entries.get(run_id)
+        if entry is None or entry.record.purged:
+            return Slice((), True)
+        blocks = entry.blocks[after : after + limit]
+        return Slice(blocks, entry.record.ended and after + len(blocks) >= entry.record.last_id)
+
+    def subscribe(self, run_id: str, wake: Wake) -> Wake:
+        """See RunStore."""
+        entry = self._entries.get(run_id)
+        if entry is None:
+            return lambda: None
+        entry.subscriptions += 1
+        number = entry.subscriptions
+        entry.wakes[number] = wake
+        return lambda: entry.wakes.pop(number, None) and None
+
+    async def request_cancel(self, run_id: str) -> None:
+        """See RunStore."""
+        entry = self._entries.get(run_id)
+        if entry is not None and not entry.record.ended:
+            self.on_cancel(run_id)
+
+    async def reap(self, now: float) -> None:
+        """See RunStore."""
+        while (oldest := next(iter(self._ended), None)) and (self._entries[oldest].record.expires_at or 0) <= now:
+            self._drop(oldest)
+        while self._tombstones and (
+            next(iter(self._tombstones.values())) <= now or len(self._tombstones) > MAX_TOMBSTONES
+        ):
+            self._forget(next(iter(self._tombstones)))
+
+    async def purge(self, run_id: str) -> None:
+        """See RunStore."""
+        if run_id in self._ended:
+            self._drop(run_id)
+
+    def _drop(self, run_id: str) -> None:
+        self._ended_bytes -= self._ended.pop(run_id)
+        entry = self._entries[run_id]
+        entry.blocks, entry.record.output, entry.record.purged = [], None, True
+        if entry.record.key:
+            self._keys.pop(entry.record.key, None)
+        self._tombstones[run_id] = self._clock() + self._tombstone
+
+    def _forget(self, run_id: str) -> None:
+        del self._tombstones[run_id]
+        del self._entries[run_id]

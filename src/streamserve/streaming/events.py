@@ -1,0 +1,44 @@
+"""The block: what one event is on the wire. Encoded once, here and nowhere else.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamserve.serializer import split_types, to_line
+
+# A bare comment line. No blank line behind it: once an id was seen, LangServe's client dispatches an event at each.
+KEEP_ALIVE = b": \n"
+
+# How long a browser's EventSource waits before it reconnects, in milliseconds.
+RETRY = 1000
+
+
+def data_block(seq: int, data: str) -> bytes:
+    """A chunk; `data` is JSON on one line, perhaps with a `types:` line behind it."""
+    return f"id: {seq}\nevent: data\ndata: {data}\n\n".encode()
+
+
+def metadata_block(seq: int, run_id: str) -> bytes:
+    """The first block of /stream: the run's id, and when to reconnect."""
+    return f'retry: {RETRY}\nid: {seq}\nevent: metadata\ndata: {{"run_id":"{run_id}"}}\n\n'.encode()
+
+
+def end_block(seq: int) -> bytes:
+    """The terminal block of a run that is done. Without data, as LangServe's."""
+    return f"id: {seq}\nevent: end\n\n".encode()
+
+
+def error_block(seq: int, error: dict[str, Any]) -> bytes:
+    """The terminal block of a run that is not."""
+    return b"id: %d\nevent: error\ndata: %s\n\n" % (seq, to_line(error))
+
+
+def data_of(block: bytes) -> tuple[bytes, bytes] | None:
+    """The JSON of a chunk and that of its types (perhaps empty); None for any other block."""
+    head, _, rest = block.partition(b"event: data\ndata: ")
+    if not rest or not head.startswith(b"id: "):
+        return None
+    return split_types(rest[:-2])

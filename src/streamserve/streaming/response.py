@@ -1,0 +1,212 @@
+"""The ASGI response of a run's stream: replay, follow, keep-alive, terminal block.
+
+A reader is a cursor into the store. It never touches the chain, and a slow one costs its socket's buffer only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from streamserve.errors import RunExpired
+from streamserve.stores import RunRecord
+from streamserve.streaming.events import KEEP_ALIVE, error_block
+from streamserve.streaming.runs import Runs
+
+logger = logging.getLogger(__name__)
+
+# Blocks in one write at most: bounds what a reader far behind makes at once.
+BATCH = 256
+
+
+class StreamResponse(Response):
+    """Sends a run's blocks after a cursor, then those to come, until the terminal block.
+
+    Args:
+        runs: where the run is.
+        run_id: which one.
+        after: number of the last block that the reader has; 0 for all.
+        base: path of `/runs/{id}` as the reader sees it.
+        resumed: whether to say from where it is replayed.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, runs: Runs, run_id: str, after: int, base: str, *, resumed: bool = False) -> None:
+        self._runs = runs
+        self._run_id = run_id
+        self._cursor = after
+        headers = {**run_headers(run_id, base), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if resumed:
+            headers["Run-Replay-From"] = str(after)
+        super().__init__(headers=headers)
+        # Response counts the length of an empty body.
+        del self.headers["content-length"]
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        reader = asyncio.current_task()
+        assert reader is not None
+        follower = Follower(reader, self._runs.settings.keepalive, self._runs.settings.unread_timeout)
+        try:
+            with self._runs.reading(self._run_id, follower.drop):
+                await self._serve(reader, follower, receive, send)
+        finally:
+            follower.close()
+
+    async def _serve(self, reader: asyncio.Task[object], follower: Follower, receive: Receive, send: Send) -> None:
+        leaving = asyncio.create_task(_cancel_on_disconnect(receive, reader))
+        try:
+            await self._send_all(send, follower)
+        except asyncio.CancelledError:
+            # Only the reader's own leaving ends here; a cancellation from outside goes on.
+            if not ((leaving.done() or follower.dropped) and reader.uncancel() == 0):
+                raise
+            if follower.dropped:
+                _abort(receive)
+        finally:
+            leaving.cancel()
+
+    async def _send_all(self, send: Send, follower: Follower) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
+        try:
+            await follower.send(send, KEEP_ALIVE)
+            while not await self._send_pending(send, follower):
+                if not await follower.wait():
+                    await follower.send(send, KEEP_ALIVE)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            unsubscribe()
+
+    async def _send_pending(self, send: Send, follower: Follower) -> bool:
+        """Sends what is stored; True once the terminal block was sent."""
+        while True:
+            blocks, at_end = await self._runs.store.read(self._run_id, self._cursor, BATCH)
+            if blocks:
+                await follower.send(send, b"".join(blocks))
+                self._cursor += len(blocks)
+            if at_end:
+                await self._tell_if_expired(send, follower)
+            if at_end or not blocks:
+                return at_end
+
+    async def _tell_if_expired(self, send: Send, follower: Follower) -> None:
+        """A reader too slow for the retention gets an error: a bare end of file would pass for the whole answer."""
+        record = await self._runs.store.get(self._run_id)
+        if record is not None and self._cursor < record.last_id:
+            error = RunExpired(None, record.last_id, record.status)
+            await follower.send(send, error_block(record.last_id, error.event(self._run_id)))
+
+
+class Follower:
+    """Waits for a wake-up or the next keep-alive with one timer that is moved on only when it fires.
+
+    Args:
+        reader: the task that sends.
+        keepalive: seconds of silence.
+        unread: seconds that one write may take.
+    """
+
+    def __init__(self, reader: asyncio.Task[object], keepalive: float, unread: float) -> None:
+        self._reader = reader
+        self._loop = asyncio.get_running_loop()
+        self._keepalive = keepalive
+        self._unread = unread
+        self._waiter: asyncio.Future[bool] | None = None
+        self._woken = False
+        self.dropped = False
+        self._last = self._loop.time()
+        self._writing = False
+        self._timer = self._loop.call_later(keepalive, self._tick)
+
+    def wake(self) -> None:
+        """There is something to read."""
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
+
+    async def wait(self) -> bool:
+        """True after a wake-up, False when a keep-alive is due."""
+        if not self._woken:
+            self._waiter = self._loop.create_future()
+            try:
+                if not await self._waiter:
+                    return False
+            finally:
+                self._waiter = None
+        self._woken = False
+        return True
+
+    async def send(self, send: Send, body: bytes) -> None:
+        """One write; the reader is dropped if it takes nothing for too long."""
+        self._last = self._loop.time()
+        self._writing = True
+        try:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        finally:
+            self._writing = False
+        self._last = self._loop.time()
+
+    def _tick(self) -> None:
+        bound = self._unread if self._writing else self._keepalive
+        left = self._last + bound - self._loop.time()
+        if left <= 0:
+            if self._writing:
+                logger.info("a reader took nothing for %s s and was dropped", self._unread)
+                self.drop()
+                return
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(False)
+            left = self._keepalive
+        self._timer = self._loop.call_later(left, self._tick)
+
+    def drop(self) -> None:
+        """Ends the reader and its connection."""
+        if not self.dropped:
+            self.dropped = True
+            self._reader.cancel()
+
+    def close(self) -> None:
+        """Stops the timer."""
+        self._timer.cancel()
+
+
+def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
+    """The answer to a reader who comes back.
+
+    Args:
+        runs: where the run is.
+        record: of the run.
+        cursor: number of the last block that the reader has.
+        base: path of `/runs/{id}` as the reader sees it.
+
+    Raises:
+        RunExpired: blocks after the cursor are gone.
+    """
+    if record.ended and cursor >= record.last_id:
+        return Response(status_code=204, headers=run_headers(record.run_id, base))
+    if record.purged:
+        raise RunExpired(None, record.last_id, record.status)
+    return StreamResponse(runs, record.run_id, min(cursor, record.last_id), base, resumed=True)
+
+
+def run_headers(run_id: str, base: str) -> dict[str, str]:
+    """What names a run in an answer; `Location` is LangGraph's convention for its stream."""
+    return {"Run-Id": run_id, "Content-Location": base, "Location": f"{base}/stream"}
+
+
+def _abort(receive: Receive) -> None:
+    # A server closes a connection once its buffer is sent, which somebody who reads nothing never lets happen.
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if callable(abort := getattr(transport, "abort", None)):
+        abort()
+
+
+async def _cancel_on_disconnect(receive: Receive, reader: asyncio.Task[object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reader.cancel()

@@ -1,0 +1,248 @@
+"""Run: one execution for one request. Owns the task that iterates the chain; the connection owns nothing.
+
+States: queued -> running -> done | error | cancelled | lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from streamserve.call import Call
+from streamserve.errors import Cancelled, Internal, LogFull, RunLost, RunTimeout, ServeError, classify
+from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status
+from streamserve.streaming.events import data_block, end_block, error_block, metadata_block
+from streamserve.streaming.threads import CallsInThreads, current_calls
+
+logger = logging.getLogger(__name__)
+
+# What LangServe yields: a dict with `event` and, except for `end`, `data`.
+Events = AsyncGenerator[dict[str, Any], None]
+
+# A chain that never waits may hold the event loop this long, in seconds, before others get a turn.
+FAIR_TURN = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """Bounds of one run; the settings say why.
+
+    Args:
+        events: blocks at most.
+        bytes: of its blocks together at most.
+        timeout: seconds until it is ended with `timeout`.
+        cancel_grace: seconds that a cancelled chain gets to close what it opened.
+    """
+
+    events: int
+    bytes: int
+    timeout: float
+    cancel_grace: float
+
+
+class Run:
+    """One execution and its writer.
+
+    Args:
+        record: as acquired from the store.
+        store: where its blocks go.
+        events: LangServe's iterator, not started.
+        call: the request's; its output is stored with the end.
+        limits: its bounds.
+    """
+
+    def __init__(self, record: RunRecord, store: RunStore, events: Events, call: Call, limits: RunLimits) -> None:
+        self.record = record
+        self._store = store
+        self._events = events
+        self._call = call
+        self._limits = limits
+        self._bytes = 0
+        self._reason: ServeError | None = None
+        self._failure: Exception | None = None
+        self._calls = CallsInThreads()
+        self._in_chain = False
+        self._producer: asyncio.Task[None] | None = None
+        self._abandoned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.record.run_id
+
+    async def start(self) -> asyncio.Task[None]:
+        """Stores the first block, then runs in a task of its own, in the caller's context."""
+        if self.record.endpoint in ("stream", "runs"):
+            await self._write(metadata_block(1, self.run_id))
+        current_calls.set(self._calls)
+        self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
+        return asyncio.create_task(self._live(self._producer), name=f"run {self.run_id}")
+
+    def cancel(self, reason: ServeError) -> None:
+        """Tells the chain to stop; the first reason counts. Returns at once: wait for `ended`.
+
+        Args:
+            reason: what the terminal block will say.
+        """
+        if self._reason is not None or self.ended.is_set() or (self._producer is not None and self._producer.done()):
+            return
+        self._reason = reason
+        self._calls.stop()
+        asyncio.get_running_loop().call_later(self._limits.cancel_grace, self._abandon)
+        # While a block is being stored, the producer cancels itself afterwards: an exception at LangServe's
+        # `yield` would not reach the chain's own generators.
+        if self._in_chain and self._producer is not None:
+            self._producer.cancel()
+
+    def _abandon(self) -> None:
+        if not self._abandoned.done():
+            self._abandoned.set_result(None)
+
+    async def _live(self, producer: asyncio.Task[None]) -> None:
+        deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self.cancel, RunTimeout())
+        try:
+            await asyncio.wait({producer, self._abandoned}, return_when=asyncio.FIRST_COMPLETED)
+            error = await self._error_of(producer)
+            await self._finish(error)
+        except Fenced:
+            logger.warning("run %s has another owner or was removed", self.run_id, extra=self._extra())
+        finally:
+            deadline.cancel()
+            self._producer = None
+            self.ended.set()
+
+    async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
+        if not producer.done():
+            _abandoned.add(producer)
+            producer.add_done_callback(_forget)
+            return self._explain(None, still_running=True)
+        cause = self._failure or _cause_of(producer)
+        if isinstance(cause, Fenced):
+            raise cause
+        # A chain that catches its cancellation and returns has half an answer: that is no `end` either.
+        if cause is None and self._reason is None:
+            return None
+        still_running = self._reason is not None and not await self._threads_returned()
+        error = self._explain(cause, still_running)
+        _release(cause)
+        return error
+
+    def _explain(self, cause: BaseException | None, still_running: bool) -> ServeError:
+        if self._reason is None:
+            shown = Internal() if cause is None else classify(cause)
+            logger.error("run failed: %s", shown.code, extra=self._extra(), exc_info=cause)
+            return shown
+        if still_running:
+            logger.warning("run %s: a step ignores its cancellation", self.run_id, extra=self._extra())
+            return type(self._reason)(f"{self._reason.detail}; a step that ignores cancellation may still be running")
+        return self._reason
+
+    def _extra(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "chain": self.record.chain}
+
+    async def _threads_returned(self) -> bool:
+        while self._calls.busy and not self._abandoned.done():
+            calls = [asyncio.wrap_future(call) for call in self._calls.busy]
+            await asyncio.wait({*calls, self._abandoned}, return_when=asyncio.FIRST_COMPLETED)
+        return not self._calls.busy
+
+    async def _produce(self) -> None:
+        loop = asyncio.get_running_loop()
+        turn = loop.time()
+        whole = False
+        while (item := await self._next()) is not None:
+            if item["event"] == "data":
+                await self._take(item["data"])
+            # LangServe's own `error` says nothing and its cause is raised next; its `metadata` was sent already.
+            whole = whole or item["event"] == "end"
+            if loop.time() - turn > FAIR_TURN:
+                await self._let_others_run()
+                turn = loop.time()
+        if not whole:
+            raise RuntimeError("the stream ended without its end event")
+
+    async def _next(self) -> dict[str, Any] | None:
+        task = asyncio.current_task()
+        stopping = self._reason is not None or self._failure is not None
+        if stopping and task is not None and not task.cancelling():
+            task.cancel()
+        self._in_chain = True
+        try:
+            return await anext(self._events, None)
+        finally:
+            self._in_chain = False
+
+    async def _let_others_run(self) -> None:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            # The chain has no place of its own to be cancelled at: it never waits.
+            await self._events.athrow(asyncio.CancelledError())
+
+    async def _take(self, data: str) -> None:
+        block = data_block(self.record.last_id + 1, data)
+        self._bytes += len(block)
+        if self._failure is not None or isinstance(self._reason, LogFull):
+            return
+        if self.record.last_id + 1 >= self._limits.events or self._bytes > self._limits.bytes:
+            self.cancel(LogFull())
+            return
+        try:
+            await self._write(block)
+        except Exception as failure:  # the chain is stopped first, in its own frames
+            self._failure = failure
+
+    async def _finish(self, error: ServeError | None) -> None:
+        seq = self.record.last_id + 1
+        if error is None:
+            await self._write(end_block(seq), Outcome("done", output=self._call.output))
+        else:
+            body = error.event(self.run_id)
+            await self._write(error_block(seq, body), Outcome(_status_of(error), body))
+
+    async def _write(self, block: bytes, outcome: Outcome | None = None) -> None:
+        record = self.record
+        next_seq = await self._store.append(record.run_id, record.attempt, record.last_id + 1, [block], outcome)
+        record.last_id = next_seq - 1
+
+
+# A task that nobody refers to may vanish before its end.
+_abandoned: set[asyncio.Task[None]] = set()
+
+
+def _forget(late: asyncio.Task[None]) -> None:
+    _abandoned.discard(late)
+    _release(_cause_of(late))
+
+
+def _cause_of(ended: asyncio.Task[None]) -> BaseException | None:
+    try:
+        ended.result()
+    except BaseException as cause:
+        return cause
+    return None
+
+
+def _status_of(error: ServeError) -> Status:
+    if isinstance(error, Cancelled):
+        return "cancelled"
+    return "lost" if isinstance(error, RunLost) else "error"
+
+
+def _release(error: BaseException | None) -> None:
+    """Drops what the frames of a failed chain hold, so that a sync model's generator closes now, not at the next
+    garbage collection."""
+    seen: set[int] = set()
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        traceback.clear_frames(current.__traceback__)
+        pending += [current.__cause__, current.__context__]

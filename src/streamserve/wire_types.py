@@ -1,0 +1,100 @@
+"""What JSON does not tell: the types of values, beside the JSON instead of in it.
+
+A block's `types:` line (and the `types` key of an answer) maps JSON pointers (RFC 6901) to names, such as
+`{"/0": "tuple", "/a/b": "dict"}`. Clients that do not know it see the same JSON as from LangServe, as the HTML
+standard has them ignore unknown fields. `dict` marks a dict that only looks like a message or document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, get_args
+from uuid import UUID
+
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langgraph.types import Command, Interrupt, Send
+from langserve.serialization import WellKnownLCObject
+from pydantic import BaseModel
+
+NAMES: dict[type, str] = {
+    tuple: "tuple",
+    set: "set",
+    frozenset: "frozenset",
+    bytes: "bytes",
+    Decimal: "decimal",
+    datetime: "datetime",
+    date: "date",
+    time: "time",
+    timedelta: "timedelta",
+    UUID: "uuid",
+    Interrupt: "interrupt",
+    Command: "command",
+    Send: "send",
+}
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _tags() -> frozenset[str]:
+    options = get_args(WellKnownLCObject.model_fields["root"].annotation)
+    return frozenset(option.__metadata__[-1].tag for option in options)
+
+
+# The values of `type` by which clients know LangChain's classes.
+TAGS = _tags()
+
+
+def types_of(value: Any) -> dict[str, str]:
+    """The types of a value that its JSON does not tell; empty for nearly every chunk.
+
+    Args:
+        value: what is about to be serialized.
+    """
+    if type(value) is str or (type(value) is AIMessageChunk and _is_simple(value)):
+        return {}
+    return dict(_walk(value, ""))
+
+
+def _is_simple(chunk: AIMessageChunk) -> bool:
+    # Nearly every token: nothing in it that could look like something else.
+    return type(chunk.content) is str and not (
+        chunk.additional_kwargs or chunk.response_metadata or chunk.tool_calls or chunk.invalid_tool_calls
+    )
+
+
+def _walk(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+    kind = type(value)
+    if kind in _PLAIN:
+        return
+    if isinstance(value, dict):
+        tag = value.get("type")
+        if type(tag) is str and tag in TAGS:
+            yield pointer, "dict"
+    elif kind in NAMES:
+        yield pointer, NAMES[kind]
+    for key, item in _children(value):
+        yield from _walk(item, f"{pointer}/{escaped(key)}")
+
+
+def _children(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, list | tuple | set | frozenset):
+        return enumerate(value)
+    if isinstance(value, BaseMessage):
+        return [(name, item) for name, item in value.__dict__.items() if type(item) in (dict, list)]
+    if isinstance(value, BaseModel):
+        return value.__dict__.items()
+    if isinstance(value, Send):
+        return [("node", value.node), ("arg", value.arg)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return ()
+
+
+def escaped(key: Any) -> str:
+    """A key as a part of a JSON pointer."""
+    return str(key).replace("~", "~0").replace("/", "~1")

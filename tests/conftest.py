@@ -1,0 +1,69 @@
+"""Shared fixtures. Chains choose their model when they are imported: here always the offline one, without a pace."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from streamserve.registry import Registry, discover
+from tests.serving import serving
+from tests.upstream.llama import llama_reasoning, llama_small, llama_text, llama_tools  # noqa: F401 - fixtures
+
+os.environ |= {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0", "LANGSMITH_TRACING": "false"}
+
+_numbers = itertools.count(1)
+
+
+class Team:
+    """A team's own folder with a chains package of its own, importable and the working directory of the test."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # A module can be imported once per process, so every test has a package name of its own.
+        self.package = f"team{next(_numbers)}"
+        self.chains = root / self.package
+
+    def write(self, name: str, text: str) -> Path:
+        """Writes a file of the chains package; `name` as in `joke.py`."""
+        path = self.chains / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text).lstrip(), encoding="utf-8")
+        return path
+
+    def discover(self) -> Registry:
+        """The registry of the folder."""
+        return discover(self.package)
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+    """A folder for chains, chosen by the settings."""
+    folder = Team(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("STREAMSERVE_CHAINS", folder.package)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == folder.package:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of the module's `app` on a real socket."""
+    with serving(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the switch of `make faults`."""
+    parser.addoption("--long", action="store_true", help="fault campaigns at full length")

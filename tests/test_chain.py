@@ -1,0 +1,101 @@
+"""The Chain record."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableLambda
+from pydantic import BaseModel
+
+from streamserve import Chain
+from streamserve.chain import InvalidChain
+from tests.fakes import Topic, echo, echo_graph
+
+
+class Other(BaseModel):
+    text: str
+
+
+def a_runnable() -> RunnableLambda[Any, Any]:
+    return RunnableLambda(echo)
+
+
+def test_a_runnable_alone_is_a_chain() -> None:
+    assert Chain(runnable=a_runnable()).build().invoke({"topic": "cats"}) == "cats"
+
+
+def test_a_function_makes_the_runnable_only_when_the_chain_is_built() -> None:
+    made: list[int] = []
+
+    def make() -> RunnableLambda[Any, Any]:
+        made.append(1)
+        return a_runnable()
+
+    chain = Chain(runnable=make)
+    assert not made
+    assert chain.build().invoke({"topic": "cats"}) == "cats"
+    assert len(made) == 1
+
+
+def test_declared_types_are_the_schemas() -> None:
+    built = Chain(runnable=a_runnable(), input_type=Topic, output_type=Other).build()
+    assert set(built.get_input_jsonschema()["properties"]) == {"topic"}
+    assert set(built.get_output_jsonschema()["properties"]) == {"text"}
+
+
+def test_a_graph_stays_a_graph() -> None:
+    graph = echo_graph()
+    assert Chain(runnable=graph).build() is graph
+
+
+def test_a_chain_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Chain(runnable=a_runnable()).tags = ["new"]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"runnable": 3}, "runnable: a Runnable or a function that makes one, not int"),
+        ({"playground": "fancy"}, "playground: 'default', 'chat' or None, not 'fancy'"),
+        ({"tags": "one"}, "tags: a list of texts"),
+        ({"examples": {"topic": "cats"}}, "examples: a list of inputs"),
+        ({"examples": 3}, "examples: a list of inputs"),
+        ({"stream_modes": ["values", "nope"]}, "stream_modes: unknown or empty: ['nope']"),
+        ({"stream_modes": []}, "stream_modes: unknown or empty"),
+        ({"stream_modes": "values"}, "stream_modes: "),
+    ],
+)
+def test_a_field_that_does_not_fit_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidChain) as raised:
+        Chain(**{"runnable": a_runnable(), **fields})
+    assert message in str(raised.value)
+
+
+def test_an_example_that_does_not_fit_is_refused_with_its_number_and_field() -> None:
+    chain = Chain(runnable=a_runnable(), input_type=Topic, examples=[{"topic": "cats"}, {"topic": 3}])
+    with pytest.raises(InvalidChain, match=r"examples\[1\] does not fit the input type: (?s:.*)topic"):
+        chain.build()
+
+
+@pytest.mark.parametrize(
+    "message", [["human", "hi"], {"role": "user", "content": "hi"}, {"type": "tool", "content": "x"}]
+)
+def test_an_example_with_a_message_that_does_not_fit_is_refused(message: Any) -> None:
+    with pytest.raises(InvalidChain, match=r"examples\[0\]"):
+        Chain(runnable=echo_graph(), examples=[{"messages": [message]}]).build()
+
+
+def test_a_function_that_makes_no_runnable_is_refused() -> None:
+    with pytest.raises(InvalidChain, match="the function made a int"):
+        Chain(runnable=lambda: 3).build()  # type: ignore[arg-type, return-value]
+
+
+def test_declaring_a_chain_loads_no_server() -> None:
+    code = "import sys, streamserve; print(sorted({'langserve', 'fastapi', 'langgraph'} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert printed.stdout.strip() == "[]"

@@ -1,0 +1,227 @@
+"""The command `streamserve`, and the three ways to start the server, each as a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from streamserve.cli import main
+from tests.conftest import Team
+from tests.wire import chunks
+
+START_LIMIT = 30.0
+ROOT = Path(__file__).parents[1]
+WORKING = '''
+    """Says it again.
+
+    More about it."""
+    from langchain_core.runnables import RunnableLambda
+    from streamserve import Chain
+    chain = Chain(runnable=RunnableLambda(lambda given: given), examples=["hi"])
+'''
+SERVER = """
+from streamserve.app import create_app
+from streamserve.registry import discover
+from streamserve.settings import Settings
+
+settings = Settings()
+app = create_app(discover(settings.chains), settings)
+
+if __name__ == "__main__":
+    from streamserve.cli import main
+
+    main(["serve"])
+"""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+# list, check, new
+
+
+def test_list_shows_names_and_descriptions(team: Team) -> None:
+    team.write("joke.py", WORKING)
+    team.write("code_helper.py", WORKING.replace("Says it again", "Helps"))
+    result = run("list")
+    assert (result.exit_code, result.output) == (0, "code-helper  Helps.\njoke         Says it again.\n")
+
+
+def test_list_of_nothing_is_empty(team: Team) -> None:
+    result = run("list")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_list_names_broken_modules_and_fails(team: Team) -> None:
+    team.write("joke.py", WORKING)
+    bad = team.write("bad.py", "import no_such_module\n")
+    result = run("list")
+    assert result.exit_code == 1
+    assert result.stdout == "joke  Says it again.\n"
+    assert result.stderr == f"broken: {bad}:1: ModuleNotFoundError: No module named 'no_such_module'\n"
+
+
+def test_check_says_that_all_agrees(team: Team) -> None:
+    team.write("joke.py", WORKING)
+    result = run("check")
+    assert (result.exit_code, result.output) == (0, "chains, langgraph.json and OpenAPI agree\n")
+
+
+def test_check_prints_every_problem_and_fails(team: Team) -> None:
+    team.write("joke.py", WORKING)
+    bad = team.write("bad.py", "1 / 0\n")
+    (team.root / "langgraph.json").write_text(json.dumps({"graphs": {"a": "b:c"}}))
+    result = run("check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        f"broken: {bad}:1: ZeroDivisionError: division by zero",
+        "langgraph.json: a: b:c is no graph of the chains",
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--graph"]])
+def test_new_writes_a_module_that_is_listed_at_once(team: Team, options: list[str]) -> None:
+    written = run("new", "code-helper", *options)
+    assert written.exit_code == 0
+    assert written.output == f"wrote {team.package}/code_helper.py; `streamserve serve` serves it under /code-helper\n"
+    assert run("list").output == "code-helper  Code helper.\n"
+
+
+def test_what_new_writes_passes_the_check(team: Team) -> None:
+    run("new", "joke")
+    run("new", "agent", "--graph")
+    (team.root / "langgraph.json").write_text(json.dumps({"graphs": {"agent": f"{team.package}.agent:graph"}}))
+    assert run("check").output == "chains, langgraph.json and OpenAPI agree\n"
+
+
+@pytest.mark.parametrize(("name", "message"), [("2fast", "does not fit a module"), ("docs", "the server's own")])
+def test_new_refuses_a_name_in_words(team: Team, name: str, message: str) -> None:
+    result = run("new", name)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+
+
+def test_new_keeps_what_is_there(team: Team) -> None:
+    file = team.write("joke.py", WORKING)
+    before = file.read_text()
+    result = run("new", "joke")
+    assert result.exit_code == 1
+    assert "joke.py" in result.stderr
+    assert "exists" in result.stderr
+    assert file.read_text() == before
+
+
+def test_serve_reports_broken_modules_and_stops(team: Team) -> None:
+    bad = team.write("bad.py", "import no_such_module\n")
+    worse = team.write("worse.py", "raise ValueError('no')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamserve.cli", "serve", "--port", "0"],
+        cwd=team.root,
+        capture_output=True,
+        text=True,
+        timeout=START_LIMIT,
+    )
+    assert done.returncode != 0
+    assert f"{bad}:1: ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+    assert f"{worse}:1: ValueError: no" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_serve_refuses_a_port_that_is_none(port: str) -> None:
+    assert run("serve", "--port", port).exit_code == 2
+
+
+# Real processes
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def started(team: Team, command: list[str], port: int) -> Iterator[httpx.Client]:
+    """Runs a server in the team's folder until it listens; it must stop by itself when it is asked to."""
+    environment = {**os.environ, "STREAMSERVE_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=team.root,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_it_listens(process)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=START_LIMIT) as client:
+            yield client
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        _, rest = process.communicate(timeout=START_LIMIT)
+    assert "Traceback" not in rest
+
+
+def _wait_until_it_listens(process: subprocess.Popen[str]) -> None:
+    assert process.stderr
+    said = ""
+    for line in process.stderr:  # ends when the process does; the test's own time limit covers the rest
+        said += line
+        if "Uvicorn running on" in said and "Application startup complete" in said:
+            return
+    pytest.fail(said)
+
+
+COMMANDS = {
+    "python server.py": ["server.py"],
+    "uvicorn server:app": ["-m", "uvicorn", "server:app", "--port"],
+    "streamserve serve": ["-m", "streamserve.cli", "serve", "--port"],
+    "streamserve serve --dev": ["-m", "streamserve.cli", "serve", "--dev", "--port"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+def test_the_server_starts_and_stops(team: Team, command: list[str]) -> None:
+    run("new", "joke")
+    (team.root / "server.py").write_text(SERVER)
+    port = free_port()
+    with started(team, [*command, str(port)] if command[-1] == "--port" else command, port) as client:
+        assert client.get("/healthz").status_code == 200
+        answer = client.post("/joke/stream", json={"input": {"text": "cats"}})
+        assert len(chunks(answer)) > 3
+
+
+def test_a_folder_without_a_server_file_is_served(team: Team) -> None:
+    run("new", "joke")
+    port = free_port()
+    with started(team, ["-m", "streamserve.cli", "serve"], port) as client:
+        assert client.get("/joke/input_schema").status_code == 200
+
+
+def test_the_development_server_serves_what_loads(team: Team) -> None:
+    run("new", "joke")
+    team.write("bad.py", "import no_such_module\n")
+    port = free_port()
+    with started(team, ["-m", "streamserve.cli", "serve", "--dev"], port) as client:
+        assert client.get("/joke/input_schema").status_code == 200
+        assert client.get("/bad/input_schema").status_code == 404
+
+
+def test_the_server_of_the_repository_is_the_one_tested_here() -> None:
+    ours = [line for line in (ROOT / "server.py").read_text().splitlines() if line and not line.startswith('"""')]
+    assert ours == [line for line in SERVER.splitlines() if line]
