@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from streamserve import Chain
 from streamserve.chain import InvalidChain
-from tests.fakes import Topic, echo, echo_graph
+from streamserve.served import serve
+from tests.fakes import Conversation, Topic, echo, echo_graph, registered
 
 
 class Other(BaseModel):
@@ -42,9 +43,15 @@ def test_a_function_makes_the_runnable_only_when_the_chain_is_built() -> None:
 
 
 def test_declared_types_are_the_schemas() -> None:
-    built = Chain(runnable=a_runnable(), input_type=Topic, output_type=Other).build()
-    assert set(built.get_input_jsonschema()["properties"]) == {"topic"}
-    assert set(built.get_output_jsonschema()["properties"]) == {"text"}
+    served = serve(registered("typed", Chain(runnable=a_runnable(), input_type=Topic, output_type=Other)))
+    assert set(served.get_input_jsonschema()["properties"]) == {"topic"}
+    assert set(served.get_output_jsonschema()["properties"]) == {"text"}
+
+
+def test_a_graph_with_a_declared_input_type_is_still_served_as_a_graph() -> None:
+    served = serve(registered("bot", Chain(runnable=echo_graph(), input_type=Conversation)))
+    assert served.graph is not None
+    assert set(served.get_input_jsonschema()["properties"]) == {"messages"}
 
 
 def test_a_graph_stays_a_graph() -> None:

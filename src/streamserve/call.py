@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from secrets import token_bytes
@@ -24,6 +25,7 @@ class Call:
         output: JSON of the final output where it cannot be merged from the chunks.
         types: of the output's values, as wire_types has them.
         phase: how far it came.
+        task: in which the chain streams; not LangServe's own for /stream_log, which waits for it to end.
     """
 
     run_id: str = field(default_factory=new_run_id)
@@ -31,6 +33,7 @@ class Call:
     output: bytes | None = None
     types: dict[str, str] = field(default_factory=dict)
     phase: Literal["input", "chain", "output"] = "input"
+    task: asyncio.Task[Any] | None = None
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

@@ -75,16 +75,14 @@ class Chain:
         _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
 
     def build(self) -> AnyRunnable:
-        """The runnable with the declared types.
+        """The runnable itself: the server binds the declared types to it, in which a graph would not be seen.
 
         Raises:
             InvalidChain: the function made no Runnable, or an example does not fit the input type.
         """
         runnable = self.runnable if isinstance(self.runnable, Runnable) else self.runnable()
         _require(isinstance(runnable, Runnable), f"runnable: the function made a {type(runnable).__name__}")
-        if self.input_type is not None or self.output_type is not None:
-            runnable = runnable.with_types(input_type=self.input_type, output_type=self.output_type)
-        self._check_examples(runnable)
+        self._check_examples(runnable.with_types(input_type=self.input_type, output_type=self.output_type))
         return runnable
 
     def _check_examples(self, runnable: AnyRunnable) -> None:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from streamserve.app import create_app
 from streamserve.mount import playground_of
-from streamserve.registry import RegisteredChain, Registry, discover
-from streamserve.served import ServedRunnable
+from streamserve.registry import BrokenModules, RegisteredChain, Registry, discover
+from streamserve.served import serve
 from streamserve.settings import Settings
 from streamserve.streaming.route import REQUIRED
 
@@ -72,6 +72,8 @@ def _check_resolves(place: str, target: str) -> Iterator[str]:
     module, _, attribute = target.partition(":")
     try:
         getattr(importlib.import_module(module), attribute)
+    except BrokenModules:
+        return  # reported already
     except (ImportError, AttributeError) as error:
         yield f"langgraph.json: {place}: {target} does not resolve: {error}"
 
@@ -83,5 +85,5 @@ def _check_openapi(registry: Registry, settings: Settings) -> Iterator[str]:
         for endpoint in (*REQUIRED, "input_schema", "output_schema", "config_schema"):
             if f"{entry.path}/{endpoint}" not in paths:
                 yield f"OpenAPI: {entry.path}/{endpoint} is missing"
-        if playground_of(ServedRunnable(bound=entry.runnable, served=entry)) and not entry.chain.examples:
+        if playground_of(serve(entry)) and not entry.chain.examples:
             yield f"{entry.file}: a playground without `examples` starts empty"

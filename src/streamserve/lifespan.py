@@ -70,6 +70,7 @@ class _Shutdown:
         if self._draining is None:
             self._draining = self._loop.create_task(self._drain(number, frame))
             return
+        self._draining.cancel()
         self._runs.end_all(ShuttingDown())
         _stop(self.previous[number], number, frame)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable
 from types import new_class
@@ -94,7 +95,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As the chain; a graph streams in the modes of the request."""
         call = current_call.get() or Call()
-        call.phase = "chain"
+        call.phase, call.task = "chain", asyncio.current_task()
         graph = self.graph
         if graph is not None:
             modes = call.kwargs.get("stream_mode") or self._default_modes(graph)
@@ -112,12 +113,23 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return None if graphs.keeps_messages(graph) else self.served.chain.stream_modes[0]
 
 
-def serve(entry: RegisteredChain, checkpointer: BaseCheckpointSaver[Any]) -> ServedRunnable:
-    """The runnable to mount for a registered chain."""
-    if isinstance(entry.runnable, Pregel):
-        graph = graphs.with_checkpointer(entry.runnable, checkpointer)
-        return ServedRunnable(bound=graph, served=entry, config_factories=[graphs.with_thread])
-    return ServedRunnable(bound=entry.runnable, served=entry)
+def serve(entry: RegisteredChain, checkpointer: BaseCheckpointSaver[Any] | None = None) -> ServedRunnable:
+    """The runnable to mount for a registered chain.
+
+    Args:
+        entry: the chain.
+        checkpointer: for graphs that brought none; None: they keep nothing.
+    """
+    runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
+    if isinstance(runnable, Pregel) and checkpointer is not None:
+        runnable = graphs.with_checkpointer(runnable, checkpointer)
+    return ServedRunnable(
+        bound=runnable,
+        served=entry,
+        config_factories=[graphs.with_thread] if is_graph else [],
+        custom_input_type=entry.chain.input_type,
+        custom_output_type=entry.chain.output_type,
+    )
 
 
 class _in_chain:  # noqa: N801 - a context manager reads as a verb

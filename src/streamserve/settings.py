@@ -28,8 +28,9 @@ class Settings(BaseSettings):
     )
     on_disconnect: Literal["continue", "cancel"] | None = Field(
         None,
-        description="What happens to a run when its last reader leaves; unset: continue if the caller sent an "
-        "Idempotency-Key and so can come back, else cancel. A chain's record and a request's header go first.",
+        description="What happens to a run when its last reader leaves: `continue` to its end, or `cancel`: at once "
+        "or, if the reader can come back (it sent an Idempotency-Key), after `orphan_grace`. Unset: continue for "
+        "background runs, else cancel. A chain's record and a request's header go first.",
     )
     orphan_grace: float = Field(
         60.0,

@@ -27,8 +27,8 @@ def metadata_block(seq: int, run_id: str) -> bytes:
 
 
 def end_block(seq: int) -> bytes:
-    """The terminal block of a run that is done. Without data, as LangServe's."""
-    return f"id: {seq}\nevent: end\n\n".encode()
+    """The terminal block of a run that is done. Its empty data has a browser's EventSource dispatch it."""
+    return f"id: {seq}\nevent: end\ndata:\n\n".encode()
 
 
 def error_block(seq: int, error: dict[str, Any]) -> bytes:

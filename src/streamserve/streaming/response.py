@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator, Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Blocks in one write at most: bounds what a reader far behind makes at once.
 BATCH = 256
+# Bytes in one write, unless a single block has more.
+WRITE_BYTES = 64 * 2**10
 
 
 class StreamResponse(Response):
@@ -86,9 +89,9 @@ class StreamResponse(Response):
         """Sends what is stored; True once the terminal block was sent."""
         while True:
             blocks, at_end = await self._runs.store.read(self._run_id, self._cursor, BATCH)
-            if blocks:
-                await follower.send(send, b"".join(blocks))
-                self._cursor += len(blocks)
+            for write in writes(blocks):
+                await follower.send(send, b"".join(write))
+                self._cursor += len(write)
             if at_end:
                 await self._tell_if_expired(send, follower)
             if at_end or not blocks:
@@ -173,6 +176,18 @@ class Follower:
     def close(self) -> None:
         """Stops the timer."""
         self._timer.cancel()
+
+
+def writes(blocks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Blocks in groups that are sent in one write each: bounded, since a server buffers a whole write."""
+    first = size = 0
+    for index, block in enumerate(blocks):
+        if index > first and size + len(block) > WRITE_BYTES:
+            yield blocks[first:index]
+            first, size = index, 0
+        size += len(block)
+    if blocks:
+        yield blocks[first:]
 
 
 def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:

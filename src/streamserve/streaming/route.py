@@ -125,7 +125,7 @@ class RunRoute(APIRoute):
             events,
             call,
             timeout=chain.timeout,
-            on_disconnect=self._on_disconnect(request, runs, can_return=key is not None),
+            on_disconnect=self._on_disconnect(request, runs),
         )
         base = runs_base(request, record.run_id)
         if self.endpoint_name == "runs":
@@ -135,11 +135,11 @@ class RunRoute(APIRoute):
             return StreamResponse(runs, record.run_id, 0, base)
         return resume(runs, record, last_event_id(request) or 0, base)
 
-    def _on_disconnect(self, request: Request, runs: Runs, *, can_return: bool) -> OnDisconnect:
+    def _on_disconnect(self, request: Request, runs: Runs) -> OnDisconnect:
         said = request.headers.get("Run-On-Disconnect")
         if said is not None and said not in ("continue", "cancel"):
             raise BadRequest("Run-On-Disconnect: continue or cancel")
-        default: OnDisconnect = "continue" if can_return or self.endpoint_name == "runs" else "cancel"
+        default: OnDisconnect = "continue" if self.endpoint_name == "runs" else "cancel"
         declared = self.served.served.chain.on_disconnect or runs.settings.on_disconnect
         return cast(OnDisconnect, said or declared or default)
 

@@ -94,10 +94,18 @@ class Run:
         self._reason = reason
         self._calls.stop()
         asyncio.get_running_loop().call_later(self._limits.cancel_grace, self._abandon)
+        inner = self._inner_task()
+        if inner is not None:
+            inner.cancel()
         # While a block is being stored, the producer cancels itself afterwards: an exception at LangServe's
         # `yield` would not reach the chain's own generators.
-        if self._in_chain and self._producer is not None:
+        elif self._in_chain and self._producer is not None:
             self._producer.cancel()
+
+    def _inner_task(self) -> asyncio.Task[Any] | None:
+        # /stream_log streams in a task of its own and waits for its end, deaf to being cancelled itself.
+        inner = self._call.task
+        return None if inner is self._producer else inner
 
     def _abandon(self) -> None:
         if not self._abandoned.done():
@@ -163,13 +171,16 @@ class Run:
             if loop.time() - turn > FAIR_TURN:
                 await self._let_others_run()
                 turn = loop.time()
+        inner = self._inner_task()
+        if inner is not None and inner.cancelled():
+            raise asyncio.CancelledError
         if not whole:
             raise RuntimeError("the stream ended without its end event")
 
     async def _next(self) -> dict[str, Any] | None:
         task = asyncio.current_task()
         stopping = self._reason is not None or self._failure is not None
-        if stopping and task is not None and not task.cancelling():
+        if stopping and self._inner_task() is None and task is not None and not task.cancelling():
             task.cancel()
         self._in_chain = True
         try:

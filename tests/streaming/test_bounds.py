@@ -1,0 +1,159 @@
+"""The bounds of a run, its readers and its time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableGenerator
+
+from streamserve import Chain
+from tests.fakes import Gate
+from tests.streaming.support import LIMIT, app_of, client_of, ended, error_of, streaming, writes_of
+
+
+class Bench:
+    """Chains without an end, and one that waits for the gate."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.gate = Gate()
+        self.said = 0
+        self.stopped = threading.Event()
+        endless = RunnableGenerator(self.endless)
+        chains = {"endless": endless, "gated": RunnableGenerator(self.gated), "large": RunnableGenerator(self.large)}
+        chains["timed"] = Chain(runnable=RunnableGenerator(self.gated), input_type=Any, output_type=Any, timeout=0.1)
+        self.app = app_of(chains, **settings)
+
+    async def endless(self, inputs: AsyncIterator[Any]) -> AsyncIterator[int]:
+        async for _ in inputs:
+            pass
+        try:
+            while True:
+                self.said += 1
+                yield self.said
+                await asyncio.sleep(0)
+        finally:
+            self.stopped.set()
+
+    async def gated(self, inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
+        async for _ in inputs:
+            pass
+        try:
+            while True:
+                await self.gate.await_()
+                yield "word"
+        finally:
+            self.stopped.set()
+
+    async def large(self, inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
+        async for _ in inputs:
+            pass
+        for _ in range(300):
+            yield "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "blocks"), [({"max_run_events": 10}, 10), ({"max_run_bytes": 400}, None)], ids=["events", "bytes"]
+)
+def test_a_run_that_says_too_much_is_stopped(settings: dict[str, int], blocks: int | None) -> None:
+    bench = Bench(**settings)
+    with client_of(bench.app) as client:
+        with streaming(client, "/endless/stream") as reader:
+            got = reader.rest()
+        assert bench.stopped.wait(LIMIT)
+    error = error_of(got[-1])
+    assert (error["code"], error["status_code"], error["retryable"]) == ("log_full", 507, False)
+    assert blocks is None or len(got) == blocks
+    assert [int(block.split(b"id: ")[1].split(b"\n")[0]) for block in got] == list(range(1, len(got) + 1))
+
+
+def test_a_run_that_would_say_its_last_word_past_the_bound_does_not_end_well() -> None:
+    async def three(inputs: AsyncIterator[Any]) -> AsyncIterator[int]:
+        async for _ in inputs:
+            pass
+        for number in range(3):
+            yield number
+
+    app = app_of({"three": RunnableGenerator(three)}, max_run_events=4)
+    with client_of(app) as client, streaming(client, "/three/stream") as reader:
+        assert error_of(reader.rest()[-1])["code"] == "log_full"
+
+
+@pytest.mark.parametrize(("path", "settings"), [("/timed", {}), ("/gated", {"run_timeout": 0.1})])
+def test_a_run_past_its_deadline_ends_with_timeout(path: str, settings: dict[str, float]) -> None:
+    bench = Bench(**settings)
+    with client_of(bench.app) as client:
+        with streaming(client, f"{path}/stream") as reader:
+            error = error_of(reader.rest()[-1])
+        assert bench.stopped.wait(LIMIT)
+    assert (error["code"], error["status_code"]) == ("timeout", 504)
+
+
+def test_one_reader_too_many_is_told_to_come_back() -> None:
+    bench = Bench(max_readers=2)
+    with client_of(bench.app) as client, streaming(client, "/gated/stream") as first:
+        path = f"/runs/{first.run_id}/stream"
+        with streaming(client, path, method="GET"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_readers")
+            assert answer.headers["Retry-After"] == "1"
+            assert answer.json()["retryable"]
+        client.post(f"/runs/{first.run_id}/cancel?wait=5")
+        with streaming(client, path, method="GET") as again:
+            again.rest()
+
+
+class SilentReader:
+    """Asks for a stream and reads nothing."""
+
+    def __init__(self, url: str, path: str) -> None:
+        host, _, port = url.removeprefix("http://").strip("/").partition(":")
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.settimeout(LIMIT)
+        self.socket.connect((host, int(port)))
+        self.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    def read_to_the_end(self) -> bytes:
+        """All bytes until the connection ends."""
+        return b"".join(iter(lambda: self.socket.recv(1 << 20), b""))
+
+
+def test_a_reader_who_takes_nothing_is_dropped_and_holds_up_nobody() -> None:
+    bench = Bench(unread_timeout=0.3, keepalive=0.1)
+    with client_of(bench.app) as client:
+        run_id = client.post("/large/runs", json={"input": "x"}).json()["run_id"]
+        assert ended(client, run_id)["status"] == "done"  # the producer waits for no reader
+        silent = SilentReader(str(client.base_url), f"/runs/{run_id}/stream")
+        with streaming(client, f"/runs/{run_id}/stream", method="GET") as other:
+            assert len(other.rest()) == 302
+        wait_for(lambda: not bench.app.state.runs._readers)
+    # The server has stopped, though its buffer for this reader was never taken.
+    with silent.socket:
+        got = silent.read_to_the_end()
+    assert len(got) < 30_000_000
+    assert not got.endswith(b"0\r\n\r\n")
+
+
+def wait_for(holds: Any) -> None:
+    """Looks until something holds."""
+    limit = threading.Event()
+    timer = threading.Timer(LIMIT, limit.set)
+    timer.start()
+    while not holds():
+        assert not limit.wait(0.01), "it never held"
+    timer.cancel()
+
+
+def test_one_write_to_a_reader_is_bounded_by_bytes() -> None:
+    bench = Bench()
+    with client_of(bench.app) as client:
+        run_id = client.post("/large/runs", json={"input": "x"}).json()["run_id"]
+        ended(client, run_id)
+    sizes = [len(write) for write in writes_of(bench.app.state.runs, run_id)]
+    assert sum(sizes) > 30_000_000
+    assert max(sizes) < 2 * 100_100

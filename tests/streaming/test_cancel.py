@@ -1,0 +1,204 @@
+"""Cancel: idempotent, and its answer is true."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
+from langchain_core.tools import tool
+
+from tests.fakes import Gate
+from tests.streaming.support import LIMIT, app_of, client_of, error_of, streaming
+
+GRACE = 0.2
+
+
+class Bench:
+    """Chains that obey a cancellation, catch it, or sit in a thread."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        self.entered = threading.Event()
+        self.cancelled = threading.Event()
+        self.release = threading.Event()
+        chains = {
+            "count": RunnableGenerator(self.count),
+            "stubborn": RunnableLambda(self.stubborn),
+            "swallowing": RunnableGenerator(self.swallowing),
+            "chatty": RunnableGenerator(self.chatty),
+            "tool": tool(self.slow_tool),
+        }
+        self.app = app_of(chains, cancel_grace=GRACE)
+
+    async def count(self, inputs: Any) -> Any:
+        async for _ in inputs:
+            pass
+        for number in range(2):
+            await self.gate.await_()
+            yield str(number)
+
+    async def stubborn(self, _given: Any) -> str:
+        self.entered.set()
+        while not self.release.is_set():
+            try:
+                await self.gate.await_()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+        return "late"
+
+    async def swallowing(self, inputs: Any) -> Any:
+        async for _ in inputs:
+            pass
+        yield "half"
+        try:
+            await self.gate.await_()
+        except asyncio.CancelledError:
+            return
+
+    async def chatty(self, inputs: Any) -> Any:
+        async for _ in inputs:
+            pass
+        number = 0
+        while not self.release.is_set():
+            try:
+                self.entered.set()
+                await self.gate.await_()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+            number += 1
+            yield number
+
+    def slow_tool(self, given: str) -> str:
+        """Sits in its thread until it is let go."""
+        self.entered.set()
+        assert self.release.wait(LIMIT)
+        return given
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def client(bench: Bench) -> Iterator[httpx.Client]:
+    with client_of(bench.app) as client:
+        yield client
+        bench.release.set()
+        bench.gate.open(50)
+
+
+def test_a_cancelled_run_ends_with_an_error_not_with_an_end(client: httpx.Client) -> None:
+    with streaming(client, "/count/stream") as reader:
+        reader.next()
+        client.post(f"/runs/{reader.run_id}/cancel")
+        (last,) = reader.rest()
+    assert last == (
+        b'id: 2\nevent: error\ndata: {"status_code":499,"message":"The run was cancelled","code":"cancelled",'
+        b'"retryable":false,"run_id":"%s"}\n\n' % reader.run_id.encode()
+    )
+
+
+def test_a_cancel_can_be_repeated(client: httpx.Client) -> None:
+    with streaming(client, "/count/stream") as reader:
+        reader.next()
+        answers = [client.post(f"/runs/{reader.run_id}/cancel?wait=5") for _ in range(3)]
+        assert len(reader.rest()) == 1
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert {answer.json()["status"] for answer in answers} == {"cancelled"}
+
+
+def test_a_cancel_that_does_not_wait_says_that_it_was_accepted(bench: Bench, client: httpx.Client) -> None:
+    with streaming(client, "/stubborn/stream") as reader:
+        assert bench.entered.wait(LIMIT)
+        answer = client.post(f"/runs/{reader.run_id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+
+
+def test_a_cancel_of_a_finished_run_tells_how_it_ended(bench: Bench, client: httpx.Client) -> None:
+    bench.gate.open(2)
+    with streaming(client, "/count/stream") as reader:
+        blocks = reader.rest()
+    answer = client.post(f"/runs/{reader.run_id}/cancel?wait=1")
+    assert (answer.status_code, answer.json()["status"]) == (200, "done")
+    with streaming(client, f"/runs/{reader.run_id}/stream", method="GET") as again:
+        assert again.rest() == blocks
+
+
+def test_a_cancel_against_the_finish_leaves_one_terminal_that_agrees_with_the_answer(
+    bench: Bench, client: httpx.Client
+) -> None:
+    for _ in range(30):
+        with streaming(client, "/count/stream") as reader:
+            bench.gate.open(1)
+            reader.until(b'"0"')
+            finish = threading.Thread(target=bench.gate.open)
+            finish.start()
+            status = client.post(f"/runs/{reader.run_id}/cancel?wait=5").json()["status"]
+            finish.join(LIMIT)
+            blocks = reader.rest()
+            bench.gate = Gate()
+        terminals = [block for block in blocks if b"event: end" in block or b"event: error" in block]
+        assert terminals == blocks[-1:]
+        assert (b"event: end" in blocks[-1]) == (status == "done")
+
+
+def test_a_step_that_ignores_its_cancellation_is_named_after_the_grace(bench: Bench, client: httpx.Client) -> None:
+    with streaming(client, "/stubborn/stream") as reader:
+        assert bench.entered.wait(LIMIT)
+        first = client.post(f"/runs/{reader.run_id}/cancel")
+        assert first.status_code == 202
+        assert bench.cancelled.wait(LIMIT)
+        last = client.post(f"/runs/{reader.run_id}/cancel?wait=5")
+        assert last.status_code == 200
+        assert "may still be running" in last.json()["error"]["message"]
+        assert "may still be running" in error_of(reader.rest()[-1])["message"]
+
+
+def test_a_sync_tool_that_is_still_in_its_thread_is_named(bench: Bench, client: httpx.Client) -> None:
+    with streaming(client, "/tool/stream", input={"given": "x"}) as reader:
+        assert bench.entered.wait(LIMIT)
+        answer = client.post(f"/runs/{reader.run_id}/cancel?wait=5")
+        assert "may still be running" in answer.json()["error"]["message"]
+        reader.rest()
+
+
+def test_a_sync_tool_that_returns_within_the_grace_is_not_named(client: httpx.Client) -> None:
+    bench = Bench()
+    bench.app.state.runs.settings.cancel_grace = LIMIT
+    with client_of(bench.app) as client, streaming(client, "/tool/stream", input={"given": "x"}) as reader:
+        assert bench.entered.wait(LIMIT)
+        assert client.post(f"/runs/{reader.run_id}/cancel").status_code == 202
+        bench.release.set()
+        assert error_of(reader.rest()[-1])["message"] == "The run was cancelled"
+
+
+def test_a_chain_that_swallows_its_cancellation_does_not_pass_half_an_answer_for_the_whole(
+    client: httpx.Client,
+) -> None:
+    with streaming(client, "/swallowing/stream") as reader:
+        reader.until(b'"half"')
+        client.post(f"/runs/{reader.run_id}/cancel?wait=5")
+        assert error_of(reader.rest()[-1])["code"] == "cancelled"
+
+
+def test_a_chain_that_goes_on_talking_after_its_terminal_is_not_heard(
+    bench: Bench, client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with streaming(client, "/chatty/stream") as reader:
+        assert bench.entered.wait(LIMIT)
+        bench.gate.open(3)
+        reader.until(b"data: 3")
+        client.post(f"/runs/{reader.run_id}/cancel?wait=5")
+        before = reader.rest()
+    bench.gate.open(3)
+    bench.release.set()
+    bench.gate.open(50)
+    with streaming(client, f"/runs/{reader.run_id}/stream", method="GET") as again:
+        assert again.rest()[-1] == before[-1]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

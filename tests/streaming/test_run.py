@@ -1,0 +1,169 @@
+"""Run: one execution, driven in process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from streamserve.call import Call
+from streamserve.errors import Cancelled, RunTimeout
+from streamserve.stores import MemoryStore, Outcome, RunRecord
+from streamserve.streaming.run import Run, RunLimits
+from tests.streaming.support import LIMIT
+
+Events = AsyncGenerator[dict[str, Any], None]
+DATA = {"event": "data", "data": "1"}
+END = {"event": "end"}
+
+
+class FailingStore(MemoryStore):
+    """A store that fails once, at a given block."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
+
+    async def append(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
+    ) -> int:
+        if first_seq == self._at:
+            self._at = -1
+            raise OSError("the disk is full")
+        return await super().append(run_id, attempt, first_seq, blocks, outcome)
+
+
+class Bench:
+    """A run of an iterator as LangServe makes it: it yields a bare error and raises."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.inner_closed = asyncio.Event()
+        self.waiting = asyncio.Event()
+
+    async def run(self, chain: Callable[[], Events], **limits: Any) -> Run:
+        record = RunRecord(run_id="r", chain="c", endpoint="stream", principal="p", created_at=0)
+        await self.store.acquire(record)
+        bounds = {"events": 100_000, "bytes": 10**9, "timeout": LIMIT, "cancel_grace": LIMIT, **limits}
+        return Run(record, self.store, self._as_langserve(chain), Call(), RunLimits(**bounds))
+
+    async def _as_langserve(self, chain: Callable[[], Events]) -> Events:
+        try:
+            async for item in chain():
+                yield item
+            yield END
+        except BaseException:
+            yield {"event": "error", "data": "{}"}
+            raise
+
+    async def two_then_wait(self) -> Events:
+        try:
+            yield DATA
+            yield DATA
+            self.waiting.set()
+            await asyncio.Event().wait()
+        finally:
+            self.inner_closed.set()
+
+    async def never_waiting(self) -> Events:
+        try:
+            while True:
+                self.waiting.set()
+                yield DATA
+        finally:
+            self.inner_closed.set()
+
+    async def blocks(self) -> list[bytes]:
+        return list((await self.store.read("r", 0, 1_000_000)).blocks)
+
+
+async def finish(run: Run) -> None:
+    async with asyncio.timeout(LIMIT):
+        await run.ended.wait()
+
+
+async def test_a_cancel_before_the_start_is_not_lost() -> None:
+    bench = Bench()
+    run = await bench.run(bench.two_then_wait)
+    run.cancel(Cancelled())
+    await run.start()
+    await finish(run)
+    assert run.record.status == "cancelled"
+
+
+async def test_a_cancel_waits_until_the_chains_generators_are_closed() -> None:
+    bench = Bench()
+    run = await bench.run(bench.two_then_wait)
+    await run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    run.cancel(Cancelled())
+    await finish(run)
+    assert bench.inner_closed.is_set()
+    assert len(await bench.blocks()) == 4
+
+
+async def test_the_first_reason_counts() -> None:
+    bench = Bench()
+    run = await bench.run(bench.two_then_wait)
+    await run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    run.cancel(RunTimeout())
+    run.cancel(Cancelled())
+    await finish(run)
+    assert run.record.error
+    assert run.record.error["code"] == "timeout"
+
+
+async def test_a_chain_that_never_waits_can_be_cancelled_and_leaves_no_unclosed_generator() -> None:
+    bench, complaints = Bench(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    run = await bench.run(bench.never_waiting)
+    await run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    run.cancel(Cancelled())
+    await finish(run)
+    await asyncio.wait_for(bench.inner_closed.wait(), LIMIT)
+    assert run.record.status == "cancelled"
+    assert complaints == []
+
+
+async def test_a_store_that_fails_stops_the_chain_and_the_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(FailingStore(at=3))
+    run = await bench.run(bench.two_then_wait)
+    await run.start()
+    await finish(run)
+    assert bench.inner_closed.is_set()
+    assert run.record.error
+    assert run.record.error["code"] == "internal"
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info
+    assert isinstance(record.exc_info[1], OSError)
+
+
+async def test_a_stream_without_its_end_event_is_a_failure() -> None:
+    bench = Bench()
+
+    async def short() -> Events:
+        yield DATA
+
+    run = await bench.run(short)
+    run._events = short()
+    await run.start()
+    await finish(run)
+    assert run.record.status == "error"
+
+
+async def test_a_cancel_after_the_end_changes_nothing() -> None:
+    bench = Bench()
+
+    async def one() -> Events:
+        yield DATA
+
+    run = await bench.run(one)
+    await run.start()
+    await finish(run)
+    run.cancel(Cancelled())
+    assert run.record.status == "done"
+    assert (await bench.blocks())[-1] == b"id: 3\nevent: end\ndata:\n\n"

@@ -1,0 +1,136 @@
+"""From SIGTERM to the last terminal block, in a real process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.streaming.support import LIMIT, error_of, streaming
+
+ROOT = Path(__file__).parents[2]
+SERVER = """
+import asyncio
+from typing import Any
+from langchain_core.runnables import RunnableGenerator
+from tests.streaming.support import app_of
+
+go_on = asyncio.Event()
+
+async def say(inputs: Any) -> Any:
+    async for _ in inputs:
+        pass
+    yield "first"
+    await go_on.wait()
+    yield "last"
+
+app = app_of({"gated": RunnableGenerator(say)}, drain_time=DRAIN, cancel_grace=0.2)
+
+@app.post("/go-on")
+async def open_gate() -> None:
+    go_on.set()
+"""
+
+
+class Process:
+    """A uvicorn process."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.client = httpx.Client(base_url=url, timeout=LIMIT)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit_code(self) -> int:
+        return self.process.wait(LIMIT)
+
+
+@contextmanager
+def uvicorn(folder: Path, drain: float) -> Iterator[Process]:
+    (folder / "gated_server.py").write_text(SERVER.replace("DRAIN", str(drain)))
+    command = [sys.executable, "-m", "uvicorn", "gated_server:app", "--port", "0", "--app-dir", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            port = next(found[1] for line in process.stderr if (found := re.search(r"127\.0\.0\.1:(\d+)", line)))
+            server = Process(process, f"http://127.0.0.1:{port}")
+            with server.client:
+                yield server
+        finally:
+            process.kill()
+
+
+Serve = Callable[[float], Process]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    with ExitStack() as stack:
+        yield lambda drain: stack.enter_context(uvicorn(tmp_path, drain))
+
+
+def draining(client: httpx.Client) -> httpx.Response:
+    """The first answer of /readyz that says so."""
+    while (answer := client.get("/readyz")).status_code == 200:
+        pass
+    return answer
+
+
+def test_an_idle_server_stops_at_once_with_exit_code_0(serve: Serve) -> None:
+    server = serve(60)
+    assert server.client.get("/readyz").status_code == 200
+    server.signal(signal.SIGTERM)
+    assert server.exit_code() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_runs_under_way_finish_while_new_ones_are_refused(serve: Serve, number: signal.Signals) -> None:
+    server = serve(60)
+    with streaming(server.client, "/gated/stream") as reader:
+        reader.until(b'"first"')
+        server.signal(number)
+        ready = draining(server.client)
+        assert (ready.status_code, ready.headers["Retry-After"]) == (503, "5")
+        assert server.client.get("/healthz").status_code == 200
+        for endpoint in ("stream", "runs", "invoke"):
+            refused = server.client.post(f"/gated/{endpoint}", json={"input": "x"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
+            assert refused.headers["Retry-After"] == "5"
+        with streaming(server.client, f"/runs/{reader.run_id}/stream", method="GET") as joined:
+            server.client.post("/go-on")
+            blocks = reader.rest()
+            assert joined.rest()[2:] == blocks
+    assert [b'"last"' in blocks[0], b"event: end" in blocks[1]] == [True, True]
+    assert server.exit_code() == 0
+
+
+def test_a_run_that_does_not_finish_in_time_ends_with_a_terminal_that_says_why(serve: Serve) -> None:
+    server = serve(0.3)
+    with streaming(server.client, "/gated/stream") as reader:
+        reader.until(b'"first"')
+        server.signal(signal.SIGTERM)
+        error = error_of(reader.rest()[-1])
+    assert (error["code"], error["status_code"], error["retryable"]) == ("shutting_down", 503, True)
+    assert server.exit_code() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_runs_now(serve: Serve, second: signal.Signals) -> None:
+    server = serve(60)
+    with streaming(server.client, "/gated/stream") as reader:
+        reader.until(b'"first"')
+        server.signal(signal.SIGTERM)
+        draining(server.client)
+        server.signal(second)
+        assert error_of(reader.rest()[-1])["code"] == "shutting_down"
+    assert server.exit_code() == 0
