@@ -1,0 +1,147 @@
+"""Memory of the server: per open idle stream, per further reader of a run, per ended run that is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from benchmarks.memory_server import CHUNKS, allow_files, serving
+from benchmarks.results import Figure, report
+
+COUNT = 1000
+WARM_UP = 50
+ROUNDS = 3
+AT_ONCE = 50  # connections being opened together
+LIMIT = 120.0
+
+T = TypeVar("T")
+Reader = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Bytes per piece, found in one round."""
+
+    stream: float
+    reader: float
+    bare: float
+    run: float
+    blocks: float
+
+
+def main() -> None:
+    """Measures in fresh servers: resident memory in some, in one more what Python traces."""
+    allow_files(4 * COUNT)
+    resident = [asyncio.run(_round("resident")) for _ in range(ROUNDS)]
+    traced = [asyncio.run(_round("traced"))]
+    report("memory", [*_figures("resident", resident), *_figures("traced", traced)])
+
+
+def _figures(kind: str, rounds: Sequence[Costs]) -> list[Figure]:
+    return [
+        Figure(f"open idle stream ({kind})", "kB", [costs.stream / 1000 for costs in rounds]),
+        Figure(f"further reader of a run ({kind})", "kB", [costs.reader / 1000 for costs in rounds]),
+        Figure(f"idle stream of FastAPI alone ({kind})", "kB", [costs.bare / 1000 for costs in rounds]),
+        Figure(f"ended run of {CHUNKS} chunks ({kind})", "kB", [costs.run / 1000 for costs in rounds]),
+        Figure(f"  of that, its blocks as sent ({kind})", "kB", [costs.blocks / 1000 for costs in rounds]),
+    ]
+
+
+class Probe:
+    """A client on bare sockets: it holds thousands of streams and costs next to nothing.
+
+    Args:
+        port: of the server on 127.0.0.1.
+        kind: which of the server's figures counts.
+    """
+
+    def __init__(self, port: int, kind: str) -> None:
+        self._port = port
+        self._kind = kind
+        self._run_id = ""
+
+    async def memory(self) -> int:
+        """Bytes that the server has."""
+        _, body = await self._whole("GET /memory")
+        return int(json.loads(body)[self._kind])
+
+    async def finish(self) -> int:
+        """Runs an answer to its end; its size as sent."""
+        _, body = await self._whole("POST /short/stream")
+        assert b"event: end" in body
+        return len(body)
+
+    async def open_idle(self) -> Reader:
+        """Opens a stream that goes silent after its first chunk."""
+        reader, writer = await self._send("POST /idle/stream")
+        head = await reader.readuntil(b"\r\n\r\n")
+        self._run_id = head.lower().split(b"run-id: ")[1].split(b"\r\n")[0].decode()
+        await reader.readuntil(b"event: data")
+        return reader, writer
+
+    async def follow(self) -> Reader:
+        """Opens another stream of the idle run opened last."""
+        reader, writer = await self._send(f"GET /runs/{self._run_id}/stream")
+        await reader.readuntil(b"event: data")
+        return reader, writer
+
+    async def open_bare(self) -> Reader:
+        """Opens an idle stream that is no run."""
+        reader, writer = await self._send("GET /bare")
+        await reader.readuntil(b"token")
+        return reader, writer
+
+    async def many(self, action: Callable[[], Awaitable[T]], count: int) -> list[T]:
+        """Does the same many times, some at once."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one() -> T:
+            async with gate:
+                return await action()
+
+        return await asyncio.gather(*(one() for _ in range(count)))
+
+    async def _whole(self, request: str) -> tuple[bytes, bytes]:
+        reader, writer = await self._send(request)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        return head, body
+
+    async def _send(self, request: str) -> Reader:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        body = b'{"input": {}}' if request.startswith("POST") else b""
+        head = f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        return reader, writer
+
+
+async def _round(kind: str) -> Costs:
+    with serving(traced=kind == "traced") as port:
+        async with asyncio.timeout(LIMIT):
+            return await _measured(Probe(port, kind))
+
+
+async def _measured(probe: Probe) -> Costs:
+    await probe.many(probe.finish, WARM_UP)
+    kept = await probe.many(probe.open_idle, WARM_UP)
+    before = await probe.memory()
+    sizes = await probe.many(probe.finish, COUNT)
+    after_runs = await probe.memory()
+    kept += await probe.many(probe.open_idle, COUNT)
+    after_streams = await probe.memory()
+    kept += await probe.many(probe.follow, COUNT)
+    after_readers = await probe.memory()
+    kept += await probe.many(probe.open_bare, COUNT)
+    after_bare = await probe.memory()
+    for _, writer in kept:
+        writer.transport.abort()
+    return Costs(
+        stream=(after_streams - after_runs) / COUNT,
+        reader=(after_readers - after_streams) / COUNT,
+        bare=(after_bare - after_readers) / COUNT,
+        run=(after_runs - before) / COUNT,
+        blocks=sum(sizes) / COUNT,
+    )

@@ -1,0 +1,152 @@
+"""The RunStore contract, held to every store of tests/conformance/stores.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore
+from tests.conformance.machine import Follower, StoreMachine
+from tests.conformance.stores import STORES, Options
+
+LIMIT = 20.0
+EXAMPLES, LONG_EXAMPLES = 60, 1_000
+DONE = Outcome("done")
+
+
+@pytest.fixture
+def options() -> Options:
+    return Options(max_runs=3, max_bytes=100)
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, options: Options) -> AsyncIterator[RunStore]:
+    async with STORES[request.param](options) as opened:
+        yield opened
+
+
+def a_run(run_id: str, key: str | None = None) -> RunRecord:
+    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key)
+
+
+async def an_ended_run(store: RunStore, run_id: str, size: int = 1, key: str | None = None) -> None:
+    await store.acquire(a_run(run_id, key))
+    await store.append(run_id, 1, 1, [b"x" * size], DONE)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_store_does_what_the_model_does(name: str, pytestconfig: pytest.Config) -> None:
+    examples = LONG_EXAMPLES if pytestconfig.getoption("--long") else EXAMPLES
+    bounds = settings(max_examples=examples, stateful_step_count=40, deadline=None, database=None)
+    run_state_machine_as_test(lambda: StoreMachine(STORES[name]), settings=bounds)
+
+
+async def test_of_many_runs_with_one_key_at_once_one_is_new(store: RunStore) -> None:
+    found = await asyncio.gather(*(store.acquire(a_run(f"run-{number}", "key")) for number in range(20)))
+    assert sum(new for _, new in found) == 1
+    assert len({record.run_id for record, _ in found}) == 1
+
+
+async def test_followers_of_a_run_being_written_get_every_block_once_and_in_order(store: RunStore) -> None:
+    blocks = [b"block %d" % number for number in range(1000)]
+    await store.acquire(a_run("run"))
+
+    async def follow() -> list[bytes]:
+        follower = Follower(store, "run")
+        while len(follower.blocks) < len(blocks):
+            await follower.catch_up()
+            if len(follower.blocks) < len(blocks):
+                await follower.woken.wait()
+        follower.unsubscribe()
+        return follower.blocks
+
+    async def write() -> None:
+        for first in range(0, len(blocks), 10):
+            outcome = DONE if first + 10 == len(blocks) else None
+            await store.append("run", 1, first + 1, blocks[first : first + 10], outcome)
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(LIMIT):
+        *read, _ = await asyncio.gather(follow(), follow(), follow(), write())
+    assert read == [blocks] * 3
+
+
+async def test_a_second_terminal_block_is_fenced(store: RunStore) -> None:
+    await an_ended_run(store, "run")
+    with pytest.raises(Fenced):
+        await store.append("run", 1, 2, [b"again"], DONE)
+    assert list((await store.read("run", 0, 10)).blocks) == [b"x"]
+
+
+async def test_of_two_ends_at_once_one_is_stored(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    ends = (store.append("run", 1, 1, [b"%d" % number], DONE) for number in range(5))
+    answers = await asyncio.gather(*ends, return_exceptions=True)
+    assert sum(answer == 2 for answer in answers) == 1
+    assert sum(isinstance(answer, Fenced) for answer in answers) == 4
+    assert len((await store.read("run", 0, 10)).blocks) == 1
+
+
+async def test_a_block_stored_twice_is_kept_once(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    assert await store.append("run", 1, 1, [b"a", b"b"]) == 3
+    assert await store.append("run", 1, 1, [b"a", b"b", b"c"]) == 4
+    assert (await store.read("run", 0, 10)).blocks == [b"a", b"b", b"c"]
+
+
+async def test_a_gap_names_the_number_that_is_missing(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    await store.append("run", 1, 1, [b"a"])
+    with pytest.raises(Gap) as caught:
+        await store.append("run", 1, 3, [b"c"])
+    assert caught.value.next_seq == 2
+
+
+async def test_the_oldest_ended_runs_go_first_when_there_are_too_many(store: RunStore) -> None:
+    for number in range(4):
+        await an_ended_run(store, f"run-{number}")
+    records = [await store.get(f"run-{number}") for number in range(4)]
+    assert [record and record.purged for record in records] == [True, False, False, False]
+
+
+async def test_the_oldest_ended_runs_go_first_when_they_are_too_large(store: RunStore) -> None:
+    await an_ended_run(store, "small", 40)
+    await an_ended_run(store, "large", 90)
+    assert list((await store.read("small", 0, 10)).blocks) == []
+    assert (await store.read("large", 0, 10)).blocks == [b"x" * 90]
+
+
+async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) -> None:
+    await store.acquire(a_run("live"))
+    await store.append("live", 1, 1, [b"x" * 1000])
+    for number in range(4):
+        await an_ended_run(store, f"run-{number}")
+    options.clock.now += 10 * (options.retention + options.tombstone)
+    await store.reap(options.clock.now)
+    await store.purge("live")
+    assert await store.read("live", 0, 10) == ([b"x" * 1000], False)
+
+
+async def test_a_tombstone_stays_and_frees_its_key(store: RunStore, options: Options) -> None:
+    await an_ended_run(store, "run", key="key")
+    options.clock.now += options.retention
+    await store.reap(options.clock.now)
+    record = await store.get("run")
+    assert record is not None
+    assert (record.purged, record.last_id, record.status) == (True, 1, "done")
+    assert (await store.acquire(a_run("next", "key")))[1]
+    options.clock.now += options.tombstone
+    await store.reap(options.clock.now)
+    assert await store.get("run") is None
+
+
+async def test_the_owner_is_told_to_cancel_a_live_run_only(store: RunStore, options: Options) -> None:
+    await store.acquire(a_run("live"))
+    await an_ended_run(store, "ended")
+    for run_id in ("live", "ended", "unknown"):
+        await store.request_cancel(run_id)
+    assert options.cancelled == ["live"]

@@ -1,0 +1,196 @@
+"""A TCP proxy that does to connections what networks, and other proxies, do to them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, Self
+
+READ_SIZE = 65_536
+# With no time to linger, closing a socket sends a reset and drops what was not sent.
+RESET = struct.pack("ii", 1, 0)
+
+Kind = Literal["reset", "close", "end", "silence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to one connection.
+
+    Args:
+        after: bytes towards the client until it strikes (of bodies only for `end`); None: never.
+        kind: a reset; a close inside the HTTP message; an end that makes a cut message look whole; or a half-open
+            connection.
+        lump: bytes held back until so many are together; 0: none.
+        status: what is answered in place of the server; 0: nothing.
+    """
+
+    after: int | None = None
+    kind: Kind = "reset"
+    lump: int = 0
+    status: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the client sees whole HTTP messages, without chunks of their own."""
+        return self.kind == "end" or self.lump > 0
+
+
+CLEAN = Fault()
+
+
+def sequence(*faults: Fault, then: Fault = CLEAN) -> Callable[[], Fault]:
+    """One fault for each connection in turn, and one for all that follow."""
+    left: Iterator[Fault] = iter(faults)
+    return lambda: next(left, then)
+
+
+class Proxy:
+    """Passes connections on to a server.
+
+    Args:
+        target: port of the server on 127.0.0.1.
+        fault: called for each connection.
+    """
+
+    def __init__(self, target: int, fault: Callable[[], Fault]) -> None:
+        self.target = target
+        self.fault = fault
+        self.struck: Counter[str] = Counter()
+        self.connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            with suppress(OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
+                await self._serve(reader, writer, self.fault())
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:
+        if fault.status:
+            self.struck[str(fault.status)] += 1
+            return await _refuse(reader, writer, fault.status)
+        server, upward = await asyncio.open_connection("127.0.0.1", self.target)
+        directions = {
+            asyncio.create_task(_copy(reader, upward)),
+            asyncio.create_task(self._downward(server, writer, fault)),
+        }
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            upward.transport.abort()
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+
+    async def _downward(self, server: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault) -> None:
+        left = fault.after
+        async for data in _lumps(server, client, fault):
+            if left is not None and len(data) >= left:
+                client.write(data[:left])
+                await self._strike(client, fault)
+                return
+            client.write(data)
+            await client.drain()
+            left = None if left is None else left - len(data)
+
+    async def _strike(self, client: asyncio.StreamWriter, fault: Fault) -> None:
+        self.struck[fault.kind] += 1
+        if fault.kind == "reset":
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.transport.abort()
+        elif fault.kind == "silence":
+            await client.drain()
+            await asyncio.get_running_loop().create_future()
+
+
+class Message:
+    """Takes an HTTP answer out of its chunks, as a proxy does that knows no end but the connection's."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._buffer = b""
+        self._in_body = False
+        self._chunked = False
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """The head, once it is there, and the bytes of the body that have come whole."""
+        self._buffer += data
+        head = b"" if self._in_body else self._take_head()
+        return head, b"".join(self._take_body()) if self._in_body else b""
+
+    def _take_head(self) -> bytes:
+        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return b""
+        self._in_body, self._buffer = True, rest
+        lines = [line for line in head.split(b"\r\n") if line.lower() != b"transfer-encoding: chunked"]
+        self._chunked = len(lines) < head.count(b"\r\n") + 1
+        return b"\r\n".join([*lines, b"connection: close", b"", b""])
+
+    def _take_body(self) -> Iterable[bytes]:
+        if not self._chunked:
+            plain, self._buffer = self._buffer, b""
+            yield plain
+        while self._chunked and not self.complete:
+            size, found, rest = self._buffer.partition(b"\r\n")
+            length = int(size, 16) if found else 0
+            if not found or len(rest) < length + 2:
+                return
+            self.complete = length == 0
+            self._buffer = rest[length + 2 :]
+            yield rest[:length]
+
+
+async def _lumps(server: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault) -> AsyncIterator[bytes]:
+    """What passes, in the pieces in which it passes; the head of an answer that is taken apart passes at once."""
+    held, message = b"", Message()
+    while not message.complete and (data := await server.read(READ_SIZE)):
+        if fault.whole:
+            head, data = message.feed(data)
+            client.write(head)
+        held += data
+        if len(held) >= fault.lump or message.complete:
+            yield held
+            held = b""
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while data := await source.read(READ_SIZE):
+        target.write(data)
+        await target.drain()
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: int) -> None:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    _, _, length = head.partition(b"content-length: ")
+    await reader.readexactly(int(length.split(b"\r\n")[0] or 0))
+    writer.write(b"HTTP/1.1 %d Faulty\r\ncontent-length: 5\r\nconnection: close\r\n\r\nsorry" % status)
+    await writer.drain()

@@ -1,0 +1,87 @@
+"""The server of the campaigns, in a process of its own: a chain that counts, in bursts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from langchain_core.runnables import RunnableGenerator
+from pydantic import BaseModel, Field
+
+from streamserve import Chain
+from streamserve.app import create_app
+from streamserve.settings import Settings
+from tests.fakes import registry_of
+
+ROOT = Path(__file__).parents[2]
+KEEPALIVE = 0.2
+STOP_LIMIT = 10.0
+
+
+class Count(BaseModel):
+    """What is counted, and how fast."""
+
+    blocks: int
+    burst: int = 10
+    pause: float = Field(0.001, description="Seconds between bursts.")
+    rest: float = Field(0, description="Seconds of silence after the first half.")
+
+
+async def count(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Yields the numbers from 0, as many as asked for."""
+    async for values in inputs:
+        wish = Count.model_validate(values)
+        for number in range(wish.blocks):
+            yield f"{number} "
+            if number % wish.burst == wish.burst - 1:
+                await asyncio.sleep(wish.pause)
+            if number == wish.blocks // 2:
+                await asyncio.sleep(wish.rest)
+
+
+def application() -> FastAPI:
+    """The application that counts."""
+    chain = Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str)
+    return create_app(registry_of({"count": chain}), Settings(keepalive=KEEPALIVE, _env_file=None))
+
+
+@dataclass
+class CountingServer:
+    """A server process on 127.0.0.1."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self.process.kill()
+        self.process.wait(STOP_LIMIT)
+
+
+@contextmanager
+def counting() -> Iterator[CountingServer]:
+    """Runs the server as long as the block lasts."""
+    # It listens before the process starts, so that no client comes too early.
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        descriptor = listener.fileno()
+        command = [sys.executable, "-m", "tests.faults.server", str(descriptor)]
+        process = subprocess.Popen(command, cwd=ROOT, pass_fds=[descriptor])
+        server = CountingServer(listener.getsockname()[1], process)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    config = uvicorn.Config(application(), log_level="error")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
