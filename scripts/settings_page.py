@@ -1,0 +1,118 @@
+"""Writes docs/settings.md from the settings' own declarations: `python -m scripts.settings_page`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Gt, Le
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from streamserve.models import ModelSettings
+from streamserve.settings import Settings
+
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PREFIX = str(Settings.model_config.get("env_prefix", ""))
+SIGNS: dict[type, tuple[str, str]] = {Ge: ("ge", "from"), Gt: ("gt", "above"), Le: ("le", "to")}
+
+TEXT = """# Settings
+
+<!-- Written by `python -m scripts.settings_page` from the code. Change the code, not this page. -->
+
+Every setting is an environment variable, or a line of a `.env` file in the folder where the server starts. The
+environment goes first. Times are in seconds, sizes in bytes. A value that does not fit stops the start, with the
+setting's name. `streamserve serve --host`, `--port` and `--dev` go before the variables; `make serve` takes `HOST`
+and `PORT`.
+
+```ini
+STREAMSERVE_PORT=8080
+STREAMSERVE_ORPHAN_GRACE=30
+```
+
+## The server
+
+{server}
+
+A chain's record goes before the server's `RUN_TIMEOUT` and `ON_DISCONNECT`; a request's header `Run-On-Disconnect`
+goes before both. See [chains.md](chains.md) and [runs.md](runs.md).
+
+## The model
+
+One model serves all chains. With `STREAMSERVE_MODEL=gguf:PATH`, a model file is served in the process (extra `local`).
+Else `OPENAI_API_KEY` or `OPENAI_BASE_URL` chooses an OpenAI-compatible server. Else, or with
+`STREAMSERVE_MODEL=offline`, the offline model answers: it needs no key and no network. Making a model never opens a
+connection.
+
+{model}
+"""
+
+
+def render() -> str:
+    """The page."""
+    return TEXT.format(
+        server=table(_row(PREFIX + name.upper(), field, field.description) for name, field in fields(Settings)),
+        model=table(
+            _row(" or ".join(names_of(field)), field, _documented(name)) for name, field in fields(ModelSettings)
+        ),
+    )
+
+
+def fields(settings: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of a settings class."""
+    yield from settings.model_fields.items()
+
+
+def variables() -> set[str]:
+    """The names of all variables."""
+    models = {name for _, field in fields(ModelSettings) for name in names_of(field)}
+    return {PREFIX + name.upper() for name, _ in fields(Settings)} | models
+
+
+def names_of(field: FieldInfo) -> list[str]:
+    """The variables that set a field of the model's settings."""
+    alias = field.validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+
+
+def table(rows: Iterator[str]) -> str:
+    """The rows under their heads."""
+    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _row(names: str, field: FieldInfo, meaning: str | None) -> str:
+    shown = " or ".join(f"`{name}`" for name in names.split(" or "))
+    return f"| {shown} | {_default(field.default)} | {meaning} {_bounds(field)}|"
+
+
+def _default(value: Any) -> str:
+    if value is None or value == "":
+        return "not set"
+    is_large = isinstance(value, int) and value > 9999
+    return f"`{value:_}`" if is_large else f"`{value}`"
+
+
+def _bounds(field: FieldInfo) -> str:
+    texts = [
+        f"{word} {getattr(bound, attribute)}"
+        for bound in field.metadata
+        for kind, (attribute, word) in SIGNS.items()
+        if isinstance(bound, kind)
+    ]
+    return f"({' '.join(texts)}) " if texts else ""
+
+
+def _documented(name: str) -> str:
+    # The docstring of ModelSettings says it once: `name: `VARIABLE`: meaning, over several lines.
+    text = " ".join((inspect.getdoc(ModelSettings) or "").split())
+    found = re.search(rf"\b{name}: (?P<meaning>.+?)(?= \w+: `[A-Z]|$)", text)
+    assert found, f"ModelSettings does not document {name}"
+    meaning = re.sub(r"^(`[A-Z_]+`( or )?)+[:.,]?\s*", "", found["meaning"])
+    return (meaning[:1].upper() + meaning[1:]) or "The key, where the server asks for one."
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
