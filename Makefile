@@ -9,15 +9,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # What the editable installs are built with is locked too, so nothing unlocked is ever fetched.
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk
-SOURCES := src sdk chains tests benchmarks scripts server.py
+SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve test check format bench faults langgraph lock clean system
+.PHONY: help serve cluster test check format bench faults langgraph lock clean system
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 serve: $(VENV)/.serve ## serve the chains of chains/ (HOST, PORT)
-	@STREAMSERVE_HOST=$(HOST) STREAMSERVE_PORT=$(PORT) $(BIN)/python server.py
+	@STREAMSERVE_HOST=$(HOST) STREAMSERVE_PORT=$(PORT) $(BIN)/streamserve serve
+
+cluster: $(VENV)/.dev system ## two replicas behind nginx (PORT), on Redis and Postgres of their own
+	@$(BIN)/python -m deploy.cluster --port $(PORT)
 
 test: $(VENV)/.dev system ## run the tests (installs what they need)
 	@$(BIN)/python -m pytest $(ARGS)

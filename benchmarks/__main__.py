@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from benchmarks import first_token, memory
+from benchmarks import first_token, memory, stores
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "first_token": first_token.main,
     "memory": memory.main,
+    "stores": stores.main,
 }
 
 

@@ -9,15 +9,16 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from langgraph.checkpoint.memory import InMemorySaver
 from starlette.exceptions import HTTPException
 
 from streamserve import health, home, mount
-from streamserve.errors import HTTP_CODES, ServeError, error_body
+from streamserve.checkpoints import Checkpoints
+from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, error_body
 from streamserve.lifespan import lifespan
 from streamserve.registry import Registry, discover
 from streamserve.served import ServedRunnable, serve
 from streamserve.settings import Settings
+from streamserve.stores import StoreDown
 from streamserve.streaming import api
 from streamserve.streaming.runs import Runs
 
@@ -40,6 +41,7 @@ def create_app(
 
     Raises:
         BrokenModules: a chain module is broken, and the settings do not say `dev`.
+        ValueError: the settings name no place that there is for runs or checkpoints.
     """
     settings = settings or Settings()
     for broken in registry.broken if settings.dev else registry.require_whole().broken:
@@ -50,6 +52,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.runs = Runs(settings)
+    app.state.checkpoints = Checkpoints(settings)
     dependencies = [Depends(guard)] if guard else []
     chains = _mount_chains(app, registry, dependencies)
     app.include_router(api.router(dependencies))
@@ -67,8 +70,7 @@ def create_default_app() -> FastAPI:
 
 
 def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[params.Depends]) -> list[ServedRunnable]:
-    checkpointer = InMemorySaver()
-    chains = [serve(entry, checkpointer) for entry in registry.chains.values()]
+    chains = [serve(entry, app.state.checkpoints) for entry in registry.chains.values()]
     for served in chains:
         app.include_router(mount.chain_router(served, dependencies))
     return chains
@@ -76,6 +78,7 @@ def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[param
 
 def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(ServeError, _serve_error)
+    app.add_exception_handler(StoreDown, _store_down)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
 
@@ -83,6 +86,10 @@ def _answer_errors(app: FastAPI) -> None:
 async def _serve_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServeError)
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _store_down(request: Request, _error: Exception) -> JSONResponse:
+    return await _serve_error(request, StoreUnavailable())
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:

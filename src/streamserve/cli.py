@@ -27,17 +27,26 @@ def main() -> None:
     type=click.IntRange(0, 65535),
     help="Port; 0 picks a free one [default: STREAMSERVE_PORT or 8000].",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes; several share the store in .streamserve/ [default: STREAMSERVE_WORKERS, WEB_CONCURRENCY or 1].",
+)
 @click.option("--dev", is_flag=True, help="Serve the chains that load, and reload on change.")
 @click.option("--app", "target", help="Application to serve [default: server:app, or the chains of this folder].")
-def serve(host: str | None, port: int | None, dev: bool, target: str | None) -> None:
+def serve(host: str | None, port: int | None, workers: int | None, dev: bool, target: str | None) -> None:
     """Serve the chains of this folder."""
     import uvicorn
 
     from streamserve.registry import BrokenModules
 
+    # The processes that uvicorn starts read the same settings.
     if dev:
         os.environ["STREAMSERVE_DEV"] = "1"
+    if workers is not None:
+        os.environ["STREAMSERVE_WORKERS"] = str(workers)
     settings = Settings()
+    processes = _workers(settings)
     target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
     try:
         uvicorn.run(
@@ -46,11 +55,22 @@ def serve(host: str | None, port: int | None, dev: bool, target: str | None) -> 
             host=host or settings.host,
             port=settings.port if port is None else port,
             root_path=settings.root_path,
+            workers=processes,
             reload=settings.dev,
             app_dir=str(Path.cwd()),
         )
     except BrokenModules as broken:
         raise click.ClickException(str(broken)) from None
+
+
+def _workers(settings: Settings) -> int:
+    from streamserve.stores.urls import store_url, workers_of
+
+    try:
+        store_url(settings)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    return workers_of(settings)
 
 
 @main.command("list")

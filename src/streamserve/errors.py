@@ -13,6 +13,7 @@
     |-- RunTimeout                  504  timeout: the run's deadline passed
     |-- RunLost                     503  run_lost: the run's worker is gone
     |-- ShuttingDown                503  shutting_down
+    |-- StoreUnavailable            503  store_unavailable
     |-- LogFull                     507  log_full: the run made more than may be kept
     |-- RunExpired                  410  run_expired: past its retention
     |-- TooManyReaders              429  too_many_readers
@@ -146,6 +147,13 @@ class ShuttingDown(ServeError):
 
     status, code, retryable, message = 503, "shutting_down", True, "The server is shutting down"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
+
+
+class StoreUnavailable(ServeError):
+    """The store of the runs cannot be reached."""
+
+    status, code, retryable, message = 503, "store_unavailable", True, "The store of the runs cannot be reached"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
 
 class LogFull(ServeError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from streamserve.errors import ShuttingDown
+from streamserve.errors import ShuttingDown, StoreUnavailable
+from streamserve.stores import StoreDown
 from streamserve.streaming.access import runs_of
 
 router = APIRouter(tags=["health"])
@@ -16,13 +17,23 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="The server can take work", responses={503: {"description": "It is shutting down"}})
+@router.get(
+    "/readyz",
+    summary="The server can take work",
+    responses={503: {"description": "It is shutting down, or its store is away"}},
+)
 async def readyz(request: Request) -> dict[str, str]:
     """Answers once the chains are mounted and until the server shuts down.
 
     Raises:
         ShuttingDown: no new runs are taken.
+        StoreUnavailable: the runs' store is away.
     """
-    if runs_of(request).draining:
+    runs = runs_of(request)
+    if runs.draining:
         raise ShuttingDown()
+    try:
+        await runs.store.check()
+    except StoreDown as error:
+        raise StoreUnavailable() from error
     return {"status": "ready"}

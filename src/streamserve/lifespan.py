@@ -1,4 +1,4 @@
-"""What lives as long as the server: the threads, the reaper, and the way from SIGTERM to the last terminal block."""
+"""What lives as long as the server: its stores, threads and reaper, and the way from SIGTERM to the last block."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """FastAPI's lifespan of the application."""
-    runs: Runs = app.state.runs
+    async with app.state.checkpoints.opened(), _running(app.state.runs):
+        yield
+
+
+@asynccontextmanager
+async def _running(runs: Runs) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     threads = RunThreads(runs.settings.threads, thread_name_prefix="chain")
     loop.set_default_executor(threads)
+    await runs.store.open()
     reaper = asyncio.create_task(runs.reap_forever())
     try:
         with _drain_on_signal(runs, loop):
@@ -36,6 +42,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reaper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reaper
+        await runs.store.close()
 
 
 @contextmanager

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from types import new_class
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.utils import ConfigurableFieldSpec
-from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, PrivateAttr, RootModel
 
 from streamserve import graphs
 from streamserve.call import Call, current_call
 from streamserve.chain import StreamMode
+from streamserve.checkpoints import Checkpoints
 from streamserve.registry import RegisteredChain
 from streamserve.serializer import keep_output
 
@@ -38,6 +39,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     """A binding around the declared chain; LangServe calls it, the chain runs unchanged."""
 
     served: RegisteredChain
+    _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
         """Keeps `served`, which the base class would lose."""
@@ -55,17 +57,31 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's input schema with the declared examples, which the playground takes as defaults."""
-        schema = cast(type[BaseModel], super().get_input_schema(config))
-        return _with_examples(schema, self.served) if self.served.chain.examples else schema
+        return self._schema("input", lambda: self._make_input_schema(config))
 
     @property
     def input_schema(self) -> type[BaseModel]:
         """What requests are validated against: for a graph also None and commands."""
-        schema = cast(type[BaseModel], super().input_schema)
-        return graphs.input_model(schema) if self.graph else schema
+        schema = self.get_input_schema()
+        return self._schema("request", lambda: graphs.input_model(schema)) if self.graph else schema
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's output schema in the form that the chat playground understands."""
+        return self._schema("output", lambda: self._make_output_schema(config))
+
+    def _schema(self, name: str, make: Callable[[], type[BaseModel]]) -> type[BaseModel]:
+        # LangServe asks at every request, and making one takes milliseconds; only a configurable chain's can differ.
+        if self.bound.config_specs:
+            return make()
+        if name not in self._schemas:
+            self._schemas[name] = make()
+        return self._schemas[name]
+
+    def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
+        schema = cast(type[BaseModel], super().get_input_schema(config))
+        return _with_examples(schema, self.served) if self.served.chain.examples else schema
+
+    def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
         # An interrupted graph's output has a key that its state has not.
         schema = cast(type[BaseModel], super().get_output_schema(config))
         return _derived(schema, self.served.name, _add_enums, "allow" if self.graph else "ignore")
@@ -113,16 +129,16 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return None if graphs.keeps_messages(graph) else self.served.chain.stream_modes[0]
 
 
-def serve(entry: RegisteredChain, checkpointer: BaseCheckpointSaver[Any] | None = None) -> ServedRunnable:
+def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
     """The runnable to mount for a registered chain.
 
     Args:
         entry: the chain.
-        checkpointer: for graphs that brought none; None: they keep nothing.
+        checkpoints: for graphs that brought none; None: they keep nothing.
     """
     runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
-    if isinstance(runnable, Pregel) and checkpointer is not None:
-        runnable = graphs.with_checkpointer(runnable, checkpointer)
+    if isinstance(runnable, Pregel) and checkpoints is not None:
+        runnable = checkpoints.bind(runnable)
     return ServedRunnable(
         bound=runnable,
         served=entry,
@@ -152,11 +168,15 @@ def _derived(
 ) -> type[BaseModel]:
     """The same model with an extended JSON schema, both in OpenAPI and by itself."""
 
-    def model_json_schema(_cls: type[BaseModel], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    @cache
+    def document(args: tuple[Any, ...], kwargs: frozenset[tuple[str, Any]]) -> dict[str, Any]:
         # Of `schema`, not of the subclass: langchain-core's models call super(cls, cls), endless in a subclass.
-        document = copy.deepcopy(schema.model_json_schema(*args, **kwargs))
-        extend(document)
-        return document
+        made = copy.deepcopy(schema.model_json_schema(*args, **dict(kwargs)))
+        extend(made)
+        return made
+
+    def model_json_schema(_cls: type[BaseModel], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return document(args, frozenset(kwargs.items()))
 
     config = ConfigDict(json_schema_extra=extend)
     if not issubclass(schema, RootModel):

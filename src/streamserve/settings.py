@@ -19,6 +19,12 @@ class Settings(BaseSettings):
     dev: bool = Field(
         False, description="Serve the chains that load, show the broken ones on the home page, reload on change."
     )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Worker processes; more than one share the runs' store. Unset: WEB_CONCURRENCY, as uvicorn has it, "
+        "or 1.",
+    )
     root_path: str = Field("", description="Path under which a proxy serves the application.")
 
     keepalive: float = Field(
@@ -53,6 +59,23 @@ class Settings(BaseSettings):
     max_readers: int = Field(64, gt=0, description="Readers of one run at a time: each costs a socket and its buffer.")
     unread_timeout: float = Field(
         60.0, gt=0, description="A reader that takes nothing for so long is dropped: it holds a socket buffer."
+    )
+    store: str = Field(
+        "",
+        description="Where runs are kept: `memory:` (one process; dies with it), `sqlite:///PATH` (one machine) or "
+        "`redis://HOST:PORT/DB` (many; `rediss:` and `redis+cluster:` too). Unset: memory, "
+        "or with several workers `sqlite:///.streamserve/runs.sqlite`.",
+    )
+    checkpoints: str = Field(
+        "",
+        description="Where graphs keep conversations: `memory:`, `sqlite:///PATH` or `postgres://USER@HOST/DB` (extra "
+        "`postgres`). Unset: memory or SQLite, as the runs' store; with a Redis store, graphs need it to be set.",
+    )
+    lease: float = Field(
+        10.0, gt=0.5, description="A worker that gives no sign of life for so long has lost its runs to the others."
+    )
+    store_patience: float = Field(
+        30.0, ge=0, description="A run waits so long for a store that is away, then it is given up."
     )
     retention: float = Field(3600.0, ge=0, description="Blocks of an ended run are kept so long.")
     tombstone: float = Field(86_400.0, ge=0, description="After that, its record is kept so long, to answer 410.")

@@ -52,8 +52,12 @@ class Model:
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
         run = self.runs.get(run_id)
-        if run is None or run.outcome is not None or attempt != run.acquired.attempt:
+        if run is None or attempt != run.acquired.attempt:
             raise Fenced(run_id)
+        if run.outcome is not None:
+            if run.purged_at is not None or first_seq + len(blocks) > run.last_id + 1:
+                raise Fenced(run_id)
+            return run.last_id + 1
         if first_seq > run.last_id + 1:
             raise Gap(run.last_id + 1)
         for seq, block in enumerate(blocks, first_seq):

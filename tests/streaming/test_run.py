@@ -46,7 +46,14 @@ class Bench:
     async def run(self, chain: Callable[[], Events], **limits: Any) -> Run:
         record = RunRecord(run_id="r", chain="c", endpoint="stream", principal="p", created_at=0)
         await self.store.acquire(record)
-        bounds = {"events": 100_000, "bytes": 10**9, "timeout": LIMIT, "cancel_grace": LIMIT, **limits}
+        bounds = {
+            "events": 100_000,
+            "bytes": 10**9,
+            "timeout": LIMIT,
+            "cancel_grace": LIMIT,
+            "store_patience": LIMIT,
+            **limits,
+        }
         return Run(record, self.store, self._as_langserve(chain), Call(), RunLimits(**bounds))
 
     async def _as_langserve(self, chain: Callable[[], Events]) -> Events:

@@ -1,6 +1,18 @@
 """Where runs are kept."""
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, RunStore, Status
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, RunStore, Status, StoreDown, UnknownRun
 from streamserve.stores.memory import MemoryStore
+from streamserve.stores.urls import store_at
 
-__all__ = ["Fenced", "Gap", "MemoryStore", "Outcome", "RunRecord", "RunStore", "Status"]
+__all__ = [
+    "Fenced",
+    "Gap",
+    "MemoryStore",
+    "Outcome",
+    "RunRecord",
+    "RunStore",
+    "Status",
+    "StoreDown",
+    "UnknownRun",
+    "store_at",
+]

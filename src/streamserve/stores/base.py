@@ -14,6 +14,14 @@ class Fenced(Exception):
     """The writer is not the run's owner any more, or the run has ended."""
 
 
+class UnknownRun(Fenced):
+    """The store knows nothing of the run: it was restarted empty, or has forgotten it."""
+
+
+class StoreDown(Exception):
+    """The store cannot be reached. What it has acknowledged is not lost by that."""
+
+
 class Gap(Exception):
     """Blocks are missing before the ones given.
 
@@ -84,10 +92,29 @@ Wake = Callable[[], None]
 
 
 class RunStore(Protocol):
-    """Keeps runs and their blocks; all numbers count from 1 and are dense."""
+    """Keeps runs and their blocks; all numbers count from 1 and are dense.
+
+    Any method may raise StoreDown. A process is the owner of the runs that it acquired, as long as its lease lasts:
+    the store renews it by itself while it is open.
+    """
 
     immediate: bool
     """True if `append` never waits, so that a writer needs no task of its own."""
+
+    on_cancel: Callable[[str], None]
+    """Called with the id of a run of this process that somebody, in whatever process, wants cancelled."""
+
+    on_readers: Callable[[str], None]
+    """Called with the id of a run of this process when readers in other processes came or left."""
+
+    async def open(self) -> None:
+        """Connects and starts what runs beside (lease, followers). Called once, in the event loop that uses it."""
+
+    async def close(self) -> None:
+        """Stops what `open` started. Runs that this process still owns are lost to others at once."""
+
+    async def check(self) -> None:
+        """Returns if the store can take work now."""
 
     async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
         """Stores a new run, or finds the one that its key names; atomic.
@@ -101,6 +128,8 @@ class RunStore(Protocol):
     ) -> int:
         """Stores blocks; those with a number that is stored already are skipped.
 
+        Repeating an append of the same attempt is harmless, that of the terminal block too: its reply may be lost.
+
         Args:
             attempt: the writer's fencing token.
             first_seq: number of the first block.
@@ -110,24 +139,41 @@ class RunStore(Protocol):
             The number of the next block.
 
         Raises:
-            Fenced: the run has ended, is gone, or has a newer owner.
+            Fenced: the run has ended, was purged, or has a newer owner.
+            UnknownRun: there is no such run.
             Gap: first_seq is too high.
         """
+
+    async def restore(self, run: RunRecord) -> None:
+        """Stores the record of a run that the store has lost, without blocks; does nothing if it is there."""
 
     async def get(self, run_id: str) -> RunRecord | None:
         """The record, also of a purged run as long as its tombstone stands; None if there is none."""
 
     async def read(self, run_id: str, after: int, limit: int) -> Slice:
-        """Blocks with numbers above `after`; empty for an unknown or purged run."""
+        """Blocks with numbers above `after`; `([], True)` for an unknown or purged run."""
 
     def subscribe(self, run_id: str, wake: Wake) -> Wake:
-        """Calls `wake` after each append (at least once per burst, perhaps too often). Returns the unsubscriber."""
+        """Calls `wake` after each append (at least once per burst, perhaps too often). Returns the unsubscriber.
+
+        A wake-up may come late, by a few seconds at most, but not never.
+        """
+
+    async def set_reading(self, run_id: str, reading: bool) -> None:
+        """Says that this process has readers of a run, or none any more. Ends by itself with the lease."""
+
+    async def is_read_elsewhere(self, run_id: str) -> bool:
+        """Whether another process has readers of the run."""
 
     async def request_cancel(self, run_id: str) -> None:
         """Tells the run's owner, in whatever process, to cancel it; does nothing for an ended run."""
+
+    async def take_over_lost(self) -> list[RunRecord]:
+        """Runs whose owner's lease has ended: their attempt is raised, which fences the owner, and this process owns
+        them now. Each is handed out once; bounded in number, so ask again."""
 
     async def reap(self, now: float) -> None:
         """Drops the blocks of runs past their retention, and tombstones past theirs."""
 
     async def purge(self, run_id: str) -> None:
-        """Drops a run's blocks and leaves its tombstone."""
+        """Drops an ended run's blocks, frees its key and leaves its tombstone; does nothing for a live run."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, Wake
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, UnknownRun, Wake
 
 # A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
 MAX_TOMBSTONES = 100_000
@@ -30,7 +30,6 @@ class MemoryStore:
         tombstone: seconds that its record is kept after that.
         max_runs: ended runs kept at most; the oldest go first.
         max_bytes: of the blocks of ended runs together; the oldest go first.
-        on_cancel: called with the id of a run that shall be cancelled.
         clock: seconds since the epoch.
     """
 
@@ -43,10 +42,10 @@ class MemoryStore:
         tombstone: float = 86_400.0,
         max_runs: int = 10_000,
         max_bytes: int = 256 * 2**20,
-        on_cancel: Callable[[str], None] = lambda _run_id: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.on_cancel = on_cancel
+        self.on_cancel: Callable[[str], None] = lambda _run_id: None
+        self.on_readers: Callable[[str], None] = lambda _run_id: None
         self._retention = retention
         self._tombstone = tombstone
         self._max_runs = max_runs
@@ -58,6 +57,29 @@ class MemoryStore:
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
         self._ended_bytes = 0
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close: the runs go with the process."""
+
+    async def check(self) -> None:
+        """Always fit for work."""
+
+    async def restore(self, run: RunRecord) -> None:
+        """Never lost while the process lives."""
+
+    async def set_reading(self, run_id: str, reading: bool) -> None:
+        """No other process asks."""
+
+    async def is_read_elsewhere(self, run_id: str) -> bool:  # noqa: ARG002 - the contract
+        """There is no other process."""
+        return False
+
+    async def take_over_lost(self) -> list[RunRecord]:
+        """Runs are lost together with the process that would take them over."""
+        return []
 
     async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
         """See RunStore."""
@@ -74,10 +96,15 @@ class MemoryStore:
     ) -> int:
         """See RunStore."""
         entry = self._entries.get(run_id)
-        if entry is None or entry.record.attempt != attempt or entry.record.ended:
-            raise Fenced(run_id)
+        if entry is None:
+            raise UnknownRun(run_id)
         record = entry.record
         expected = record.last_id + 1
+        repeated = first_seq + len(blocks) <= expected and not record.purged
+        if record.attempt != attempt or (record.ended and not repeated):
+            raise Fenced(run_id)
+        if record.ended:
+            return expected
         if first_seq > expected:
             raise Gap(expected)
         fresh = blocks[expected - first_seq :]

@@ -31,9 +31,10 @@ def end_block(seq: int) -> bytes:
     return f"id: {seq}\nevent: end\ndata:\n\n".encode()
 
 
-def error_block(seq: int, error: dict[str, Any]) -> bytes:
-    """The terminal block of a run that is not."""
-    return b"id: %d\nevent: error\ndata: %s\n\n" % (seq, to_line(error))
+def error_block(seq: int | None, error: dict[str, Any]) -> bytes:
+    """The terminal block of a run that is not; without a number, the end of one reader only."""
+    head = b"" if seq is None else b"id: %d\n" % seq
+    return b"%sevent: error\ndata: %s\n\n" % (head, to_line(error))
 
 
 def data_of(block: bytes) -> tuple[bytes, bytes] | None:

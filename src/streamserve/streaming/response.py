@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from streamserve.errors import RunExpired
-from streamserve.stores import RunRecord
+from streamserve.errors import RunExpired, StoreUnavailable
+from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming.events import KEEP_ALIVE, error_block
 from streamserve.streaming.runs import Runs
 
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Blocks in one write at most: bounds what a reader far behind makes at once.
 BATCH = 256
+# Pause before a store that is away is asked again, in seconds.
+STORE_PAUSE = 0.25
 # Bytes in one write, unless a single block has more.
 WRITE_BYTES = 64 * 2**10
 
@@ -70,6 +72,7 @@ class StreamResponse(Response):
                 raise
             if follower.dropped:
                 _abort(receive)
+                await asyncio.sleep(0)  # the server notes that the connection is gone, and does not call this an error
         finally:
             leaving.cancel()
 
@@ -78,12 +81,28 @@ class StreamResponse(Response):
         unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
         try:
             await follower.send(send, KEEP_ALIVE)
-            while not await self._send_pending(send, follower):
-                if not await follower.wait():
-                    await follower.send(send, KEEP_ALIVE)
+            await self._follow(send, follower)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()
+
+    async def _follow(self, send: Send, follower: Follower) -> None:
+        loop = asyncio.get_running_loop()
+        away_since: float | None = None
+        while True:
+            try:
+                if await self._send_pending(send, follower):
+                    return
+                away_since = None
+            except StoreDown:
+                away_since = away_since or loop.time()
+                if loop.time() - away_since > self._runs.settings.store_patience:
+                    # Not a block of the run, so it has no id; a bare end of file would pass for the whole answer.
+                    await follower.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
+                    return
+                loop.call_later(STORE_PAUSE, follower.wake)
+            if not await follower.wait():
+                await follower.send(send, KEEP_ALIVE)
 
     async def _send_pending(self, send: Send, follower: Follower) -> bool:
         """Sends what is stored; True once the terminal block was sent."""

@@ -26,7 +26,7 @@ from streamserve.call import Call, current_call
 from streamserve.errors import BadRequest, Cancelled, Internal, InvalidOutput, ServeError, ShuttingDown, classify
 from streamserve.serializer import to_line
 from streamserve.served import BatchResults, ServedRunnable
-from streamserve.stores import RunRecord
+from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming.access import principal_of, runs_base, runs_of
 from streamserve.streaming.response import StreamResponse, resume, run_headers
 from streamserve.streaming.run import Events
@@ -73,8 +73,8 @@ class RunRoute(APIRoute):
             current_call.set(call)
             try:
                 return await self._answer(request, call, handler)
-            except HTTPException:
-                raise
+            except (HTTPException, StoreDown):
+                raise  # the application's handlers answer
             except Exception as error:
                 return answer(await self._explain(request, call, error), call.run_id)
 

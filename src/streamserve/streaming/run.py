@@ -14,9 +14,10 @@ from typing import Any
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled, Internal, LogFull, RunLost, RunTimeout, ServeError, classify
-from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status
+from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
 from streamserve.streaming.events import data_block, end_block, error_block, metadata_block
 from streamserve.streaming.threads import CallsInThreads, current_calls
+from streamserve.streaming.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,14 @@ class RunLimits:
         bytes: of its blocks together at most.
         timeout: seconds until it is ended with `timeout`.
         cancel_grace: seconds that a cancelled chain gets to close what it opened.
+        store_patience: seconds that the store may be away before the run is given up.
     """
 
     events: int
     bytes: int
     timeout: float
     cancel_grace: float
+    store_patience: float
 
 
 class Run:
@@ -57,7 +60,7 @@ class Run:
 
     def __init__(self, record: RunRecord, store: RunStore, events: Events, call: Call, limits: RunLimits) -> None:
         self.record = record
-        self._store = store
+        self._writer = Writer(record, store, limits.store_patience, self._unwritable)
         self._events = events
         self._call = call
         self._limits = limits
@@ -78,7 +81,7 @@ class Run:
     async def start(self) -> asyncio.Task[None]:
         """Stores the first block, then runs in a task of its own, in the caller's context."""
         if self.record.endpoint in ("stream", "runs"):
-            await self._write(metadata_block(1, self.run_id))
+            await self._writer.put(metadata_block(1, self.run_id))
         current_calls.set(self._calls)
         self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
         return asyncio.create_task(self._live(self._producer), name=f"run {self.run_id}")
@@ -92,6 +95,14 @@ class Run:
         if self._reason is not None or self.ended.is_set() or (self._producer is not None and self._producer.done()):
             return
         self._reason = reason
+        self._stop_chain()
+
+    def _unwritable(self, failure: Exception) -> None:
+        if self._failure is None and self._producer is not None and not self._producer.done():
+            self._failure = failure
+            self._stop_chain()
+
+    def _stop_chain(self) -> None:
         self._calls.stop()
         asyncio.get_running_loop().call_later(self._limits.cancel_grace, self._abandon)
         inner = self._inner_task()
@@ -117,10 +128,12 @@ class Run:
             await asyncio.wait({producer, self._abandoned}, return_when=asyncio.FIRST_COMPLETED)
             error = await self._error_of(producer)
             await self._finish(error)
-        except Fenced:
-            logger.warning("run %s has another owner or was removed", self.run_id, extra=self._extra())
+        except (Fenced, StoreDown) as error:
+            # Nothing can be stored, so nothing is said: the run's readers learn its end from whoever takes it over.
+            logger.error("run given up: %r", error, extra=self._extra())
         finally:
             deadline.cancel()
+            self._writer.close()
             self._producer = None
             self.ended.set()
 
@@ -128,10 +141,11 @@ class Run:
         if not producer.done():
             _abandoned.add(producer)
             producer.add_done_callback(_forget)
+        if isinstance(self._failure, Fenced | StoreDown):
+            raise self._failure
+        if not producer.done():
             return self._explain(None, still_running=True)
         cause = self._failure or _cause_of(producer)
-        if isinstance(cause, Fenced):
-            raise cause
         # A chain that catches its cancellation and returns has half an answer: that is no `end` either.
         if cause is None and self._reason is None:
             return None
@@ -196,30 +210,25 @@ class Run:
             await self._events.athrow(asyncio.CancelledError())
 
     async def _take(self, data: str) -> None:
-        block = data_block(self.record.last_id + 1, data)
+        block = data_block(self._writer.next_seq, data)
         self._bytes += len(block)
         if self._failure is not None or isinstance(self._reason, LogFull):
             return
-        if self.record.last_id + 1 >= self._limits.events or self._bytes > self._limits.bytes:
+        if self._writer.next_seq >= self._limits.events or self._bytes > self._limits.bytes:
             self.cancel(LogFull())
             return
         try:
-            await self._write(block)
+            await self._writer.put(block)
         except Exception as failure:  # the chain is stopped first, in its own frames
             self._failure = failure
 
     async def _finish(self, error: ServeError | None) -> None:
-        seq = self.record.last_id + 1
+        seq = self._writer.next_seq
         if error is None:
-            await self._write(end_block(seq), Outcome("done", output=self._call.output))
+            await self._writer.put(end_block(seq), Outcome("done", output=self._call.output))
         else:
             body = error.event(self.run_id)
-            await self._write(error_block(seq, body), Outcome(_status_of(error), body))
-
-    async def _write(self, block: bytes, outcome: Outcome | None = None) -> None:
-        record = self.record
-        next_seq = await self._store.append(record.run_id, record.attempt, record.last_id + 1, [block], outcome)
-        record.last_id = next_seq - 1
+            await self._writer.put(error_block(seq, body), Outcome(_status_of(error), body))
 
 
 # A task that nobody refers to may vanish before its end.

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
 from streamserve.call import Call
-from streamserve.errors import Cancelled, IdempotencyConflict, NotFound, ServeError, ShuttingDown, TooManyReaders
+from streamserve.errors import (
+    Cancelled,
+    IdempotencyConflict,
+    NotFound,
+    RunLost,
+    ServeError,
+    ShuttingDown,
+    TooManyReaders,
+)
 from streamserve.settings import Settings
-from streamserve.stores import MemoryStore, RunRecord, RunStore
+from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, StoreDown, store_at
+from streamserve.streaming.events import error_block
 from streamserve.streaming.run import Events, Run, RunLimits
+
+logger = logging.getLogger(__name__)
 
 OnDisconnect = Literal["continue", "cancel"]
 
-# How often ended runs are looked through for those past their retention, in seconds.
-REAP_INTERVAL = 5.0
+# How often a lease's time is looked for runs whose owner is gone.
+LOOKS_PER_LEASE = 4
 # How long readers get to take their terminal block at shutdown, in seconds.
 LAST_BLOCK = 1.0
 
@@ -33,19 +45,16 @@ class Runs:
 
     def __init__(self, settings: Settings, store: RunStore | None = None) -> None:
         self.settings = settings
-        self.store = store or MemoryStore(
-            retention=settings.retention,
-            tombstone=settings.tombstone,
-            max_runs=settings.max_retained_runs,
-            max_bytes=settings.max_retained_bytes,
-            on_cancel=self._cancel_here,
-        )
+        self.store = store or store_at(settings)
+        self.store.on_cancel = self._cancel_here
+        self.store.on_readers = self._readers_changed
         self.draining = False
         self._live: dict[str, _Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
         self._reading: Counter[str] = Counter()
+        self._side_tasks: set[asyncio.Task[None]] = set()
 
     async def start(
         self, record: RunRecord, events: Events, call: Call, *, timeout: float | None, on_disconnect: OnDisconnect
@@ -69,14 +78,18 @@ class Runs:
         if self.draining:
             await events.aclose()
             raise ShuttingDown()
-        stored, new = await self.store.acquire(record)
+        try:
+            stored, new = await self.store.acquire(record)
+        except StoreDown:
+            await events.aclose()  # before any call of a model
+            raise
         if not new:
             await events.aclose()
             if stored.fingerprint != record.fingerprint:
                 raise IdempotencyConflict()
             return stored, False
         run = Run(stored, self.store, events, call, self._limits(timeout))
-        live = _Live(run, self._grace(record, on_disconnect))
+        live = _Live(run, self._grace(record, on_disconnect), self._cancel_if_orphaned)
         self._live[run.run_id] = live
         task = await run.start()
         self._tasks.add(task)
@@ -99,6 +112,7 @@ class Runs:
             bytes=settings.max_run_bytes,
             timeout=timeout or settings.run_timeout,
             cancel_grace=settings.cancel_grace,
+            store_patience=settings.store_patience,
         )
 
     def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
@@ -128,20 +142,28 @@ class Runs:
 
         Raises:
             TooManyReaders: the run has as many as it may.
+            ShuttingDown: another process has the run's blocks as well, and does not shut down.
         """
+        if self.draining and not self.store.immediate and run_id not in self._live:
+            raise ShuttingDown()
         if self._reading[run_id] >= self.settings.max_readers:
             raise TooManyReaders()
         reader = asyncio.current_task()
         assert reader is not None
         self._readers[reader] = drop
         self._reading[run_id] += 1
-        if live := self._live.get(run_id):
-            live.watch()
+        self._came(run_id)
         try:
             yield
         finally:
             del self._readers[reader]
             self._left(run_id)
+
+    def _came(self, run_id: str) -> None:
+        if live := self._live.get(run_id):
+            live.watch()
+        elif self._reading[run_id] == 1:
+            self._tell_owner(run_id, reading=True)
 
     def _left(self, run_id: str) -> None:
         self._reading[run_id] -= 1
@@ -149,9 +171,33 @@ class Runs:
             del self._reading[run_id]
             if live := self._live.get(run_id):
                 live.orphan()
+            else:
+                self._tell_owner(run_id, reading=False)
+
+    def _tell_owner(self, run_id: str, *, reading: bool) -> None:
+        if not self.store.immediate:
+            self._beside(self.store.set_reading(run_id, reading))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_despite_the_store(work))
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _readers_changed(self, run_id: str) -> None:
+        live = self._live.get(run_id)
+        if live is not None and not self._reading[run_id]:
+            live.orphan()
+
+    def _cancel_if_orphaned(self, run: Run) -> None:
+        self._beside(self._cancel_unless_read(run))
+
+    async def _cancel_unless_read(self, run: Run) -> None:
+        if self._reading[run.run_id] or await self.store.is_read_elsewhere(run.run_id):
+            return  # the store tells when those leave
+        run.cancel(Cancelled("The last reader left"))
 
     async def cancel(self, record: RunRecord, wait: float) -> RunRecord:
-        """Cancels a run.
+        """Cancels a run, whichever process it runs in.
 
         Args:
             record: of the run.
@@ -160,18 +206,26 @@ class Runs:
         Returns:
             The record, ended or not.
         """
-        if not record.ended:
-            await self.store.request_cancel(record.run_id)
-            live = self._live.get(record.run_id)
-            if live is not None and wait > 0:
-                await _within(wait, live.run.ended.wait())
-        return await self.store.get(record.run_id) or record
+        if record.ended:
+            return record
+        await self.store.request_cancel(record.run_id)
+        return await self.wait(record, wait)
 
     async def wait(self, record: RunRecord, seconds: float) -> RunRecord:
         """The record once the run has ended, or after so many seconds."""
-        live = self._live.get(record.run_id)
-        if live is not None and seconds > 0:
-            await _within(seconds, live.run.ended.wait())
+        woken = asyncio.Event()
+        unsubscribe = self.store.subscribe(record.run_id, woken.set)
+        try:
+            async with asyncio.timeout(seconds):
+                while not record.ended:
+                    woken.clear()
+                    record = await self.store.get(record.run_id) or record
+                    if not record.ended:
+                        await woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            unsubscribe()
         return await self.store.get(record.run_id) or record
 
     def _cancel_here(self, run_id: str) -> None:
@@ -189,10 +243,21 @@ class Runs:
             self._calls.discard(task)
 
     async def reap_forever(self) -> None:
-        """Drops what is past its retention, now and then."""
+        """Ends what other processes left behind, and drops what is past its retention, now and then."""
         while True:
-            await asyncio.sleep(REAP_INTERVAL)
-            await self.store.reap(time.time())
+            await asyncio.sleep(self.settings.lease / LOOKS_PER_LEASE)
+            await _despite_the_store(self._reap())
+
+    async def _reap(self) -> None:
+        for record in await self.store.take_over_lost():
+            await self._end_lost(record)
+        await self.store.reap(time.time())
+
+    async def _end_lost(self, record: RunRecord) -> None:
+        logger.warning("run lost: its worker is gone", extra={"run_id": record.run_id, "chain": record.chain})
+        seq, body = record.last_id + 1, RunLost().event(record.run_id)
+        with suppress(Fenced):
+            await self.store.append(record.run_id, record.attempt, seq, [error_block(seq, body)], Outcome("lost", body))
 
     async def drain(self) -> None:
         """Takes no new runs, lets those under way be finished and read within the drain time, then ends the rest."""
@@ -219,15 +284,16 @@ class Runs:
 class _Live:
     """A run under way, and what happens when it has no readers."""
 
-    def __init__(self, run: Run, grace: float | None) -> None:
+    def __init__(self, run: Run, grace: float | None, on_orphaned: Callable[[Run], None]) -> None:
         self.run = run
         self._grace = grace
+        self._on_orphaned = on_orphaned
         self._orphaned: asyncio.TimerHandle | None = None
 
     def orphan(self) -> None:
+        self.watch()
         if self._grace is not None:
-            loop = asyncio.get_running_loop()
-            self._orphaned = loop.call_later(self._grace, self.run.cancel, Cancelled("The last reader left"))
+            self._orphaned = asyncio.get_running_loop().call_later(self._grace, self._on_orphaned, self.run)
 
     def watch(self) -> None:
         if self._orphaned is not None:
@@ -235,8 +301,8 @@ class _Live:
             self._orphaned = None
 
 
-async def _within(seconds: float, waiting: object) -> None:
+async def _despite_the_store(work: Coroutine[Any, Any, None]) -> None:
     try:
-        await asyncio.wait_for(waiting, seconds)  # type: ignore[arg-type]
-    except TimeoutError:
-        return
+        await work
+    except StoreDown as error:
+        logger.warning("left for later, the store is away: %s", error)

@@ -1,0 +1,189 @@
+"""What a store costs: CPU per block at a number of runs, and how long a block takes from the append to a reader.
+
+Runs of 50 blocks a second, each stored by the server's own Writer. CPU is that of all threads of the process, less
+what pacing the blocks costs alone; readers are in the same process, and in one of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from benchmarks.results import Figure, report
+from streamserve.settings import Settings
+from streamserve.stores import Outcome, RunRecord, RunStore, store_at
+from streamserve.streaming.writer import Writer
+
+ROOT = Path(__file__).parents[1]
+RATE = 50.0  # blocks a second of one run
+COUNTS = (20, 100, 200, 400)
+SECONDS = 0.5
+ROUNDS = 5
+READ_RUNS = 10
+PADDING = b" " * 150  # a token's block has about 170 bytes
+END = b"end"
+LIMIT = 60.0
+
+
+@contextmanager
+def addresses() -> Iterator[dict[str, str]]:
+    """The stores to compare; Redis is left out where it is not installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        urls = {"memory": "memory:", "sqlite": f"sqlite:///{folder}/runs.sqlite"}
+        if shutil.which("redis-server") is None:
+            print("redis-server is not installed: Redis is left out")
+            yield urls
+            return
+        with _redis(folder) as url:
+            yield {**urls, "redis": url}
+
+
+@contextmanager
+def _redis(folder: str) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RunStore]:
+    """A store as the server has it."""
+    store = store_at(Settings(store=url, _env_file=None))
+    for tries_left in reversed(range(100)):
+        try:
+            await store.open()
+            break
+        except Exception:
+            if not tries_left:
+                raise
+            await asyncio.sleep(0.05)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def follow(store: RunStore, run_id: str) -> list[float]:
+    """Reads a run to its end; seconds that each block took to come here."""
+    woken, delays, cursor = asyncio.Event(), [], 0
+    unsubscribe = store.subscribe(run_id, woken.set)
+    try:
+        while True:
+            woken.clear()
+            blocks, at_end = await store.read(run_id, cursor, 256)
+            now = time.monotonic()
+            delays += [now - float(block) for block in blocks if block != END]
+            cursor += len(blocks)
+            if at_end:
+                return delays
+            if not blocks:
+                await woken.wait()
+    finally:
+        unsubscribe()
+
+
+async def _write(store: RunStore | None, record: RunRecord, offset: float) -> None:
+    writer = Writer(record, store, 10.0, lambda _: None) if store else None
+    blocks = round(SECONDS * RATE)
+    due = time.monotonic() + offset
+    for _ in range(blocks):
+        due += 1 / RATE
+        await asyncio.sleep(due - time.monotonic())
+        if writer:
+            await writer.put(b"%.7f%s" % (time.monotonic(), PADDING))
+    if writer:
+        await writer.put(END, Outcome("done"))
+
+
+async def _acquired(store: RunStore, count: int) -> list[RunRecord]:
+    runs = [RunRecord(str(uuid.uuid4()), "chain", "stream", "ann", time.time()) for _ in range(count)]
+    for run in runs:
+        await store.acquire(run)
+    return runs
+
+
+async def _load(store: RunStore | None, runs: list[RunRecord]) -> float:
+    """CPU seconds of the writing of all runs."""
+    began = time.process_time()
+    await asyncio.gather(*(_write(store, run, index / len(runs) / RATE) for index, run in enumerate(runs)))
+    return time.process_time() - began
+
+
+async def cpu_round(url: str, count: int) -> float:
+    """Microseconds of CPU per block."""
+    async with opened(url) as store, asyncio.timeout(LIMIT):
+        runs = await _acquired(store, count)
+        pacing = await _load(None, runs)
+        return (await _load(store, runs) - pacing) / (count * SECONDS * RATE) * 1e6
+
+
+async def delay_round(url: str, count: int, *, elsewhere: bool) -> list[float]:
+    """Seconds from append to reader, of each block of some runs."""
+    async with opened(url) as store, asyncio.timeout(LIMIT):
+        runs = await _acquired(store, count)
+        read = [run.run_id for run in runs[:: max(1, count // READ_RUNS)]]
+        if not elsewhere:
+            found = asyncio.gather(*(follow(store, run_id) for run_id in read))
+            await _load(store, runs)
+            return [delay for delays in await found for delay in delays]
+        command = [sys.executable, "-m", "benchmarks.stores", url, *read]
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        await process.stdout.readline()  # it is ready
+        await _load(store, runs)
+        return list(json.loads(await process.stdout.read()))
+
+
+def _delays(name: str, rounds: list[list[float]]) -> list[Figure]:
+    at = [[statistics.quantiles(delays, n=100)[p - 1] * 1000 for delays in rounds] for p in (50, 99)]
+    return [Figure(f"{name} p50", "ms", at[0]), Figure(f"{name} p99", "ms", at[1])]
+
+
+def figures_of(name: str, url: str) -> list[Figure]:
+    """All figures of one store."""
+    figures = []
+    for count in COUNTS:
+        asyncio.run(cpu_round(url, count))
+        costs = [asyncio.run(cpu_round(url, count)) for _ in range(ROUNDS)]
+        figures.append(Figure(f"{name}, {count} runs: CPU per block", "us", costs))
+        here = [asyncio.run(delay_round(url, count, elsewhere=False)) for _ in range(ROUNDS)]
+        figures += _delays(f"{name}, {count} runs: to a reader", here)
+        if name != "memory":
+            there = [asyncio.run(delay_round(url, count, elsewhere=True)) for _ in range(ROUNDS)]
+            figures += _delays(f"{name}, {count} runs: to another process", there)
+    return figures
+
+
+def main() -> None:
+    """Measures, prints and keeps."""
+    with addresses() as urls:
+        report("stores", [figure for name, url in urls.items() for figure in figures_of(name, url)])
+
+
+async def _read_elsewhere(url: str, run_ids: list[str]) -> None:
+    async with opened(url) as store:
+        found = asyncio.gather(*(follow(store, run_id) for run_id in run_ids))
+        await asyncio.sleep(0.1)  # all are subscribed
+        print("ready", flush=True)
+        print(json.dumps([delay for delays in await found for delay in delays]))
+
+
+if __name__ == "__main__":
+    asyncio.run(_read_elsewhere(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,1 @@
+"""Running StreamServe on more than one process; docs/deploy.md tells how."""

@@ -1,0 +1,166 @@
+"""Processes that are started until they are ready, and ended by their own ids only."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+HOST = "127.0.0.1"
+START_LIMIT = 60.0
+# Above the replicas' drain time and what they take to end after it.
+STOP_LIMIT = 45.0
+LOOK_AGAIN = 0.05
+# Where Debian puts what is not on everybody's PATH; the newest Postgres first.
+FOLDERS = [Path("/usr/sbin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+
+
+class Missing(Exception):
+    """A program is not on this machine."""
+
+
+def program(name: str) -> str:
+    """The path of a program of the system.
+
+    Raises:
+        Missing: it is not installed.
+    """
+    found = shutil.which(name) or next((str(path / name) for path in FOLDERS if (path / name).exists()), None)
+    if found is None:
+        raise Missing(f"{name} is not installed: `make system` says what is needed")
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+class Service:
+    """A process that is started until it is ready, and ended by its own id only.
+
+    Args:
+        name: of its log file, too.
+        command: what to run; it must stay in the foreground.
+        ready: whether it can be used.
+        folder: for its log.
+        environment: variables beside those of this process.
+        cwd: where it runs.
+        account: the user it runs as; None: the same.
+        end: the signal that ends it in order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        ready: Callable[[], bool],
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        account: str | None = None,
+        end: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._command = command
+        self._ready = ready
+        self._environment = dict(environment or {})
+        self._cwd = cwd
+        self._account = account
+        self._end = end
+        self._asked = False
+
+    def start(self) -> Self:
+        """Starts it and waits until it is ready.
+
+        Raises:
+            RuntimeError: it ended, or was not ready in time; the message has the end of its log.
+        """
+        self.begin()
+        self.wait_until_ready()
+        return self
+
+    def begin(self) -> None:
+        """Starts it; several can then be awaited together."""
+        self._asked = False
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=self._cwd,
+                env=os.environ | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is for this process, which ends the others in their order
+                **identity(self._account),
+            )
+
+    def wait_until_ready(self) -> None:
+        """Returns once it can be used.
+
+        Raises:
+            RuntimeError: as for `start`.
+        """
+        assert self.process
+        limit = time.monotonic() + START_LIMIT
+        while not self._ready():
+            if self.process.poll() is not None or time.monotonic() > limit:
+                self.stop()
+                raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text('utf-8')[-2000:]}")
+            time.sleep(LOOK_AGAIN)
+
+    def ask_to_end(self) -> None:
+        """Sends the signal that ends it in order, once: a second one would mean at once."""
+        if self.process is not None and not self._asked and self.process.poll() is None:
+            self._asked = True
+            self.process.send_signal(self._end)
+
+    def stop(self) -> int | None:
+        """Ends it in order, or hard after the limit; gives its exit code."""
+        self.ask_to_end()
+        if self.process is None:
+            return None
+        try:
+            return self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            print(f"{self.name} did not end within {STOP_LIMIT:.0f} s", file=sys.stderr)
+            return self.kill()
+
+    def kill(self) -> int:
+        """Ends it as a power cut would."""
+        assert self.process
+        self.process.kill()
+        return self.process.wait()
+
+
+def identity(account: str | None) -> dict[str, Any]:
+    """The arguments of `subprocess` for another account."""
+    if account is None:
+        return {}
+    entry = pwd.getpwnam(account)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def answers(url: str) -> bool:
+    """Whether a URL answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,145 @@
+"""The connection to Redis, single or cluster: bounded, with time limits, and one error for whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from streamserve.stores.base import StoreDown
+from streamserve.stores.redis.scripts import Script
+
+try:
+    from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import NoScriptError, RedisError
+except ImportError as error:
+    raise ModuleNotFoundError(
+        "STREAMSERVE_STORE: redis://... needs the extra `redis`: pip install 'streamserve[redis]'", name="redis"
+    ) from error
+
+# Connections of one process: an append takes under a millisecond, so that few serve hundreds of runs.
+CONNECTIONS = 16
+Key = str
+Part = str | int | float | bytes
+
+
+class Client:
+    """Runs scripts and commands.
+
+    Args:
+        url: redis://, rediss://, redis+cluster:// or rediss+cluster://.
+        timeout: seconds that Redis may take for an answer; a frozen one is noticed by that.
+        connections: at most; who comes while all are busy waits.
+    """
+
+    def __init__(self, url: str, *, timeout: float, connections: int = CONNECTIONS) -> None:
+        scheme, _, rest = url.partition("://")
+        self._cluster = scheme.endswith("+cluster")
+        self._url = f"{scheme.removesuffix('+cluster')}://{rest}"
+        # The writer repeats what failed, and knows for how long; redis-py's own retries would hide a frozen Redis.
+        self._options: dict[str, Any] = {
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "protocol": 2,
+        }
+        self._timeout = timeout
+        self._connections = connections
+        # A cluster's client has no pool that waits.
+        self._turns = asyncio.Semaphore(connections) if self._cluster else None
+        self._redis: Any = None
+
+    def open(self) -> None:
+        """Makes the client; it connects when it is used."""
+        if self._cluster:
+            self._redis = RedisCluster.from_url(self._url, **self._options)
+            return
+        pool = BlockingConnectionPool.from_url(
+            self._url, max_connections=self._connections, timeout=self._timeout, **self._options
+        )
+        self._redis = Redis.from_pool(pool)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._redis is not None:
+            with _mapped():
+                await self._redis.aclose()
+
+    async def run(self, script: Script, keys: Sequence[Key], *args: Part) -> Any:
+        """A script's answer.
+
+        Raises:
+            StoreDown: Redis is away, too slow, full or read-only.
+        """
+        with _mapped():
+            async with self._turn():
+                try:
+                    return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
+                except NoScriptError:
+                    return await self._redis.eval(script.source, len(keys), *keys, *args)
+
+    async def do(self, *command: Part) -> Any:
+        """A command's answer as Redis gives it.
+
+        Raises:
+            StoreDown: as for `run`.
+        """
+        with _mapped():
+            async with self._turn():
+                return await self._redis.execute_command(*command)
+
+    async def fields(self, names: Iterable[Key], *fields: str) -> list[list[bytes | None]]:
+        """Fields of many hashes in one question.
+
+        Raises:
+            StoreDown: as for `run`.
+        """
+        with _mapped():
+            async with self._turn():
+                pipeline = self._redis.pipeline(transaction=False)
+                for name in names:
+                    pipeline.hmget(name, fields)
+                return list(await pipeline.execute())
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._turns is None:
+            yield
+            return
+        await asyncio.wait_for(self._turns.acquire(), self._timeout)
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def listener(self) -> tuple[Redis, Any]:
+        """A client of its own and its one connection: any node of a cluster hears what is published on the others."""
+        with _mapped():
+            url = await self._any_node() if self._cluster else self._url
+            redis = Redis.from_url(url, **self._options) if isinstance(url, str) else url
+            return redis, await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+
+    async def _any_node(self) -> Redis:
+        await self._redis.initialize()
+        node = secrets.choice(self._redis.get_primaries())
+        wanted = ("username", "password", "credential_provider", "protocol", "retry")
+        options: dict[str, Any] = {
+            name: node.connection_kwargs[name] for name in wanted if node.connection_kwargs.get(name)
+        }
+        secure = {name: value for name, value in node.connection_kwargs.items() if name.startswith("ssl_")}
+        if self._url.startswith("rediss"):
+            options |= {"ssl": True, **secure}
+        options |= {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        return Redis(host=node.host, port=node.port, **options)
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreDown(f"Redis: {error or type(error).__name__}") from error

@@ -1,0 +1,282 @@
+"""The Lua scripts. Each touches the keys of one hash tag only, and repeating it is harmless."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    """A script and the name under which Redis knows it."""
+
+    source: str
+    sha: str
+
+
+def _script(source: str) -> Script:
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+_ENDED = "local function ended(s) return s == 'done' or s == 'error' or s == 'cancelled' or s == 'lost' end\n"
+
+# KEYS run, blocks. ARGV attempt, first_seq, channel, status or '', error, output, ended_at, expires_at,
+# milliseconds that blocks and record stay at most after the end, blocks...
+APPEND = _script(
+    _ENDED
+    + """
+local FIXED = 10
+local run = redis.call('HMGET', KEYS[1], 'attempt', 'last_id', 'status', 'purged', 'cancel')
+if not run[1] then return {'unknown', 0} end
+local first, last, count = tonumber(ARGV[2]), tonumber(run[2]), #ARGV - FIXED
+local over, purged = ended(run[3]), run[4] == '1'
+local repeated = first + count <= last + 1 and not purged
+if run[1] ~= ARGV[1] or (over and not repeated) then return {'fenced', last} end
+if over then return {'ok', last, 0} end
+if first > last + 1 then return {'gap', last} end
+local bytes, lengths, fresh = 0, {}, {}
+for i = FIXED + 1 + last + 1 - first, #ARGV do
+  local block = ARGV[i]
+  last = last + 1
+  redis.call('XADD', KEYS[2], last .. '-0', 'b', block)
+  bytes = bytes + #block
+  fresh[#fresh + 1] = block
+  lengths[#lengths + 1] = #block
+end
+redis.call('HINCRBY', KEYS[1], 'size', bytes)
+local terminal = ARGV[4] ~= ''
+if terminal then
+  redis.call('HSET', KEYS[1], 'last_id', last, 'status', ARGV[4], 'ended_at', ARGV[7], 'expires_at', ARGV[8])
+  if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[5]) end
+  if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'output', ARGV[6]) end
+  redis.call('PEXPIRE', KEYS[2], ARGV[9])
+  redis.call('PEXPIRE', KEYS[1], ARGV[10])
+else
+  redis.call('HSET', KEYS[1], 'last_id', last, 'status', 'running')
+end
+if #fresh > 0 then
+  local head = (last - #fresh + 1) .. ' ' .. (terminal and 1 or 0) .. ' ' .. table.concat(lengths, ',')
+  redis.call('PUBLISH', ARGV[3], head .. '\\n' .. table.concat(fresh))
+end
+return {'ok', last, run[5] and 1 or 0}
+"""
+)
+
+# KEYS run, blocks, pieces. ARGV after, limit. -> last_id, whether ended, blocks or {first, piece}.
+READ = _script(
+    _ENDED
+    + """
+local run = redis.call('HMGET', KEYS[1], 'last_id', 'status', 'purged', 'sealed')
+if not run[1] then return {-1} end
+if run[3] == '1' then return {-2} end
+local last, over, after = tonumber(run[1]), ended(run[2]) and 1 or 0, tonumber(ARGV[1])
+if after >= last then return {last, over, 'blocks'} end
+if run[4] then
+  local found
+  for first in string.gmatch(run[4], '%d+') do
+    if tonumber(first) <= after + 1 then found = first end
+  end
+  local piece = redis.call('HGET', KEYS[3], found)
+  if not piece then return {-2} end
+  return {last, over, 'piece', tonumber(found), piece}
+end
+local blocks = {}
+for i, entry in ipairs(redis.call('XRANGE', KEYS[2], (after + 1) .. '-0', '+', 'COUNT', ARGV[2])) do
+  blocks[i] = entry[2][2]
+end
+if #blocks == 0 and over == 1 then return {-2} end
+return {last, over, 'blocks', blocks}
+"""
+)
+
+# KEYS run. -> all fields and values.
+RECORD = _script("return redis.call('HGETALL', KEYS[1])")
+
+# KEYS run. ARGV fields and values. -> whether it is new.
+CREATE = _script(
+    """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV))
+return 1
+"""
+)
+
+# KEYS run, readers. Drops a run that never started, unless somebody reads it already. -> whether it is gone.
+DISCARD = _script(
+    """
+local run = redis.call('HMGET', KEYS[1], 'status', 'last_id')
+if not run[1] then return 1 end
+if run[1] ~= 'queued' or run[2] ~= '0' or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
+"""
+)
+
+# KEYS key. ARGV run_id, the run that no longer counts, milliseconds. -> the run that the key names now.
+CLAIM = _script(
+    """
+local named = redis.call('GET', KEYS[1])
+if named and named ~= ARGV[2] then return named end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+return ARGV[1]
+"""
+)
+
+# KEYS key. ARGV run_id.
+UNCLAIM = _script("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1")
+
+# KEYS run. ARGV worker, control prefix, run_id. -> the owner of a live run, which is told unless it is the asker.
+CANCEL = _script(
+    _ENDED
+    + """
+local run = redis.call('HMGET', KEYS[1], 'status', 'worker')
+if not run[1] or ended(run[1]) then return '' end
+if run[2] ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], 'cancel', 1)
+  redis.call('PUBLISH', ARGV[2] .. run[2], 'cancel ' .. ARGV[3])
+end
+return run[2]
+"""
+)
+
+# KEYS run, readers. ARGV worker, 1 or 0, control prefix, run_id, milliseconds.
+READING = _script(
+    """
+if ARGV[2] == '1' then
+  redis.call('HSET', KEYS[2], ARGV[1], 1)
+  redis.call('PEXPIRE', KEYS[2], ARGV[5])
+else
+  redis.call('HDEL', KEYS[2], ARGV[1])
+end
+local owner = redis.call('HGET', KEYS[1], 'worker')
+if owner and owner ~= ARGV[1] then redis.call('PUBLISH', ARGV[3] .. owner, 'readers ' .. ARGV[4]) end
+return 1
+"""
+)
+
+# KEYS run. ARGV the lost worker, the new owner. -> the record, or nothing if it is not the lost worker's.
+TAKE = _script(
+    _ENDED
+    + """
+local run = redis.call('HMGET', KEYS[1], 'status', 'worker')
+if not run[1] or ended(run[1]) or run[2] ~= ARGV[1] then return {} end
+redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+redis.call('HSET', KEYS[1], 'worker', ARGV[2])
+return redis.call('HGETALL', KEYS[1])
+"""
+)
+
+# KEYS leases, beats. ARGV worker, lease in ms, control channel. -> how the lease was (0 good, 1 over, 2 unknown)
+# and whose is over. When nobody was heard of for 3/4 of a lease the store was away, and nobody is given up yet.
+BEAT = _script(
+    """
+local time = redis.call('TIME')
+local now, lease = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[2])
+local beats = redis.call('HMGET', KEYS[2], 'last', 'grace')
+local grace = tonumber(beats[2] or '0')
+if now - tonumber(beats[1] or '0') > lease * 3 / 4 then
+  grace = now + lease
+  redis.call('HSET', KEYS[2], 'grace', grace)
+end
+redis.call('HSET', KEYS[2], 'last', now)
+local mine = redis.call('ZSCORE', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
+redis.call('PUBLISH', ARGV[3], 'beat')
+local state = not mine and 2 or (tonumber(mine) < now and 1 or 0)
+if now < grace then return {state, {}} end
+return {state, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'LIMIT', 0, 256)}
+"""
+)
+
+# KEYS leases, beats. ARGV workers. -> whether the lease of one of them lasts.
+ALIVE = _script(
+    """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local grace = now < tonumber(redis.call('HGET', KEYS[2], 'grace') or '0')
+for _, worker in ipairs(ARGV) do
+  local lease = redis.call('ZSCORE', KEYS[1], worker)
+  if lease and (grace or tonumber(lease) >= now) then return 1 end
+end
+return 0
+"""
+)
+
+# KEYS leases. ARGV worker, milliseconds. Forgets a worker whose lease ended so long ago.
+FORGET = _script(
+    """
+local time = redis.call('TIME')
+local lease = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if lease and tonumber(lease) < time[1] * 1000 - tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 1
+"""
+)
+
+# KEYS order, info, totals. ARGV run_id, bytes, expires_at, runs at most, bytes at most. -> runs to purge.
+ENDED = _script(
+    """
+if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. ARGV[3]) == 1 then
+  redis.call('ZADD', KEYS[1], redis.call('HINCRBY', KEYS[3], 'count', 1), ARGV[1])
+  redis.call('HINCRBY', KEYS[3], 'bytes', ARGV[2])
+end
+local runs, bytes = redis.call('ZCARD', KEYS[1]), tonumber(redis.call('HGET', KEYS[3], 'bytes') or '0')
+local surplus = {}
+for _, run in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
+  if runs <= tonumber(ARGV[4]) and (bytes <= tonumber(ARGV[5]) or runs <= 1) then break end
+  surplus[#surplus + 1] = run
+  runs, bytes = runs - 1, bytes - tonumber(string.match(redis.call('HGET', KEYS[2], run), '^%d+'))
+end
+return surplus
+"""
+)
+
+# KEYS order, info, tombstones. ARGV now. -> runs to purge, tombstones to drop; some of them.
+DUE = _script(
+    """
+local due, now = {}, tonumber(ARGV[1])
+for _, run in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
+  if tonumber(string.match(redis.call('HGET', KEYS[2], run), ' (.*)$')) > now then break end
+  due[#due + 1] = run
+end
+return {due, redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, 100)}
+"""
+)
+
+# KEYS run, blocks, pieces, readers. ARGV channel, milliseconds. -> nothing for a live run, else its key or ''.
+PURGE = _script(
+    _ENDED
+    + """
+local run = redis.call('HMGET', KEYS[1], 'status', 'key')
+if run[1] and not ended(run[1]) then return {} end
+if run[1] then
+  redis.call('HSET', KEYS[1], 'purged', 1)
+  redis.call('HDEL', KEYS[1], 'output')
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4])
+redis.call('PUBLISH', ARGV[1], 'purged')
+return {run[2] or ''}
+"""
+)
+
+# KEYS order, info, totals, tombstones. ARGV run_id, when its tombstone is dropped.
+BURY = _script(
+    """
+local info = redis.call('HGET', KEYS[2], ARGV[1])
+if not info then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HINCRBY', KEYS[3], 'bytes', -tonumber(string.match(info, '^%d+')))
+redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+return 1
+"""
+)
+
+# KEYS run, blocks, pieces. ARGV numbers of the pieces' first blocks, milliseconds.
+SEAL = _script(
+    """
+if redis.call('HGET', KEYS[1], 'purged') ~= '0' then return redis.call('UNLINK', KEYS[3]) end
+redis.call('HSET', KEYS[1], 'sealed', ARGV[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[2])
+return redis.call('UNLINK', KEYS[2])
+"""
+)

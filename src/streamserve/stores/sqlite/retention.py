@@ -1,0 +1,94 @@
+"""What is dropped, and when; and how the blocks of ended runs are kept small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamserve.stores.sqlite.writes import Writes
+
+# Runs dropped in one transaction: others wait as long as it takes.
+MAX_DROPPED = 100
+# A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
+MAX_TOMBSTONES = 100_000
+# A signal to a worker that does not take it by then is of no use any more, in seconds.
+SIGNAL_LIFE = 60.0
+# Free pages given back to the file system in one transaction.
+VACUUM_PAGES = 256
+
+
+def keep_bounds(writes: Writes, runs: int, size: int) -> None:
+    """Drops the oldest ended runs while there are too many or they are too large.
+
+    Args:
+        writes: the session.
+        runs: ended and kept.
+        size: of their blocks.
+    """
+    bounds = writes.bounds
+    while runs > bounds.max_runs or (size > bounds.max_bytes and runs > 1):
+        oldest = writes.connection.execute(
+            "SELECT number, run_id, size FROM runs WHERE end_number IS NOT NULL AND forget_at IS NULL"
+            " ORDER BY end_number LIMIT 1"
+        ).fetchone()
+        if oldest is None:
+            return
+        _drop(writes, *oldest)
+        runs, size = runs - 1, size - oldest[2]
+
+
+def reap(writes: Writes, now: float) -> bool:
+    """Drops some of what is past its time; True if there may be more."""
+    connection = writes.connection
+    expired = connection.execute(
+        "SELECT number, run_id, size FROM runs WHERE end_number IS NOT NULL AND forget_at IS NULL AND expires_at <= ?"
+        " ORDER BY end_number LIMIT ?",
+        (now, MAX_DROPPED),
+    ).fetchall()
+    for run in expired:
+        _drop(writes, *run)
+    connection.execute("DELETE FROM runs WHERE forget_at <= ?", (now,))
+    connection.execute(
+        "DELETE FROM runs WHERE number IN (SELECT number FROM runs WHERE forget_at IS NOT NULL"
+        " ORDER BY forget_at DESC LIMIT -1 OFFSET ?)",
+        (MAX_TOMBSTONES,),
+    )
+    connection.execute("DELETE FROM signals WHERE at < ?", (now - SIGNAL_LIFE,))
+    return len(expired) == MAX_DROPPED
+
+
+def purge(writes: Writes, run_id: str) -> None:
+    """As RunStore.purge."""
+    row = writes.connection.execute(
+        "SELECT number, run_id, size FROM runs WHERE run_id = ? AND end_number IS NOT NULL AND forget_at IS NULL",
+        (run_id,),
+    ).fetchone()
+    if row is not None:
+        _drop(writes, *row)
+
+
+def _drop(writes: Writes, number: int, run_id: str, size: int) -> None:
+    connection, forget_at = writes.connection, writes.bounds.clock() + writes.bounds.tombstone
+    connection.execute("DELETE FROM blocks WHERE run = ?", (number,))
+    connection.execute("UPDATE runs SET output = NULL, forget_at = ? WHERE number = ?", (forget_at, number))
+    connection.execute("UPDATE totals SET runs = runs - 1, bytes = bytes - ?", (size,))
+    writes.dropped.append(run_id)
+
+
+def seal(writes: Writes, run: int, pieces: Sequence[tuple[object, ...]]) -> None:
+    """Replaces the blocks of an ended run by compressed pieces, unless it was dropped or sealed meanwhile."""
+    changed = writes.connection.execute(
+        "UPDATE runs SET sealed = 1 WHERE number = ? AND sealed = 0 AND forget_at IS NULL", (run,)
+    ).rowcount
+    if changed:
+        writes.connection.execute("DELETE FROM blocks WHERE run = ?", (run,))
+        writes.connection.executemany(
+            "INSERT INTO blocks (run, first_seq, count, kind, sizes, data) VALUES (?, ?, ?, ?, ?, ?)",
+            [(run, *piece) for piece in pieces],
+        )
+
+
+def vacuum(writes: Writes) -> None:
+    """Gives free pages back to the file system."""
+    writes.connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()

@@ -1,0 +1,281 @@
+"""SqliteStore: the RunStore contract on a SQLite file. Four threads, each with a connection of its own:
+one writes, one reads, one follows other processes, one keeps the file in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from streamserve.stores.base import Fenced, Outcome, RunRecord, Slice, StoreDown, Wake
+from streamserve.stores.sqlite import retention
+from streamserve.stores.sqlite.follower import Follower, News
+from streamserve.stores.sqlite.keeper import Keeper
+from streamserve.stores.sqlite.reads import Reads
+from streamserve.stores.sqlite.threads import DatabaseThread
+from streamserve.stores.sqlite.writes import Bounds, Identity, Writes
+from streamserve.stores.tails import Tails
+
+logger = logging.getLogger(__name__)
+
+# A lease is renewed so often in its time.
+RENEWALS = 4
+# Seconds between two transactions at least. Few blocks never wait; at 10,000 blocks a second ten share the cost of
+# a transaction, 50-100 us, for half of this on average.
+WRITE_SPACING = 0.001
+# Pause between two rounds of the keeper, in seconds.
+KEEP_PAUSE = 1.0
+# Tries to open the file, and the pause between them in seconds: workers that start together make it together.
+OPEN_TRIES, OPEN_PAUSE = 20, 0.1
+
+
+class SqliteStore:
+    """Runs in a SQLite file, for the processes of one machine.
+
+    Args:
+        path: of the file; it is made, with its folder, when the store is opened.
+        lease: seconds without a sign of life after which a worker's runs are lost.
+        retention: seconds that an ended run's blocks are kept.
+        tombstone: seconds that its record is kept after that.
+        max_runs: ended runs kept at most; the oldest go first.
+        max_bytes: of the blocks of ended runs together, before compression; the oldest go first.
+        clock: seconds since the epoch.
+    """
+
+    immediate = False
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        lease: float = 10.0,
+        retention: float = 3600.0,
+        tombstone: float = 86_400.0,
+        max_runs: int = 10_000,
+        max_bytes: int = 256 * 2**20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.on_cancel: Callable[[str], None] = lambda _run_id: None
+        self.on_readers: Callable[[str], None] = lambda _run_id: None
+        self._path = Path(path).absolute()
+        self._bounds = Bounds(retention, tombstone, max_runs, max_bytes, lease, clock)
+        self._identity = Identity()
+        self._tails = Tails(lambda _run_id: self._follow(), self._closed)
+        # Runs of this process, with their attempts; their blocks reach the tails without the follower.
+        self._own: dict[str, int] = {}
+        self._ended: set[str] = set()
+        # Runs whose last append failed, and when.
+        self._unstored: dict[str, float] = {}
+        self._dropped: set[str] = set()
+        self._following = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """See RunStore."""
+        loop = self._loop = asyncio.get_running_loop()
+
+        def dropped(run_ids: list[str]) -> None:
+            loop.call_soon_threadsafe(self._forget, run_ids)
+
+        self._writer = DatabaseThread(
+            "store writer", lambda: Writes(self._path, self._identity, self._bounds, dropped), WRITE_SPACING
+        )
+        self._reader = DatabaseThread("store reader", lambda: Reads(self._path))
+        self._keeper = DatabaseThread("store keeper", lambda: Keeper(self._path))
+        self._follower = Follower(self._path, lambda: self._identity.worker, self._take)
+        try:
+            await self._first_contact()
+        except StoreDown:
+            await self._stop_threads()
+            raise
+        self._tasks = [asyncio.create_task(self._renew_forever()), asyncio.create_task(self._keep_forever())]
+
+    async def _first_contact(self) -> None:
+        for tries_left in reversed(range(OPEN_TRIES)):
+            try:
+                await self._writer.do(Writes.renew)
+            except StoreDown:
+                if not tries_left:
+                    raise
+                await asyncio.sleep(OPEN_PAUSE)
+            else:
+                self._identity.well_since = 0.0
+                return
+
+    async def close(self) -> None:
+        """See RunStore."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(StoreDown):
+            await self._writer.do(Writes.leave)
+        await self._stop_threads()
+
+    async def _stop_threads(self) -> None:
+        await asyncio.gather(self._keeper.stop(), self._reader.stop(), self._follower.stop())
+        await self._writer.stop()
+
+    async def check(self) -> None:
+        """See RunStore."""
+        await self._writer.do(Writes.check)
+
+    async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+        """See RunStore."""
+        stored, new = await self._writer.do(lambda writes: writes.acquire(run))
+        if new:
+            self._adopt(run)
+        return stored, new
+
+    async def restore(self, run: RunRecord) -> None:
+        """See RunStore."""
+        await self._writer.do(lambda writes: writes.restore(run))
+        self._adopt(run)
+
+    async def append(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
+    ) -> int:
+        """See RunStore."""
+        self._unstored.pop(run_id, None)
+        try:
+            next_seq = await self._writer.do(lambda writes: writes.append(run_id, attempt, first_seq, blocks, outcome))
+        except Fenced:
+            if self._own.get(run_id) == attempt:
+                self._disown(run_id)
+            raise
+        except StoreDown:
+            self._unstored[run_id] = self._loop.time()
+            raise
+        self._feed(run_id, first_seq, blocks, ended=outcome is not None)
+        if outcome is not None:
+            self._disown(run_id)
+        return next_seq
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """See RunStore."""
+        return await self._reader.do(lambda reads: reads.get(run_id))
+
+    async def read(self, run_id: str, after: int, limit: int) -> Slice:
+        """See RunStore."""
+        known = self._tails.read(run_id, after, limit) if run_id not in self._dropped else None
+        if known is not None:
+            return known
+        found, whole = await self._reader.do(lambda reads: reads.read(run_id, after, limit))
+        if whole and found.blocks:
+            self._feed(run_id, after + 1, found.blocks, ended=found.at_end)
+        return found
+
+    def subscribe(self, run_id: str, wake: Wake) -> Wake:
+        """See RunStore."""
+        return self._tails.subscribe(run_id, wake)
+
+    async def set_reading(self, run_id: str, reading: bool) -> None:
+        """See RunStore."""
+        await self._writer.do(lambda writes: writes.set_reading(run_id, reading))
+
+    async def is_read_elsewhere(self, run_id: str) -> bool:
+        """See RunStore."""
+        now = self._bounds.clock()
+        return await self._reader.do(lambda reads: reads.is_read_elsewhere(run_id, self._identity.worker, now))
+
+    async def request_cancel(self, run_id: str) -> None:
+        """See RunStore."""
+        if await self._writer.do(lambda writes: writes.request_cancel(run_id)):
+            self.on_cancel(run_id)
+
+    async def take_over_lost(self) -> list[RunRecord]:
+        """See RunStore."""
+        given_up = self._given_up()
+        taken = await self._writer.do(lambda writes: writes.take_over_lost(given_up))
+        for run in taken.runs:
+            self._unstored.pop(run.run_id, None)
+            self._adopt(run)
+        for run_id in taken.left_by_readers:
+            self.on_readers(run_id)
+        return taken.runs
+
+    def _given_up(self) -> list[str]:
+        # A writer repeats what failed within a moment; one that has not for a lease has given up.
+        before = self._loop.time() - self._bounds.lease
+        return [run_id for run_id, failed in self._unstored.items() if failed < before]
+
+    async def reap(self, now: float) -> None:
+        """See RunStore."""
+        while await self._writer.do(lambda writes: retention.reap(writes, now)):
+            pass
+
+    async def purge(self, run_id: str) -> None:
+        """See RunStore."""
+        await self._writer.do(lambda writes: retention.purge(writes, run_id))
+
+    def _adopt(self, run: RunRecord) -> None:
+        self._own[run.run_id] = run.attempt
+        self._follow()
+
+    def _disown(self, run_id: str) -> None:
+        self._own.pop(run_id, None)
+        self._follow()
+
+    def _feed(self, run_id: str, first_seq: int, blocks: Sequence[bytes], *, ended: bool) -> None:
+        if run_id in self._tails:
+            if ended:
+                self._ended.add(run_id)
+            self._tails.feed(run_id, first_seq, blocks, ended=ended)
+
+    def _closed(self, run_id: str) -> None:
+        self._ended.discard(run_id)
+        self._dropped.discard(run_id)
+        self._follow()
+
+    def _forget(self, run_ids: list[str]) -> None:
+        self._dropped.update(run_id for run_id in run_ids if run_id in self._tails)
+
+    def _follow(self) -> None:
+        # Once per turn of the loop, however many readers come and go in it.
+        if not self._following:
+            self._following = True
+            self._loop.call_soon(self._follow_now)
+
+    def _follow_now(self) -> None:
+        self._following = False
+        elsewhere = frozenset(run_id for run_id in self._tails if run_id not in self._own) - self._ended
+        self._follower.follow(elsewhere, listening=bool(self._own))
+
+    def _take(self, news: News) -> None:
+        for run_id, piece in news.pieces:
+            self._feed(run_id, piece.first_seq, piece.blocks, ended=piece.at_end)
+        for kind, run_id in news.signals:
+            if kind == "cancel":
+                self.on_cancel(run_id)
+            else:
+                self.on_readers(run_id)
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._bounds.lease / RENEWALS)
+            await _despite_failure(self._writer.do(Writes.renew))
+
+    async def _keep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_PAUSE)
+            await _despite_failure(self._keep())
+
+    async def _keep(self) -> None:
+        await self._keeper.do(Keeper.checkpoint)
+        worker, now = self._identity.worker, self._bounds.clock()
+        for run in await self._keeper.do(lambda keeper: keeper.seal_some(worker, now)):
+            await self._writer.do(partial(retention.seal, run=run.number, pieces=run.pieces))
+        if await self._keeper.do(Keeper.has_free_pages):
+            await self._writer.do(retention.vacuum)
+
+
+async def _despite_failure(work: asyncio.Future[None] | Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except StoreDown as error:
+        logger.warning("the store is away: %s", error)

@@ -1,0 +1,298 @@
+"""What a worker writes. Blocks of one transaction are collected and stored with few statements.
+
+What this worker knows of its live runs is true as long as its row in `workers` stands: nobody else writes to them
+before that row is gone, and each transaction looks at it first. That is the fence.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, UnknownRun
+from streamserve.stores.sqlite import retention
+from streamserve.stores.sqlite.rows import PLAIN, RECORD, TERMINAL, joined, to_record
+from streamserve.stores.sqlite.schema import connect
+
+# Rows in one INSERT: each statement gives up the interpreter lock and has to wait for it.
+ROWS_AT_ONCE = (32, 8, 1)
+INSERT = "INSERT INTO blocks (run, first_seq, count, kind, sizes, data) VALUES "
+# Runs taken over in one transaction.
+MAX_TAKEN = 100
+# A file that takes little may still take no more pages.
+PROBE_BYTES = 32 * 2**10
+
+
+@dataclass
+class Bounds:
+    """How long and how much is kept; as RunStore's makers say."""
+
+    retention: float
+    tombstone: float
+    max_runs: int
+    max_bytes: int
+    lease: float
+    clock: Callable[[], float]
+
+
+@dataclass
+class Identity:
+    """Who this worker is: a new one after it was found dead. It outlives the connection."""
+
+    worker: str = field(default_factory=lambda: uuid.uuid4().hex)
+    reading: set[str] = field(default_factory=set)
+    well_since: float = 0.0
+
+
+class Taken(NamedTuple):
+    """Runs taken over, and runs of this worker whose readers died."""
+
+    runs: list[RunRecord]
+    left_by_readers: list[str]
+
+
+@dataclass(slots=True)
+class _Held:
+    number: int
+    attempt: int
+    last_id: int
+    size: int
+
+
+class Writes:
+    """The writer's session.
+
+    Args:
+        path: of the file.
+        identity: of this worker.
+        bounds: what is kept.
+        on_dropped: called after a transaction with the ids of the runs whose blocks it dropped.
+    """
+
+    def __init__(self, path: Path, identity: Identity, bounds: Bounds, on_dropped: Callable[[list[str]], None]) -> None:
+        self.connection = connect(path)
+        self.bounds = bounds
+        self.dropped: list[str] = []
+        self._on_dropped = on_dropped
+        self._identity = identity
+        self._held: dict[str, _Held] = {}
+        self._rows: list[object] = []
+
+    def begin(self) -> None:
+        """Begins a transaction, as a registered worker."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        if not self._one("SELECT 1 FROM workers WHERE worker = ?", self._identity.worker):
+            self._register()
+
+    def commit(self) -> None:
+        """Stores what was collected."""
+        self._flush()
+        self.connection.execute("COMMIT")
+        if self.dropped:
+            self._on_dropped(self.dropped)
+            self.dropped = []
+
+    def close(self) -> None:
+        """Rolls back what is not committed."""
+        self._identity.well_since = self.bounds.clock()
+        self.connection.close()
+
+    def _register(self) -> None:
+        # A new name each time: what was found dead stays dead.
+        identity = self._identity
+        identity.worker = uuid.uuid4().hex
+        self._held.clear()
+        self._do("INSERT INTO workers VALUES (?, ?)", identity.worker, self.bounds.clock() + self.bounds.lease)
+        for run_id in identity.reading:
+            self._do("INSERT INTO readers VALUES (?, ?)", run_id, identity.worker)
+
+    def renew(self) -> None:
+        """Renews this worker's lease."""
+        until = self.bounds.clock() + self.bounds.lease
+        self._do("UPDATE workers SET until = ? WHERE worker = ?", until, self._identity.worker)
+
+    def check(self) -> None:
+        """Fails if the file takes nothing more."""
+        self.renew()
+        self._do("INSERT INTO probe VALUES (zeroblob(?))", PROBE_BYTES)
+        self._do("DELETE FROM probe")
+
+    def leave(self) -> None:
+        """Gives up this worker's lease."""
+        self.bury(self._identity.worker)
+
+    def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+        """As RunStore.acquire."""
+        if run.key is not None:
+            self._flush()
+            found = self._one(f"SELECT {RECORD} FROM runs WHERE key = ? AND forget_at IS NULL", run.key)  # noqa: S608
+            if found:
+                return to_record(found), False
+        self._insert(run)
+        return run, True
+
+    def restore(self, run: RunRecord) -> None:
+        """As RunStore.restore."""
+        if not self._one("SELECT 1 FROM runs WHERE run_id = ?", run.run_id):
+            self._insert(run)
+
+    def _insert(self, run: RunRecord) -> None:
+        cursor = self._do(
+            "INSERT INTO runs (run_id, worker, chain, endpoint, principal, created_at, key, fingerprint, attempt)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(run.run_id, self._identity.worker, run.chain, run.endpoint, run.principal, run.created_at),
+            *(run.key, run.fingerprint, run.attempt),
+        )
+        assert cursor.lastrowid is not None
+        self._held[run.run_id] = _Held(cursor.lastrowid, run.attempt, 0, 0)
+
+    def append(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
+    ) -> int:
+        """As RunStore.append."""
+        held = self._held.get(run_id) or self._load(run_id, attempt)
+        if isinstance(held, int):
+            if first_seq + len(blocks) <= held:
+                return held
+            raise Fenced(run_id)
+        if held.attempt != attempt:
+            raise Fenced(run_id)
+        expected = held.last_id + 1
+        if first_seq > expected:
+            raise Gap(expected)
+        fresh = blocks[expected - first_seq :]
+        if fresh or outcome is not None:
+            kind = TERMINAL if outcome is not None else PLAIN
+            self._rows += (held.number, expected, len(fresh), kind, *(joined(fresh) if fresh else (None, b"")))
+        held.last_id += len(fresh)
+        held.size += sum(map(len, fresh))
+        if outcome is not None:
+            self._end(run_id, held, outcome)
+        return held.last_id + 1
+
+    def _load(self, run_id: str, attempt: int) -> _Held | int:
+        """What is not known of a run; of an ended one the number after its last block."""
+        self._flush()
+        row = self._one(
+            "SELECT number, attempt, worker, last_id, forget_at, end_number FROM runs WHERE run_id = ?", run_id
+        )
+        if row is None:
+            raise UnknownRun(run_id)
+        number, stored_attempt, worker, last_id, forget_at, end_number = row
+        if stored_attempt != attempt or forget_at is not None:
+            raise Fenced(run_id)
+        if end_number is not None:
+            return int(last_id) + 1
+        if worker != self._identity.worker:
+            raise Fenced(run_id)
+        last_id, size = self._extent(number)
+        held = self._held[run_id] = _Held(number, attempt, last_id, size)
+        return held
+
+    def _extent(self, number: int) -> tuple[int, int]:
+        row = self._one(
+            "SELECT coalesce(max(first_seq + count - 1), 0), coalesce(sum(length(data)), 0) FROM blocks WHERE run = ?",
+            number,
+        )
+        assert row is not None
+        return row[0], row[1]
+
+    def _end(self, run_id: str, held: _Held, outcome: Outcome) -> None:
+        self._flush()
+        del self._held[run_id]
+        now = self.bounds.clock()
+        total = self._one(
+            "UPDATE totals SET ends = ends + 1, runs = runs + 1, bytes = bytes + ? RETURNING ends, runs, bytes",
+            held.size,
+        )
+        assert total is not None
+        error = json.dumps(outcome.error) if outcome.error is not None else None
+        self._do(
+            "UPDATE runs SET status = ?, error = ?, output = ?, ended_at = ?, expires_at = ?, last_id = ?, size = ?,"
+            " end_number = ? WHERE number = ?",
+            *(outcome.status, error, outcome.output, now, now + self.bounds.retention, held.last_id, held.size),
+            *(total[0], held.number),
+        )
+        retention.keep_bounds(self, total[1], total[2])
+
+    def request_cancel(self, run_id: str) -> bool:
+        """True if this worker owns the live run; its owner elsewhere gets a signal."""
+        return self.signal(run_id, "cancel")
+
+    def set_reading(self, run_id: str, reading: bool) -> None:
+        """As RunStore.set_reading."""
+        worker = self._identity.worker
+        if reading:
+            self._identity.reading.add(run_id)
+            self._do("INSERT OR IGNORE INTO readers VALUES (?, ?)", run_id, worker)
+        else:
+            self._identity.reading.discard(run_id)
+            self._do("DELETE FROM readers WHERE run_id = ? AND worker = ?", run_id, worker)
+        self.signal(run_id, "readers")
+
+    def signal(self, run_id: str, kind: str) -> bool:
+        """Tells a live run's owner something; True, and nothing is told, if that is this worker."""
+        row = self._one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
+        if row is None:
+            return False
+        if row[0] == self._identity.worker:
+            return True
+        signal = (row[0], kind, run_id, self.bounds.clock())
+        self._do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
+        return False
+
+    def take_over_lost(self, given_up: Sequence[str]) -> Taken:
+        """As RunStore.take_over_lost.
+
+        Args:
+            given_up: runs of this worker that nobody writes any more.
+        """
+        self.renew()
+        now, bounds = self.bounds.clock(), self.bounds
+        # After a time when nobody could write, the others need a moment to renew their leases.
+        if now < self._identity.well_since + bounds.lease / 2:
+            return Taken([], [])
+        dead = self.connection.execute("SELECT worker FROM workers WHERE until < ?", (now,)).fetchall()
+        left = [run_id for (worker,) in dead for run_id in self.bury(worker)]
+        lost = self.connection.execute(
+            "SELECT number, run_id FROM runs WHERE end_number IS NULL"
+            " AND worker NOT IN (SELECT worker FROM workers) LIMIT ?",
+            (MAX_TAKEN,),
+        ).fetchall()
+        for run_id in given_up:
+            row = self._one("SELECT number FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
+            lost += [(row[0], run_id)] if row else []
+        return Taken([self._take_over(number, run_id) for number, run_id in lost], left)
+
+    def bury(self, worker: str) -> list[str]:
+        """Removes a worker and its readers; their runs' owners are told. Returns those that this worker owns."""
+        read = self.connection.execute("DELETE FROM readers WHERE worker = ? RETURNING run_id", (worker,)).fetchall()
+        self._do("DELETE FROM workers WHERE worker = ?", worker)
+        return [run_id for (run_id,) in read if self.signal(run_id, "readers")]
+
+    def _take_over(self, number: int, run_id: str) -> RunRecord:
+        taker = self._identity.worker
+        self._do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", taker, number)
+        record = to_record(self._one(f"SELECT {RECORD} FROM runs WHERE number = ?", number) or ())  # noqa: S608
+        self._held[run_id] = _Held(number, record.attempt, *self._extent(number))
+        return record
+
+    def _flush(self) -> None:
+        rows, start = self._rows, 0
+        for count in ROWS_AT_ONCE:
+            while len(rows) - start >= count * 6:
+                self._do(INSERT + ", ".join(["(?, ?, ?, ?, ?, ?)"] * count), *rows[start : start + count * 6])
+                start += count * 6
+        rows.clear()
+
+    def _do(self, statement: str, *values: object) -> sqlite3.Cursor:
+        return self.connection.execute(statement, values)
+
+    def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._do(statement, *values).fetchone()
+        return row

@@ -1,0 +1,84 @@
+"""From the setting `store` to a store."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from streamserve.settings import Settings
+from streamserve.stores.base import RunStore
+from streamserve.stores.memory import MemoryStore
+from streamserve.stores.sqlite import SqliteStore
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+
+
+# Made by the first worker; git-ignored.
+SHARED_BY_DEFAULT = "sqlite:///.streamserve/runs.sqlite"
+
+
+def workers_of(settings: Settings) -> int:
+    """How many processes serve, as uvicorn counts them."""
+    return settings.workers or int(os.environ.get("WEB_CONCURRENCY", "1"))
+
+
+def store_url(settings: Settings) -> str:
+    """The address of the store that the settings name or leave to us.
+
+    Raises:
+        ValueError: several workers cannot share that store.
+    """
+    several = workers_of(settings) > 1
+    url = settings.store or (SHARED_BY_DEFAULT if several else "memory:")
+    if several and urlsplit(url).scheme == "memory":
+        raise ValueError(
+            f"STREAMSERVE_STORE: {workers_of(settings)} workers cannot share memory: a reader that comes back may "
+            f"reach another one. Use sqlite:///PATH or redis://..., or leave it unset for {SHARED_BY_DEFAULT}"
+        )
+    return url
+
+
+def store_at(settings: Settings) -> RunStore:
+    """The store that the settings name; it is not opened yet.
+
+    Raises:
+        ValueError: there is no such kind of store, or the workers cannot share it.
+    """
+    url = store_url(settings)
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        return MemoryStore(
+            retention=settings.retention,
+            tombstone=settings.tombstone,
+            max_runs=settings.max_retained_runs,
+            max_bytes=settings.max_retained_bytes,
+        )
+    if scheme == "sqlite":
+        return SqliteStore(
+            _sqlite_path(url),
+            lease=settings.lease,
+            retention=settings.retention,
+            tombstone=settings.tombstone,
+            max_runs=settings.max_retained_runs,
+            max_bytes=settings.max_retained_bytes,
+        )
+    if scheme in REDIS_SCHEMES:
+        from streamserve.stores.redis import RedisStore  # the extra is installed where it is used only
+
+        return RedisStore(
+            url,
+            lease=settings.lease,
+            retention=settings.retention,
+            tombstone=settings.tombstone,
+            max_runs=settings.max_retained_runs,
+            max_bytes=settings.max_retained_bytes,
+        )
+    raise ValueError(f"STREAMSERVE_STORE: memory:, sqlite:///PATH or redis://..., not {scheme or url!r}")
+
+
+def _sqlite_path(url: str) -> str:
+    """sqlite:///relative and sqlite:////absolute, as SQLAlchemy has it."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path:
+        raise ValueError(f"STREAMSERVE_STORE: sqlite:///relative/path or sqlite:////absolute/path, not {url!r}")
+    return path

@@ -1,0 +1,1 @@
+"""The chains that replicas serve while they are restarted."""

@@ -1,0 +1,58 @@
+"""A worker on a SQLite file, as a process of its own: it writes endless runs, and says what was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from streamserve.settings import Settings
+from streamserve.stores import RunRecord, RunStore
+from streamserve.streaming.runs import Runs
+
+ROOT = Path(__file__).parents[2]
+LEASE = 1.0
+PAUSE = 0.005
+
+
+def start_worker(path: Path, runs: int) -> subprocess.Popen[str]:
+    """Starts a worker; its lines are `run_id seq`: all blocks to this one are acknowledged."""
+    command = [sys.executable, "-m", "tests.stores.sqlite_worker", str(path), str(runs)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def block(run_id: str, seq: int) -> bytes:
+    """What the worker stores."""
+    return f"{run_id} {seq}".encode()
+
+
+async def write(store: RunStore, run_id: str, cancelled: set[str]) -> None:
+    """Appends to a run until somebody cancels it."""
+    await store.acquire(RunRecord(run_id, "chain", "stream", "ann", created_at=1.0))
+    seq = 1
+    for count in itertools.cycle((1, 3, 2)):
+        blocks = [block(run_id, number) for number in range(seq, seq + count)]
+        seq = await store.append(run_id, 1, seq, blocks)
+        print(run_id, seq - 1, flush=True)
+        if run_id in cancelled:
+            print(run_id, "cancelled", flush=True)
+            return
+        await asyncio.sleep(PAUSE)
+
+
+async def work(path: str, count: int) -> None:
+    """Writes, and ends what dead workers left, as every server does."""
+    runs = Runs(Settings(store=f"sqlite:///{path}", lease=LEASE, _env_file=None))
+    cancelled: set[str] = set()
+    runs.store.on_cancel = cancelled.add
+    await runs.store.open()
+    reaping = asyncio.create_task(runs.reap_forever())
+    await asyncio.gather(*(write(runs.store, str(uuid.uuid4()), cancelled) for _ in range(count)))
+    await reaping
+
+
+if __name__ == "__main__":
+    asyncio.run(work(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,141 @@
+"""What only the Redis store does: several workers on one Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
+from streamserve.stores.base import Slice
+from streamserve.stores.redis import RedisStore
+from tests.stores.servers import RedisServer, redis_server
+
+LIMIT = 10.0
+LEASE = 1.0
+PAUSE = 0.05  # before a store that is away is asked again, as a response does
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as running:
+        yield running
+
+
+@asynccontextmanager
+async def worker(server: RedisServer, *, lease: float = LEASE, connections: int = 16) -> AsyncIterator[RedisStore]:
+    store = RedisStore(server.url, lease=lease, connections=connections)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def a_run(run_id: str = "run", key: str | None = None) -> RunRecord:
+    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key)
+
+
+async def follow(store: RedisStore, run_id: str = "run") -> list[bytes]:
+    """Everything up to the terminal block, as a reader gets it."""
+    blocks: list[bytes] = []
+    woken = asyncio.Event()
+    unsubscribe = store.subscribe(run_id, woken.set)
+    try:
+        async with asyncio.timeout(LIMIT):
+            while True:
+                woken.clear()
+                try:
+                    found, at_end = await store.read(run_id, len(blocks), 100)
+                except StoreDown:
+                    asyncio.get_running_loop().call_later(PAUSE, woken.set)
+                    found, at_end = Slice((), at_end=False)
+                blocks += found
+                if at_end:
+                    return blocks
+                if not found:
+                    await woken.wait()
+    finally:
+        unsubscribe()
+
+
+async def test_a_reader_on_another_worker_gets_every_block_once(server: RedisServer) -> None:
+    async with worker(server) as owner, worker(server) as other:
+        await owner.acquire(a_run())
+        reading = asyncio.create_task(follow(other))
+        blocks = [b"%d" % number for number in range(300)]
+        for first in range(0, 300, 3):
+            outcome = Outcome("done") if first == 297 else None
+            await owner.append("run", 1, first + 1, blocks[first : first + 3], outcome)
+        assert await reading == blocks
+
+
+async def test_a_message_that_is_lost_with_the_connection_is_made_good(server: RedisServer) -> None:
+    async with worker(server) as owner, worker(server) as other:
+        await owner.acquire(a_run())
+        await owner.append("run", 1, 1, [b"a"])
+        reading = asyncio.create_task(follow(other))
+        with server.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await owner.append("run", 1, 2, [b"b"])
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await owner.append("run", 1, 3, [b"c"], Outcome("done"))
+        assert await reading == [b"a", b"b", b"c"]
+
+
+async def test_another_worker_cancels(server: RedisServer) -> None:
+    async with worker(server) as owner, worker(server) as other:
+        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        owner.on_cancel = told.set_result
+        await owner.acquire(a_run())
+        await other.request_cancel("run")
+        async with asyncio.timeout(LIMIT):
+            assert await told == "run"
+
+
+async def test_readers_on_another_worker_are_known_until_they_leave(server: RedisServer) -> None:
+    async with worker(server) as owner, worker(server) as other:
+        changed = asyncio.Event()
+        owner.on_readers = lambda _run_id: changed.set()
+        await owner.acquire(a_run())
+        await other.set_reading("run", True)
+        assert await owner.is_read_elsewhere("run")
+        async with asyncio.timeout(LIMIT):
+            await changed.wait()
+        await other.set_reading("run", False)
+        assert not await owner.is_read_elsewhere("run")
+
+
+async def test_the_runs_of_a_worker_that_left_are_handed_out_once_and_it_is_fenced(server: RedisServer) -> None:
+    async with worker(server) as first, worker(server) as second, worker(server) as owner:
+        await owner.acquire(a_run())
+        await owner.append("run", 1, 1, [b"a"])
+        lost: list[RunRecord] = []
+        await owner._worker.leave()
+        async with asyncio.timeout(LIMIT):
+            while not lost:
+                found = await asyncio.gather(first.take_over_lost(), second.take_over_lost())
+                lost = [record for records in found for record in records]
+                await owner._worker.leave()  # it renews its lease, as a worker that is not really gone does
+        assert [(record.run_id, record.attempt, record.last_id) for record in lost] == [("run", 2, 1)]
+        with pytest.raises(Fenced):
+            await owner.append("run", 1, 2, [b"b"])
+
+
+async def test_whoever_waits_for_a_busy_pool_is_served(server: RedisServer) -> None:
+    async with worker(server, lease=10.0, connections=2) as store:
+        found = await asyncio.gather(*(store.acquire(a_run(f"run-{number}")) for number in range(50)))
+        assert all(new for _, new in found)
+
+
+async def test_a_redis_that_lost_its_runs_gets_them_again(server: RedisServer) -> None:
+    async with worker(server) as owner, worker(server) as other:
+        await owner.acquire(a_run(key="key"))
+        await owner.append("run", 1, 1, [b"a"])
+        with server.client() as client:
+            client.flushall()
+        await owner.check()
+        assert (await owner.append("run", 1, 1, [b"a", b"b"], Outcome("done"))) == 3
+        assert await follow(other) == [b"a", b"b"]

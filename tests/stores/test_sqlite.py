@@ -1,0 +1,342 @@
+"""SQLite's own: several stores on one file, in one process and in two; a full disk; a restart; the file's size."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from streamserve.settings import Settings
+from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown, store_at
+from streamserve.stores.base import Slice
+from streamserve.stores.sqlite import SqliteStore, keeper, schema, writes
+from tests.conformance.machine import Follower
+from tests.conformance.stores import Clock
+from tests.stores.sqlite_worker import block, start_worker
+
+LIMIT = 10.0
+LEASE = 10.0
+DONE = Outcome("done")
+
+
+@asynccontextmanager
+async def opened(store: SqliteStore) -> AsyncIterator[SqliteStore]:
+    """A store while it is open."""
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class Place:
+    """A file, and stores on it that share a clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = Clock()
+
+    @asynccontextmanager
+    async def store(self) -> AsyncIterator[SqliteStore]:
+        """One worker's store."""
+        async with opened(SqliteStore(self.path, lease=LEASE, clock=self.clock)) as store:
+            yield store
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "folder" / "runs.sqlite")
+
+
+@pytest.fixture
+async def one(place: Place) -> AsyncIterator[SqliteStore]:
+    async with place.store() as store:
+        yield store
+
+
+@pytest.fixture
+async def other(place: Place, one: SqliteStore) -> AsyncIterator[SqliteStore]:
+    async with place.store() as store:
+        yield store
+
+
+@pytest.fixture(autouse=True)
+async def limited() -> AsyncIterator[None]:
+    async with asyncio.timeout(LIMIT):
+        yield
+
+
+def a_run(run_id: str, key: str | None = None) -> RunRecord:
+    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key)
+
+
+async def read_to_end(store: SqliteStore, run_id: str) -> list[bytes]:
+    follower = Follower(store, run_id)
+    while True:
+        await follower.catch_up()
+        record = await store.get(run_id)
+        if record is not None and record.ended and len(follower.blocks) >= record.last_id:
+            follower.unsubscribe()
+            return follower.blocks
+        await follower.woken.wait()
+
+
+async def heard(set_up: Callable[[Callable[[str], None]], None]) -> asyncio.Queue[str]:
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    set_up(queue.put_nowait)
+    return queue
+
+
+async def test_a_reader_of_another_store_gets_every_block_once_and_in_order(
+    one: SqliteStore, other: SqliteStore
+) -> None:
+    await one.acquire(a_run("run"))
+    reading = asyncio.create_task(read_to_end(other, "run"))
+    for seq in range(1, 301):
+        await one.append("run", 1, seq, [b"%d" % seq], DONE if seq == 300 else None)
+    assert await reading == [b"%d" % seq for seq in range(1, 301)]
+
+
+async def test_of_a_key_used_in_two_stores_at_once_one_is_new(one: SqliteStore, other: SqliteStore) -> None:
+    found = await asyncio.gather(*(store.acquire(a_run(f"{id(store)}", "key")) for store in (one, other)))
+    assert sorted(new for _, new in found) == [False, True]
+    assert found[0][0].run_id == found[1][0].run_id
+
+
+async def test_a_cancel_reaches_the_owner_in_another_store(one: SqliteStore, other: SqliteStore) -> None:
+    cancelled = await heard(lambda hear: setattr(one, "on_cancel", hear))
+    await one.acquire(a_run("run"))
+    await other.request_cancel("run")
+    assert await cancelled.get() == "run"
+
+
+async def test_the_owner_learns_of_readers_elsewhere_and_of_their_leaving(one: SqliteStore, other: SqliteStore) -> None:
+    changed = await heard(lambda hear: setattr(one, "on_readers", hear))
+    await one.acquire(a_run("run"))
+    for reading in (True, False):
+        await other.set_reading("run", reading)
+        assert await changed.get() == "run"
+        assert await one.is_read_elsewhere("run") is reading
+    await other.set_reading("run", True)
+    assert await changed.get() == "run"
+    assert not await other.is_read_elsewhere("run")
+
+
+async def test_readers_of_a_worker_that_died_do_not_count(one: SqliteStore, other: SqliteStore, place: Place) -> None:
+    changed = await heard(lambda hear: setattr(one, "on_readers", hear))
+    await one.acquire(a_run("run"))
+    await other.set_reading("run", True)
+    assert await changed.get() == "run"
+    place.clock.now += LEASE + 1
+    assert not await one.is_read_elsewhere("run")
+    await one.take_over_lost()
+    assert await changed.get() == "run"
+
+
+async def test_lost_runs_are_handed_out_once_and_their_owner_is_fenced(
+    one: SqliteStore, other: SqliteStore, place: Place
+) -> None:
+    await one.acquire(a_run("run"))
+    await one.append("run", 1, 1, [b"a", b"b"])
+    place.clock.now += LEASE + 1
+    async with place.store() as third:
+        taken = [
+            record for found in await asyncio.gather(other.take_over_lost(), third.take_over_lost()) for record in found
+        ]
+        assert [(record.run_id, record.attempt, record.last_id) for record in taken] == [("run", 2, 2)]
+        with pytest.raises(Fenced):
+            await one.append("run", 1, 3, [b"late"])
+        taker = other if "run" in other._own else third
+        await taker.append("run", 2, 3, [b"lost"], Outcome("lost"))
+    assert await one.read("run", 0, 10) == Slice([b"a", b"b", b"lost"], True)
+
+
+async def test_a_worker_that_wakes_before_anybody_noticed_goes_on(
+    one: SqliteStore, other: SqliteStore, place: Place
+) -> None:
+    await one.acquire(a_run("run"))
+    place.clock.now += LEASE + 1
+    assert await one.take_over_lost() == []
+    assert await one.append("run", 1, 1, [b"a"]) == 2
+    assert await other.take_over_lost() == []
+
+
+async def test_a_worker_that_was_found_dead_serves_new_runs(one: SqliteStore, other: SqliteStore, place: Place) -> None:
+    place.clock.now += LEASE + 1
+    await other.take_over_lost()
+    await one.acquire(a_run("new"))
+    assert await one.append("new", 1, 1, [b"a"]) == 2
+    assert await other.take_over_lost() == []
+
+
+async def test_runs_of_a_store_that_was_closed_are_lost_at_once_and_ended_ones_stay(
+    other: SqliteStore, place: Place
+) -> None:
+    async with place.store() as store:
+        await store.acquire(a_run("live"))
+        await store.acquire(a_run("ended"))
+        await store.append("ended", 1, 1, [b"a", b"b"], DONE)
+    assert [record.run_id for record in await other.take_over_lost()] == ["live"]
+    assert await other.read("ended", 0, 10) == Slice([b"a", b"b"], True)
+
+
+async def test_a_run_of_another_process_is_followed_and_cancelled(one: SqliteStore, place: Place) -> None:
+    process = start_worker(place.path, 1)
+    try:
+        assert process.stdout is not None
+        run_id = (await asyncio.to_thread(process.stdout.readline)).split()[0]
+        follower = Follower(one, run_id)
+        while len(follower.blocks) < 100:
+            await follower.catch_up()
+            await follower.woken.wait()
+        assert follower.blocks == [block(run_id, seq) for seq in range(1, len(follower.blocks) + 1)]
+        await one.request_cancel(run_id)
+        lines = await asyncio.to_thread(lambda: list(iter(process.stdout.readline, f"{run_id} cancelled\n")))
+        assert lines
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many pages the file may have: a disk that is full."""
+    allowed = [1 << 30]
+
+    def bounded(path: Path) -> sqlite3.Connection:
+        connection = schema.connect(path)
+        connection.execute(f"PRAGMA max_page_count = {allowed[0]}")
+        return connection
+
+    monkeypatch.setattr(writes, "connect", bounded)
+    return allowed
+
+
+async def test_a_full_disk_is_a_store_that_is_down_until_there_is_room(pages: list[int], place: Place) -> None:
+    async with place.store() as store:
+        await store.acquire(a_run("run"))
+        await store.append("run", 1, 1, [b"kept"])
+        pages[0] = 1  # SQLite takes the present size instead
+        store._writer._drop()
+        with pytest.raises(StoreDown, match="full"):
+            await store.append("run", 1, 2, [b"x" * 100_000])
+        with pytest.raises(StoreDown, match="full"):
+            await store.check()
+        assert await store.read("run", 0, 10) == Slice([b"kept"], False)
+        pages[0] = 1 << 30
+        assert await store.append("run", 1, 2, [b"x" * 100_000], DONE) == 3
+        await store.check()
+
+
+async def test_a_run_given_up_while_the_store_was_down_is_lost_when_it_is_back(
+    pages: list[int], tmp_path: Path
+) -> None:
+    async with opened(SqliteStore(tmp_path / "runs.sqlite", lease=0.5)) as store:
+        await store.acquire(a_run("run"))
+        pages[0] = 1
+        store._writer._drop()
+        with pytest.raises(StoreDown, match="full"):
+            await store.append("run", 1, 1, [b"x" * 100_000])
+        pages[0] = 1 << 30
+        while not (taken := await store.take_over_lost()):
+            pass
+        assert [(record.run_id, record.attempt) for record in taken] == [("run", 2)]
+
+
+async def test_a_locked_file_is_a_store_that_is_down_until_it_is_free(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.05)
+    async with place.store() as store:
+        await store.acquire(a_run("run"))
+        with closing(sqlite3.connect(place.path, isolation_level=None)) as hog:
+            hog.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreDown, match="locked"):
+                await store.append("run", 1, 1, [b"a"])
+            hog.execute("ROLLBACK")
+        assert await store.append("run", 1, 1, [b"a"]) == 2
+
+
+async def test_sealed_runs_read_as_before_and_take_less(
+    one: SqliteStore, other: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamserve.stores.sqlite.rows.PIECE_BYTES", 5_000)
+    blocks = [b"block %d, much like the others" % number for number in range(1000)]
+    await one.acquire(a_run("run"))
+    for first in range(0, 1000, 10):
+        await one.append("run", 1, first + 1, blocks[first : first + 10], DONE if first == 990 else None)
+    before = stored(place.path)
+    place.clock.now += keeper.SEAL_AFTER
+    await one._keep()
+    rows, size = stored(place.path)
+    assert rows < before[0] / 10
+    assert size < before[1] / 3
+    for store in (one, other):
+        assert await store.read("run", 0, 2000) == Slice(blocks, True)
+        assert await store.read("run", 333, 100) == Slice(blocks[333:433], False)
+    await one.purge("run")
+    assert stored(place.path) == (0, 0)
+
+
+def stored(path: Path) -> tuple[int, int]:
+    with closing(sqlite3.connect(path)) as connection:
+        row: tuple[int, int] = connection.execute(
+            "SELECT count(*), coalesce(sum(length(data)), 0) FROM blocks"
+        ).fetchone()
+        return row
+
+
+async def test_the_log_does_not_grow_for_ever(one: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MIN_LOG", 2**16)
+    monkeypatch.setattr(keeper, "MAX_LOG", 2**18)
+    log = place.path.with_name("runs.sqlite-wal")
+    await one.acquire(a_run("run"))
+    for seq in range(1, 41):
+        await one.append("run", 1, seq, [b"x" * 2**15])
+        await one._keep()
+        assert log.stat().st_size < 2**19
+
+
+async def test_a_file_of_another_version_is_left_alone(place: Place) -> None:
+    place.path.parent.mkdir()
+    with closing(sqlite3.connect(place.path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreDown, match="version 99"):
+        async with place.store():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "path"), [("sqlite:///a/b.sqlite", "a/b.sqlite"), ("sqlite:////a/b.sqlite", "/a/b.sqlite")]
+)
+def test_the_address_names_the_file(url: str, path: str) -> None:
+    store = store_at(Settings(store=url, _env_file=None))
+    assert isinstance(store, SqliteStore)
+    assert store._path == Path(path).absolute()
+
+
+@pytest.mark.parametrize("url", ["sqlite:", "sqlite:///", "sqlite://host/path"])
+def test_an_address_without_a_file_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="sqlite:///relative"):
+        store_at(Settings(store=url, _env_file=None))
+
+
+def test_one_worker_has_memory_and_several_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    assert isinstance(store_at(Settings(_env_file=None)), MemoryStore)
+    store = store_at(Settings(workers=2, _env_file=None))
+    assert isinstance(store, SqliteStore)
+    assert store._path == Path(".streamserve/runs.sqlite").absolute()
+
+
+def test_several_workers_cannot_have_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="2 workers cannot share memory"):
+        store_at(Settings(store="memory:", workers=2, _env_file=None))
+    monkeypatch.setenv("WEB_CONCURRENCY", "3")
+    with pytest.raises(ValueError, match="3 workers cannot share memory"):
+        store_at(Settings(store="memory:", _env_file=None))
