@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     lease: float = Field(
         10.0, gt=0.5, description="A worker that gives no sign of life for so long has lost its runs to the others."
     )
+    store_strict: bool = Field(
+        True,
+        description="Show a block only once it is stored. Off, readers at the run's own worker see it a write sooner; "
+        "if that worker dies, they may have seen tokens that are nowhere else, and a cursor that nobody knows.",
+    )
     store_patience: float = Field(
         30.0, ge=0, description="A run waits so long for a store that is away, then it is given up."
     )

@@ -159,6 +159,9 @@ class RunStore(Protocol):
         A wake-up may come late, by a few seconds at most, but not never.
         """
 
+    def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
+        """Hands blocks of an own run to the readers of this process before they are stored (`store_strict` off)."""
+
     async def set_reading(self, run_id: str, reading: bool) -> None:
         """Says that this process has readers of a run, or none any more. Ends by itself with the lease."""
 

@@ -70,6 +70,9 @@ class MemoryStore:
     async def restore(self, run: RunRecord) -> None:
         """Never lost while the process lives."""
 
+    def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
+        """Stored at once, so shown at once."""
+
     async def set_reading(self, run_id: str, reading: bool) -> None:
         """No other process asks."""
 

@@ -38,6 +38,7 @@ class RunLimits:
         timeout: seconds until it is ended with `timeout`.
         cancel_grace: seconds that a cancelled chain gets to close what it opened.
         store_patience: seconds that the store may be away before the run is given up.
+        store_strict: show a block only once it is stored.
     """
 
     events: int
@@ -45,6 +46,7 @@ class RunLimits:
     timeout: float
     cancel_grace: float
     store_patience: float
+    store_strict: bool = True
 
 
 class Run:
@@ -60,7 +62,8 @@ class Run:
 
     def __init__(self, record: RunRecord, store: RunStore, events: Events, call: Call, limits: RunLimits) -> None:
         self.record = record
-        self._writer = Writer(record, store, limits.store_patience, self._unwritable)
+        strict = limits.store_strict
+        self._writer = Writer(record, store, limits.store_patience, self._unwritable, strict=strict)
         self._events = events
         self._call = call
         self._limits = limits

@@ -113,6 +113,7 @@ class Runs:
             timeout=timeout or settings.run_timeout,
             cancel_grace=settings.cancel_grace,
             store_patience=settings.store_patience,
+            store_strict=settings.store_strict,
         )
 
     def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:

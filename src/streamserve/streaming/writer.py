@@ -28,16 +28,24 @@ class Writer:
         record: of the run; its `last_id` follows what is stored.
         store: where to.
         patience: seconds that the store may be away before the run is given up.
+        strict: show a block only once it is stored; the terminal block always is.
         on_failure: called once with what ended the writing, which may be noticed between two blocks.
     """
 
     def __init__(
-        self, record: RunRecord, store: RunStore, patience: float, on_failure: Callable[[Exception], None]
+        self,
+        record: RunRecord,
+        store: RunStore,
+        patience: float,
+        on_failure: Callable[[Exception], None],
+        *,
+        strict: bool = True,
     ) -> None:
         self._record = record
         self._store = store
         self._patience = patience
         self._on_failure = on_failure
+        self._strict = strict
         # All blocks from the first: a store that lost the run gets it again.
         self._blocks: list[bytes] = []
         self._outcome: Outcome | None = None
@@ -63,6 +71,8 @@ class Writer:
             return
         self._blocks.append(block)
         self._outcome = outcome
+        if not self._strict and outcome is None:
+            self._store.show(self._record.run_id, len(self._blocks), [block])
         self._wake_drainer()
         if outcome is not None and self._drainer is not None:
             await asyncio.wait({self._drainer})

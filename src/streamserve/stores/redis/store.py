@@ -232,6 +232,10 @@ class RedisStore:
                 raise StoreDown("Redis came up empty: the run is being stored again")
         return Slice((), True)
 
+    def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
+        """See RunStore."""
+        self._tails.feed(run_id, first_seq, blocks)
+
     def subscribe(self, run_id: str, wake: Wake) -> Wake:
         """See RunStore."""
         return self._tails.subscribe(run_id, wake)

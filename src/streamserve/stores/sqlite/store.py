@@ -170,6 +170,10 @@ class SqliteStore:
             self._feed(run_id, after + 1, found.blocks, ended=found.at_end)
         return found
 
+    def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
+        """See RunStore."""
+        self._tails.feed(run_id, first_seq, blocks)
+
     def subscribe(self, run_id: str, wake: Wake) -> Wake:
         """See RunStore."""
         return self._tails.subscribe(run_id, wake)

@@ -1,0 +1,120 @@
+"""The writer: blocks on their way to a store that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
+from streamserve.stores.sqlite import SqliteStore
+from streamserve.streaming.writer import Writer
+
+LIMIT = 10.0
+DONE = Outcome("done")
+
+
+class GatedStore(SqliteStore):
+    """A store whose appends wait for a gate, and fail as a test says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.gate = asyncio.Event()
+        self.sizes: list[int] = []
+        self.failures: list[Exception] = []
+
+    async def append(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
+    ) -> int:
+        await self.gate.wait()
+        self.sizes.append(len(blocks))
+        if self.failures:
+            raise self.failures.pop(0)
+        return await super().append(run_id, attempt, first_seq, blocks, outcome)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[GatedStore]:
+    store = GatedStore(tmp_path / "runs.sqlite")
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def writer_of(store: GatedStore, **options: Any) -> Writer:
+    record = RunRecord(run_id="run", chain="c", endpoint="stream", principal="p", created_at=0)
+    stored, _ = await store.acquire(record)
+    failed: list[Exception] = []
+    writer = Writer(stored, store, options.pop("patience", LIMIT), failed.append, **options)
+    writer.failed = failed  # type: ignore[attr-defined]
+    return writer
+
+
+async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
+    writer = await writer_of(store)
+    woken = asyncio.Event()
+    unsubscribe = store.subscribe("run", woken.set)
+    await writer.put(b"a")
+    assert (await store.read("run", 0, 10)).blocks in ([], ())
+    store.gate.set()
+    async with asyncio.timeout(LIMIT):
+        while not (await store.read("run", 0, 10)).blocks:
+            woken.clear()
+            await woken.wait()
+    unsubscribe()
+    writer.close()
+
+
+async def test_without_strictness_a_block_is_shown_before_it_is_stored_but_never_the_end(store: GatedStore) -> None:
+    writer = await writer_of(store, strict=False)
+    unsubscribe = store.subscribe("run", lambda: None)
+    await writer.put(b"a")
+    assert list((await store.read("run", 0, 10)).blocks) == [b"a"]
+    ending = asyncio.create_task(writer.put(b"end", DONE))
+    await asyncio.sleep(0)
+    assert list((await store.read("run", 0, 10)).blocks) == [b"a"]
+    store.gate.set()
+    async with asyncio.timeout(LIMIT):
+        await ending
+    blocks, at_end = await store.read("run", 0, 10)
+    assert (list(blocks), at_end) == ([b"a", b"end"], True)
+    unsubscribe()
+
+
+async def test_blocks_that_come_while_one_is_written_are_written_together(store: GatedStore) -> None:
+    writer = await writer_of(store)
+    await writer.put(b"0")
+    await asyncio.sleep(0)
+    for number in range(1, 50):
+        await writer.put(b"%d" % number)
+    store.gate.set()
+    async with asyncio.timeout(LIMIT):
+        await writer.put(b"end", DONE)
+    assert sum(store.sizes) == 51
+    assert len(store.sizes) <= 3
+    assert list((await store.read("run", 0, 100)).blocks) == [*(b"%d" % number for number in range(50)), b"end"]
+
+
+async def test_a_store_that_is_away_for_a_while_loses_nothing(store: GatedStore) -> None:
+    store.failures = [StoreDown("away"), StoreDown("away")]
+    store.gate.set()
+    writer = await writer_of(store)
+    await writer.put(b"a")
+    async with asyncio.timeout(LIMIT):
+        await writer.put(b"end", DONE)
+    assert list((await store.read("run", 0, 10)).blocks) == [b"a", b"end"]
+
+
+@pytest.mark.parametrize("failure", [StoreDown("away"), Fenced("run")])
+async def test_a_failure_between_two_blocks_is_told(store: GatedStore, failure: Exception) -> None:
+    store.failures = [failure] * 100
+    store.gate.set()
+    writer = await writer_of(store, patience=0)
+    await writer.put(b"a")
+    with pytest.raises(type(failure)):
+        async with asyncio.timeout(LIMIT):
+            await writer.put(b"end", DONE)
+    assert [type(error) for error in writer.failed] == [type(failure)]  # type: ignore[attr-defined]
