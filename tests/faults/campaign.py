@@ -12,7 +12,6 @@ from typing import cast
 
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.faults.readers import How, Progress, Tally, read_first, read_later
-from tests.faults.server import CountingServer
 
 KINDS: tuple[Kind, ...] = ("reset", "reset", "close", "end")
 MEAN_CUT = 3_000  # bytes: about 60 blocks
@@ -85,13 +84,16 @@ class Totals:
     connections: int = 0
     struck: Counter[str] = field(default_factory=Counter)
     tallies: list[Tally] = field(default_factory=list)
+    served: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
         """What is printed at the end."""
         readers = Counter(tally.how for tally in self.tallies)
         flaws = ("lost", "repeated", "misordered", "foreign")
         counted = [f"{name} {sum(getattr(tally, name) for tally in self.tallies)}" for name in flaws]
+        served = [f"requests answered by each replica: {_listed(self.served)}"] if self.served else []
         return [
+            *served,
             f"runs {self.runs}, readers {len(self.tallies)} ({_listed(readers)}), {self.seconds:.1f} s",
             f"connections {self.connections}, cut {self.struck.total()} ({_listed(self.struck)})",
             f"block deliveries {sum(len(tally.numbers) for tally in self.tallies):,}: {', '.join(counted)}",
@@ -104,11 +106,11 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
 
 
-async def carry_out(plan: RunPlan, server: CountingServer, totals: Totals) -> list[Tally]:
-    """Runs a plan through a proxy of its own; returns what each reader got."""
+async def carry_out(plan: RunPlan, port: int, totals: Totals) -> list[Tally]:
+    """Runs a plan through a proxy of its own in front of a port; returns what each reader got."""
     tallies = [Tally(reader.how, range(reader.start, plan.blocks)) for reader in plan.readers]
     started = time.perf_counter()
-    async with Proxy(server.port, cuts(plan.seed)) as proxy, asyncio.timeout(LIMIT):
+    async with Proxy(port, cuts(plan.seed)) as proxy, asyncio.timeout(LIMIT):
         try:
             await _read_all(plan, proxy.url, tallies)
         finally:

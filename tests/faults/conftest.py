@@ -1,4 +1,4 @@
-"""The campaigns' server, and their summary at the end."""
+"""The campaigns' server, and their summaries at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.faults.campaign import Totals
 from tests.faults.server import CountingServer, counting
 
-TOTALS = pytest.StashKey[Totals]()
+TOTALS = pytest.StashKey[dict[str, Totals]]()
 
 
 @pytest.fixture(scope="session")
@@ -19,15 +19,16 @@ def server() -> Iterator[CountingServer]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def totals(pytestconfig: pytest.Config) -> Totals:
-    """The sum over the session's campaigns."""
-    return pytestconfig.stash.setdefault(TOTALS, Totals())
+@pytest.fixture(scope="module")
+def totals(request: pytest.FixtureRequest) -> Totals:
+    """The sum over a module's campaigns."""
+    name = request.path.stem.removeprefix("test_")
+    return request.config.stash.setdefault(TOTALS, {}).setdefault(name, Totals())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints the campaigns' sum."""
-    if (totals := config.stash.get(TOTALS, None)) is not None:
-        terminalreporter.section("fault campaigns")
+    """Prints the campaigns' sums."""
+    for name, totals in config.stash.get(TOTALS, {}).items():
+        terminalreporter.section(f"fault campaigns: {name}")
         for line in totals.lines():
             terminalreporter.line(line)

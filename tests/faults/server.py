@@ -1,12 +1,13 @@
-"""The server of the campaigns, in a process of its own: a chain that counts, in bursts."""
+"""The server of the campaigns, in a process of its own: a chain that counts, in bursts, and one that asks a model."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,14 @@ from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.settings import Settings
 from tests.fakes import registry_of
+from tests.faults.dying import DIES, die_at
+from tests.streaming.support import AsyncHttpModel
 
 ROOT = Path(__file__).parents[2]
 KEEPALIVE = 0.2
 STOP_LIMIT = 10.0
+# Variable of the environment: where the model of the chain `talk` is.
+UPSTREAM = "FAULTS_UPSTREAM"
 
 
 class Count(BaseModel):
@@ -49,9 +54,14 @@ async def count(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
 
 
 def application() -> FastAPI:
-    """The application that counts."""
-    chain = Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str)
-    return create_app(registry_of({"count": chain}), Settings(keepalive=KEEPALIVE, _env_file=None))
+    """The application that counts and talks, and perhaps dies where the environment says."""
+    chains = {"count": Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str)}
+    if url := os.environ.get(UPSTREAM):
+        chains["talk"] = Chain(runnable=AsyncHttpModel(url=url), input_type=Any, output_type=Any)
+    app = create_app(registry_of(chains), Settings(keepalive=KEEPALIVE, _env_file=None))
+    if phase := os.environ.get(DIES):
+        die_at(phase, app.state.runs.store)
+    return app
 
 
 @dataclass
@@ -68,13 +78,13 @@ class CountingServer:
 
 
 @contextmanager
-def counting() -> Iterator[CountingServer]:
-    """Runs the server as long as the block lasts."""
+def counting(environment: Mapping[str, str] | None = None) -> Iterator[CountingServer]:
+    """Runs the server as long as the block lasts, with variables beside those of this process."""
     # It listens before the process starts, so that no client comes too early.
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         descriptor = listener.fileno()
         command = [sys.executable, "-m", "tests.faults.server", str(descriptor)]
-        process = subprocess.Popen(command, cwd=ROOT, pass_fds=[descriptor])
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | (environment or {}), pass_fds=[descriptor])
         server = CountingServer(listener.getsockname()[1], process)
     try:
         yield server

@@ -22,7 +22,7 @@ def blocks(pytestconfig: pytest.Config) -> int:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_cut_readers_get_every_block_once(seed: int, blocks: int, server: CountingServer, totals: Totals) -> None:
-    for tally in await carry_out(RunPlan.of(seed, blocks), server, totals):
+    for tally in await carry_out(RunPlan.of(seed, blocks), server.port, totals):
         flaws = {"lost": tally.lost, "repeated": tally.repeated, "misordered": tally.misordered}
         assert tally.flawless, (tally.how, flaws, tally.terminals)
 

@@ -23,6 +23,7 @@ from streamserve.errors import (
 from streamserve.settings import Settings
 from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, StoreDown, store_at
 from streamserve.streaming.events import error_block
+from streamserve.streaming.live import LiveRun
 from streamserve.streaming.run import Events, Run, RunLimits
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Runs:
         self.store.on_cancel = self._cancel_here
         self.store.on_readers = self._readers_changed
         self.draining = False
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
@@ -89,7 +90,7 @@ class Runs:
                 raise IdempotencyConflict()
             return stored, False
         run = Run(stored, self.store, events, call, self._limits(timeout))
-        live = _Live(run, self._grace(record, on_disconnect), self._cancel_if_orphaned)
+        live = LiveRun(run, self._grace(record, on_disconnect), self._cancel_if_orphaned)
         self._live[run.run_id] = live
         task = await run.start()
         self._tasks.add(task)
@@ -280,26 +281,6 @@ class Runs:
         pending = {*self._tasks, *self._calls, *self._readers}
         if pending:
             await asyncio.wait(pending, timeout=seconds)
-
-
-class _Live:
-    """A run under way, and what happens when it has no readers."""
-
-    def __init__(self, run: Run, grace: float | None, on_orphaned: Callable[[Run], None]) -> None:
-        self.run = run
-        self._grace = grace
-        self._on_orphaned = on_orphaned
-        self._orphaned: asyncio.TimerHandle | None = None
-
-    def orphan(self) -> None:
-        self.watch()
-        if self._grace is not None:
-            self._orphaned = asyncio.get_running_loop().call_later(self._grace, self._on_orphaned, self.run)
-
-    def watch(self) -> None:
-        if self._orphaned is not None:
-            self._orphaned.cancel()
-            self._orphaned = None
 
 
 async def _despite_the_store(work: Coroutine[Any, Any, None]) -> None:
