@@ -124,7 +124,7 @@ async def test_a_run_whose_owner_is_killed_ends_once_for_all_whatever_it_was_doi
             reading = [asyncio.create_task(reader.read(client, run_id)) for run_id in found for reader in readers]
             if phase == "when told to cancel":
                 await readers[0].begun.wait()
-                assert (await client.post(f"/runs/{[*found][0]}/cancel")).status_code == 202
+                assert (await client.post(f"/runs/{next(iter(found))}/cancel")).status_code == 202
             await asyncio.to_thread(owner.process.wait, LIMIT)
             assert owner.process.returncode == -signal.SIGKILL
             async with asyncio.timeout(PROMISE):

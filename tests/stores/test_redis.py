@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
 from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
 from streamserve.stores.base import Slice
 from streamserve.stores.redis import RedisStore
+from streamserve.stores.redis.scripts import TAKE, Script
 from tests.stores.servers import RedisServer, redis_server
 
 LIMIT = 10.0
@@ -139,3 +141,55 @@ async def test_a_redis_that_lost_its_runs_gets_them_again(server: RedisServer) -
         await owner.check()
         assert (await owner.append("run", 1, 1, [b"a", b"b"], Outcome("done"))) == 3
         assert await follow(other) == [b"a", b"b"]
+
+
+async def test_a_lost_run_is_handed_out_even_if_the_reply_that_said_so_was_lost(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worker(server) as other, worker(server) as owner:
+        for name in ("a", "b"):
+            await owner.acquire(a_run(name))
+        run, replies = other._client.run, iter([True, False])
+
+        async def run_and_lose(script: Script, *args: Any) -> Any:
+            answer = await run(script, *args)
+            if script is TAKE and not next(replies, True):
+                raise StoreDown("the second reply is lost")
+            return answer
+
+        monkeypatch.setattr(other._client, "run", run_and_lose)
+        lost: list[str] = []
+        async with asyncio.timeout(LIMIT):
+            while len(lost) < 2:
+                await owner._worker.leave()
+                with suppress(StoreDown):
+                    lost += [record.run_id for record in await other.take_over_lost()]
+        assert sorted(lost) == ["a", "b"]
+
+
+async def test_a_start_that_failed_halfway_is_undone_once_however_many_ask(server: RedisServer) -> None:
+    async with worker(server) as store:
+        for number in range(20):
+            run = a_run(f"run-{number}")
+            await store._worker.own(run)
+            store._worker.unborn[run.run_id] = run
+        await asyncio.gather(*(store.check() for _ in range(8)))
+        assert not store._worker.unborn
+        assert [await store.get(f"run-{number}") for number in range(20)] == [None] * 20
+
+
+async def test_a_cancellation_while_redis_is_asked_is_not_lost(server: RedisServer) -> None:
+    async with worker(server) as store:
+        await store.acquire(a_run())
+        for turns in range(10):
+            asking = asyncio.create_task(_ask_and_stay(store))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            _, pending = await asyncio.wait({asking}, timeout=LIMIT)
+            assert not pending
+
+
+async def _ask_and_stay(store: RedisStore) -> None:
+    await store.get("run")
+    await asyncio.Event().wait()

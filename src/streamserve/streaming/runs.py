@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 OnDisconnect = Literal["continue", "cancel"]
 
-# How often a lease's time is looked for runs whose owner is gone.
-LOOKS_PER_LEASE = 4
+# Seconds between two looks for runs whose owner is gone: readers wait that much longer than the lease at most.
+LOOK_INTERVAL = 0.5
 # How long readers get to take their terminal block at shutdown, in seconds.
 LAST_BLOCK = 1.0
 
@@ -56,6 +56,7 @@ class Runs:
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
         self._reading: Counter[str] = Counter()
         self._side_tasks: set[asyncio.Task[None]] = set()
+        self._lost: list[RunRecord] = []
 
     async def start(
         self, record: RunRecord, events: Events, call: Call, *, timeout: float | None, on_disconnect: OnDisconnect
@@ -247,12 +248,14 @@ class Runs:
     async def reap_forever(self) -> None:
         """Ends what other processes left behind, and drops what is past its retention, now and then."""
         while True:
-            await asyncio.sleep(self.settings.lease / LOOKS_PER_LEASE)
+            await asyncio.sleep(LOOK_INTERVAL)
             await _despite_the_store(self._reap())
 
     async def _reap(self) -> None:
-        for record in await self.store.take_over_lost():
-            await self._end_lost(record)
+        self._lost += await self.store.take_over_lost()
+        while self._lost:  # each is handed out once: what could not be ended is kept for the next look
+            await self._end_lost(self._lost[0])
+            del self._lost[0]
         await self.store.reap(time.time())
 
     async def _end_lost(self, record: RunRecord) -> None:

@@ -139,7 +139,17 @@ class Client:
 
 @contextmanager
 def _mapped() -> Iterator[None]:
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
+        _raise_if_cancelled(task, before)
         raise StoreDown(f"Redis: {error or type(error).__name__}") from error
+    _raise_if_cancelled(task, before)
+
+
+def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
+    # redis-py sends within asyncio.wait_for, which until Python 3.12 loses a cancellation that comes with the result.
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError

@@ -280,6 +280,9 @@ class RedisStore:
             except StoreDown as error:
                 logger.warning("the lease is not renewed: %s", error)
                 continue
+            except Exception:  # whatever it is, a heart that stops would lose every run of this process
+                logger.exception("the lease is not renewed")
+                continue
             if time.monotonic() - self._heard_at > 2 * self._lease and self._listener.connected.is_set():
                 self._heard_at = time.monotonic()
                 self._listener.reconnect()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from streamserve.stores.base import RunRecord, StoreDown
@@ -61,6 +61,7 @@ class Worker:
         self._known = False
         self._emptied_at: float | None = None
         self._lost: list[str] = []
+        self._half_taken: set[str] = set()
 
     @property
     def amnesic(self) -> bool:
@@ -128,24 +129,34 @@ class Worker:
         """See RunStore."""
         await self.beat()
         taken: list[RunRecord] = []
-        for worker in self._lost:
-            if len(taken) < BATCH:
-                taken += await self._take_from(worker)
-        for run_id in list(self.unborn):
-            record = await self._take(self.id, run_id)
-            del self.unborn[run_id]
-            taken += [record] if record else []
+        try:
+            await self._take_all(taken)
+        except StoreDown as error:
+            if not taken:
+                raise
+            logger.warning("the other lost runs are taken over later: %s", error)
         return taken
 
-    async def _take_from(self, worker: str) -> list[RunRecord]:
+    async def _take_all(self, taken: list[RunRecord]) -> None:
+        for run_id in list(self._half_taken):
+            await self._take(self.id, run_id, taken)
+        for worker in self._lost:
+            if len(taken) < BATCH:
+                await self._take_from(worker, taken)
+
+        async def take(unborn: RunRecord) -> bool:
+            await self._take(self.id, unborn.run_id, taken)
+            return True
+
+        await self._settle_unborn(take)
+
+    async def _take_from(self, worker: str, taken: list[RunRecord]) -> None:
         lost = await self._client.do("SRANDMEMBER", self._keys.owned(worker), BATCH)
         read = await self._client.do("SRANDMEMBER", self._keys.reads(worker), BATCH)
-        taken: list[RunRecord] = []
         for run_id in (name.decode() for name in lost):
             await self._client.do("SADD", self._keys.owned(self.id), run_id)
-            if record := await self._take(worker, run_id):
-                taken.append(record)
-            elif run_id not in self.owned:
+            await self._take(worker, run_id, taken)
+            if run_id not in self.owned:
                 await self._client.do("SREM", self._keys.owned(self.id), run_id)
             await self._client.do("SREM", self._keys.owned(worker), run_id)
         for run_id in (name.decode() for name in read):
@@ -153,14 +164,15 @@ class Worker:
             await self._client.do("SREM", self._keys.reads(worker), run_id)
         if not lost and not read:
             await self._client.run(scripts.FORGET, [self._keys.leases], worker, FORGET)
-        return taken
 
-    async def _take(self, worker: str, run_id: str) -> RunRecord | None:
+    async def _take(self, worker: str, run_id: str, taken: list[RunRecord]) -> None:
+        # If the reply is lost the run may be this worker's already: then it is taken from itself.
+        self._half_taken.add(run_id)
         flat = await self._client.run(scripts.TAKE, [self._keys.run(run_id)], worker, self.id)
-        record = record_of(flat)
-        if record is not None:
+        self._half_taken.discard(run_id)
+        if (record := record_of(flat)) is not None:
             self.owned[run_id] = record
-        return record
+            taken.append(record)
 
     async def _store_again(self) -> None:
         for record in list(self.owned.values()):
@@ -192,9 +204,24 @@ class Worker:
 
     async def _discard_unborn(self) -> None:
         # A run that somebody joined meanwhile is not dropped but ends as lost: take_over_lost hands it out.
-        for run_id, record in list(self.unborn.items()):
-            if await self.discard(run_id):
-                del self.unborn[run_id]
-                self._over.add(run_id)
-                if record.key:
-                    await self._client.run(scripts.UNCLAIM, [self._keys.key(record.key)], run_id)
+        async def discard(record: RunRecord) -> bool:
+            if not await self.discard(record.run_id):
+                return False
+            self._over.add(record.run_id)
+            if record.key:
+                await self._client.run(scripts.UNCLAIM, [self._keys.key(record.key)], record.run_id)
+            return True
+
+        await self._settle_unborn(discard)
+
+    async def _settle_unborn(self, settle: Callable[[RunRecord], Awaitable[bool]]) -> None:
+        # Beats overlap (/readyz, lookups): whoever takes a run out looks after it alone.
+        for run_id in list(self.unborn):
+            record, settled = self.unborn.pop(run_id, None), False
+            if record is None:
+                continue
+            try:
+                settled = await settle(record)
+            finally:
+                if not settled:
+                    self.unborn[run_id] = record
