@@ -31,7 +31,7 @@ STARTS_WITHIN = 60  # seconds: a server imports two frameworks, on a busy machin
 APPLICATION = ("chains", "docs", "server.py", "langgraph.json", "README.md")
 ENVIRONMENT = {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0"}
 MAKE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)make (?P<verb>[a-z]+)(?: [A-Z]+=\S+)*$")
-PIP = re.compile(r"^(?:\S+/)?pip install '?(?P<name>[a-z-]+)(?:\[(?P<extras>[a-z,-]+)\])?'?$")
+PIP = re.compile(r"^(?:\S+/)?pip install -e '\.(?:\[(?P<extras>[a-z,-]+)\])?'?$")
 SERVE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)(?:\S+/)?streamserve serve(?P<options>.*)$")
 
 
@@ -105,7 +105,7 @@ class Reader:
             assert_verb(block, make["verb"])
             assert_known(block, *settings_of(make["settings"]))
         elif pip := PIP.match(command):
-            assert_installable(block, pip["name"], pip["extras"])
+            assert_installable(block, "streamserve", pip["extras"])
         elif serve := SERVE.match(command):
             settings = settings_of(serve["settings"])
             assert_known(block, *settings)
