@@ -16,9 +16,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
 
 from benchmarks.results import Figure, report
 from streamserve.settings import Settings
@@ -28,12 +31,13 @@ from streamserve.streaming.writer import Writer
 ROOT = Path(__file__).parents[1]
 RATE = 50.0  # blocks a second of one run
 COUNTS = (20, 100, 200, 400)
-SECONDS = 0.5
+SECONDS = 2.0
 ROUNDS = 5
 READ_RUNS = 10
 PADDING = b" " * 150  # a token's block has about 170 bytes
 END = b"end"
 LIMIT = 60.0
+T = TypeVar("T")
 
 
 @contextmanager
@@ -156,17 +160,23 @@ def _delays(name: str, rounds: list[list[float]]) -> list[Figure]:
     return [Figure(f"{name} p50", "ms", at[0]), Figure(f"{name} p99", "ms", at[1])]
 
 
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs work in the event loop that the server has."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
 def figures_of(name: str, url: str) -> list[Figure]:
     """All figures of one store."""
     figures = []
     for count in COUNTS:
-        asyncio.run(cpu_round(url, count))
-        costs = [asyncio.run(cpu_round(url, count)) for _ in range(ROUNDS)]
+        run(cpu_round(url, count))
+        costs = [run(cpu_round(url, count)) for _ in range(ROUNDS)]
         figures.append(Figure(f"{name}, {count} runs: CPU per block", "us", costs))
-        here = [asyncio.run(delay_round(url, count, elsewhere=False)) for _ in range(ROUNDS)]
+        here = [run(delay_round(url, count, elsewhere=False)) for _ in range(ROUNDS)]
         figures += _delays(f"{name}, {count} runs: to a reader", here)
         if name != "memory":
-            there = [asyncio.run(delay_round(url, count, elsewhere=True)) for _ in range(ROUNDS)]
+            there = [run(delay_round(url, count, elsewhere=True)) for _ in range(ROUNDS)]
             figures += _delays(f"{name}, {count} runs: to another process", there)
     return figures
 
@@ -186,4 +196,4 @@ async def _read_elsewhere(url: str, run_ids: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_read_elsewhere(sys.argv[1], sys.argv[2:]))
+    run(_read_elsewhere(sys.argv[1], sys.argv[2:]))

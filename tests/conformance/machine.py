@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadBusy
 from tests.conformance.model import Model
 from tests.conformance.stores import Factory, Options
 
@@ -70,11 +70,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.do(self._opened.__aexit__(None, None, None))
         self._runner.close()
 
-    @rule(target=runs, key=st.sampled_from([None, "a", "b"]))
-    def acquire(self, key: str | None) -> Any:
-        record = RunRecord(f"run-{next(self._numbers)}", "chain", "stream", "ann", 1.0, key=key, fingerprint="f")
-        expected = self.model.acquire(replace(record))
-        stored, new = self.do(self.store.acquire(record))
+    @rule(
+        target=runs,
+        key=st.sampled_from([None, "a", "b"]),
+        thread=st.sampled_from([None, "x", "y"]),
+        alone=st.booleans(),
+    )
+    def acquire(self, key: str | None, thread: str | None, alone: bool) -> Any:
+        name = f"run-{next(self._numbers)}"
+        record = RunRecord(name, "chain", "stream", "ann", 1.0, key=key, fingerprint="f", thread=thread)
+        try:
+            expected = self.model.acquire(replace(record), alone)
+        except ThreadBusy as busy:
+            with pytest.raises(ThreadBusy, match=busy.holder):
+                self.do(self.store.acquire(record, alone=alone))
+            return multiple()
+        stored, new = self.do(self.store.acquire(record, alone=alone))
         assert (stored.run_id, new) == expected
         return stored.run_id if new else multiple()
 
@@ -167,6 +178,12 @@ class StoreMachine(RuleBasedStateMachine):
             run_id = f"run-{number}"
             assert self.do(self.store.get(run_id)) == self.model.get(run_id)
             self._compare_reads(run_id, 0, 10_000)
+            self._compare_ahead(run_id)
+
+    def _compare_ahead(self, run_id: str) -> None:
+        record = self.model.get(run_id)
+        if record is not None and not record.ended:
+            assert self.do(self.store.ahead(record)) == self.model.ahead(record)
 
     def _next(self, run_id: str) -> int:
         return self.model.runs[run_id].last_id + 1 if run_id in self.model.runs else 1

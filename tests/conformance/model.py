@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, ThreadBusy
 from streamserve.stores.base import Slice
 from tests.conformance.stores import Options
 
@@ -41,12 +41,19 @@ class Model:
         self.cancelled: list[str] = []
         self._ends: list[str] = []
 
-    def acquire(self, run: RunRecord) -> tuple[str, bool]:
+    def acquire(self, run: RunRecord, alone: bool) -> tuple[str, bool]:
         for known in self.runs.values():
             if run.key is not None and known.acquired.key == run.key and known.purged_at is None:
                 return known.acquired.run_id, False
+        if alone and (live := self.ahead(run)):
+            raise ThreadBusy(live[0])
         self.runs[run.run_id] = ModelRun(replace(run))
         return run.run_id, True
+
+    def ahead(self, run: RunRecord) -> list[str]:
+        before = list(self.runs)[: list(self.runs).index(run.run_id)] if run.run_id in self.runs else list(self.runs)
+        same = [name for name in before if run.thread is not None and self.runs[name].acquired.thread == run.thread]
+        return [name for name in same if self.runs[name].outcome is None]
 
     def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None

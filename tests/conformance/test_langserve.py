@@ -25,6 +25,12 @@ HASHES = {"plain": "", "hash": f"c/{config_hash(ON)}/", "empty hash": f"c/{confi
 each_prefix = pytest.mark.parametrize("prefix", HASHES.values(), ids=HASHES.keys())
 
 
+def fitting(name: str, prefix: str) -> str:
+    """The prefix, with a hash that the chain knows: LangServe drops what a chain does not."""
+    known = prefix if name == "greeting" else HASHES["empty hash"]
+    return known if prefix else ""
+
+
 def chat() -> Runnable[Any, Any]:
     return RunnableLambda(echo, name="echo").with_types(input_type=Conversation, output_type=str)
 
@@ -110,7 +116,9 @@ def test_stream(client: httpx.Client, stock: httpx.Client, prefix: str) -> None:
 @pytest.mark.parametrize("name", ["greeting", "chat"])
 def test_stream_log(client: httpx.Client, stock: httpx.Client, prefix: str, name: str) -> None:
     given = CATS if name == "greeting" else {"messages": [{"type": "human", "content": "hi"}]}
-    ours, theirs = (each.post(f"/{name}/{prefix}stream_log", json={"input": given}) for each in (client, stock))
+    ours, theirs = (
+        each.post(f"/{name}/{fitting(name, prefix)}stream_log", json={"input": given}) for each in (client, stock)
+    )
     assert normal(chunks(ours)) == normal(chunks(theirs))
 
 
@@ -140,7 +148,7 @@ def test_filters_of_the_event_streams(
 @pytest.mark.parametrize("name", ["greeting", "chat"])
 @each_prefix
 def test_schemas(client: httpx.Client, stock: httpx.Client, name: str, schema: str, prefix: str) -> None:
-    ours, theirs = (each.get(f"/{name}/{prefix}{schema}") for each in (client, stock))
+    ours, theirs = (each.get(f"/{name}/{fitting(name, prefix)}{schema}") for each in (client, stock))
     assert ours.status_code == theirs.status_code == 200
     assert named_alike(ours.json()) == named_alike(theirs.json())
 
@@ -148,7 +156,7 @@ def test_schemas(client: httpx.Client, stock: httpx.Client, name: str, schema: s
 @each_prefix
 @pytest.mark.parametrize("name", ["greeting", "chat"])
 def test_playground_pages_and_share_links(client: httpx.Client, stock: httpx.Client, name: str, prefix: str) -> None:
-    ours, theirs = (each.get(f"/{name}/{prefix}playground/") for each in (client, stock))
+    ours, theirs = (each.get(f"/{name}/{fitting(name, prefix)}playground/") for each in (client, stock))
     assert ours.status_code == theirs.status_code == 200
     assert ours.headers["content-type"] == theirs.headers["content-type"]
     assert _without_titles(ours.text) == _without_titles(theirs.text)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadBusy
 from tests.conformance.machine import Follower, StoreMachine
 from tests.conformance.stores import STORES, Options
 
@@ -29,8 +29,8 @@ async def store(request: pytest.FixtureRequest, options: Options) -> AsyncIterat
         yield opened
 
 
-def a_run(run_id: str, key: str | None = None) -> RunRecord:
-    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key)
+def a_run(run_id: str, key: str | None = None, thread: str | None = None) -> RunRecord:
+    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key, thread=thread)
 
 
 async def an_ended_run(store: RunStore, run_id: str, size: int = 1, key: str | None = None) -> None:
@@ -157,3 +157,72 @@ async def test_the_owner_is_told_to_cancel_a_live_run_only(store: RunStore, opti
     for run_id in ("live", "ended", "unknown"):
         await store.request_cancel(run_id)
     assert options.cancelled == ["live"]
+
+
+async def test_of_many_runs_that_want_a_thread_alone_at_once_one_has_it(store: RunStore) -> None:
+    runs = [a_run(f"run-{number}", thread="thread") for number in range(20)]
+    found = await asyncio.gather(*(store.acquire(run, alone=True) for run in runs), return_exceptions=True)
+    (winner,) = [record for record, new in (made for made in found if isinstance(made, tuple)) if new]
+    assert {busy.holder for busy in found if isinstance(busy, ThreadBusy)} == {winner.run_id}
+    assert len([run for run in runs if await store.get(run.run_id)]) == 1
+
+
+async def test_a_thread_is_free_again_when_its_run_has_ended(store: RunStore) -> None:
+    await store.acquire(a_run("first", thread="thread"), alone=True)
+    await store.acquire(a_run("other", thread="another thread"), alone=True)
+    with pytest.raises(ThreadBusy):
+        await store.acquire(a_run("second", thread="thread"), alone=True)
+    await store.append("first", 1, 1, [b"end"], DONE)
+    assert (await store.acquire(a_run("second", thread="thread"), alone=True))[1]
+    found = await store.get("second")
+    assert found is not None
+    assert found.thread == "thread"
+
+
+async def test_runs_of_a_thread_stand_in_a_queue(store: RunStore) -> None:
+    runs = [a_run(f"run-{number}", thread="thread") for number in range(4)]
+    for run in runs:
+        await store.acquire(run)
+    assert await store.ahead(runs[0]) == []
+    assert await store.ahead(runs[3]) == ["run-0", "run-1", "run-2"]
+    assert await store.ahead(a_run("not stored", thread="thread")) == ["run-0", "run-1", "run-2", "run-3"]
+    await store.append("run-1", 1, 1, [b"end"], DONE)
+    assert await store.ahead(runs[3]) == ["run-0", "run-2"]
+    assert await store.ahead(a_run("elsewhere", thread="another")) == []
+    assert await store.ahead(a_run("none")) == []
+
+
+async def test_a_key_finds_its_run_though_that_run_has_the_thread(store: RunStore) -> None:
+    await store.acquire(a_run("first", "key", "thread"), alone=True)
+    found, new = await store.acquire(a_run("again", "key", "thread"), alone=True)
+    assert (found.run_id, new) == ("first", False)
+    same = (store.acquire(a_run(f"run-{number}", "other", "other"), alone=True) for number in range(10))
+    results = await asyncio.gather(*same)
+    assert len({record.run_id for record, _ in results}) == 1
+
+
+@pytest.mark.parametrize("store", sorted({*STORES} - {"memory"}), indirect=True)
+async def test_a_run_that_its_writer_gave_up_is_handed_out_to_its_own_process(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    await store.append("run", 1, 1, [b"a"])
+    assert await store.take_over_lost() == []
+    store.give_up("run")
+    assert [(run.run_id, run.attempt, run.last_id) for run in await store.take_over_lost()] == [("run", 2, 1)]
+    assert await store.take_over_lost() == []
+    with pytest.raises(Fenced):
+        await store.append("run", 1, 2, [b"b"])
+    assert await store.append("run", 2, 2, [b"lost"], DONE) == 3
+
+
+async def test_what_is_posted_is_answered_as_an_append_is(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    answers: asyncio.Queue[int | Exception] = asyncio.Queue()
+    async with asyncio.timeout(10):
+        store.post("run", 1, 1, [b"a"], None, answers.put_nowait)
+        assert await answers.get() == 2
+        store.post("run", 1, 4, [b"d"], None, answers.put_nowait)
+        assert isinstance(await answers.get(), Gap)
+        store.post("run", 1, 2, [b"end"], DONE, answers.put_nowait)
+        assert await answers.get() == 3
+        store.post("run", 1, 3, [b"more"], None, answers.put_nowait)
+        assert isinstance(await answers.get(), Fenced)

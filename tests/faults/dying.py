@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 from streamserve.stores import RunStore
 from streamserve.stores.redis import RedisStore
-from streamserve.stores.redis.scripts import APPEND, CLAIM, CREATE, Script
+from streamserve.stores.redis.appends import Append
+from streamserve.stores.redis.scripts import CLAIM, CREATE, Script
 
 # Variable of the environment: the phase.
 DIES = "FAULTS_DIE_AT"
 # Blocks that are stored by then, where it dies between the first block and the last.
 STORED = 50
+MOMENTS = {CREATE: "the row", CLAIM: "the key"}
 PHASES = (
     "before the row",
     "after the row, before its key",
@@ -39,31 +42,38 @@ def die_at(phase: str, store: RunStore) -> None:
     if phase == "when told to cancel":
         store.on_cancel = lambda _run_id: _die()
         return
-    run = store._client.run
+    run, post = store._client.run, store._appends.post
 
     async def run_or_die(script: Script, keys: Any, *args: Any) -> Any:
-        moment = _moment(script, args)
-        if phase in {f"before {name}" for name in moment}:
-            _die()
+        moment = MOMENTS.get(script, "")
+        _die_if(phase, "before", moment)
         answer = await run(script, keys, *args)
-        if any(phase.startswith(f"after {name}") for name in moment):
-            _die()
+        _die_if(phase, "after", moment)
         return answer
 
+    def post_or_die(append: Append) -> None:
+        moment, answer = _moment(append), append.answer
+
+        def answer_or_die(result: Any) -> None:
+            _die_if(phase, "after", moment)
+            answer(result)
+
+        _die_if(phase, "before", moment)
+        post(replace(append, answer=answer_or_die))
+
     store._client.run = run_or_die  # type: ignore[method-assign]
+    store._appends.post = post_or_die  # type: ignore[method-assign]
 
 
-def _moment(script: Script, args: Any) -> list[str]:
-    if script is CREATE:
-        return ["the row"]
-    if script is CLAIM:
-        return ["the key"]
-    if script is not APPEND:
-        return []
-    first, status = args[1], args[3]
-    if status:
-        return ["the terminal append"]
-    return ["the first block"] if first == 1 else ["a batch"] if first > STORED else []
+def _moment(append: Append) -> str:
+    if append.ending:
+        return "the terminal append"
+    return "the first block" if append.first_seq == 1 else "a batch" if append.first_seq > STORED else ""
+
+
+def _die_if(phase: str, when: str, moment: str) -> None:
+    if moment and phase.startswith(f"{when} {moment}"):
+        _die()
 
 
 def _die() -> None:

@@ -20,12 +20,13 @@ from tests.streaming.support import EndlessUpstream, endless_upstream
 LIMIT = 30.0
 LEASE = 1.0
 PROMISE = LEASE + 1.0
-FREEZE = 3.0
+FREEZE, LONG_FREEZE = 3.0, 5.0
 READERS = 3
 BLOCKS = 100
 COUNT = {"input": {"blocks": BLOCKS, "burst": 10, "pause": 0.05}}
-LONG_BLOCKS = 3_000
-LONG_COUNT = {"input": {"blocks": LONG_BLOCKS, "burst": 10, "pause": 0.02}}  # 6 s: twice the freeze
+LONG_BLOCKS = 3_500
+LONG_COUNT = {"input": {"blocks": LONG_BLOCKS, "burst": 10, "pause": 0.02}}  # 7 s: longer than the freeze
+PATIENCE = 1.5
 keys = count(1)
 
 
@@ -187,8 +188,13 @@ async def test_an_owner_stopped_for_longer_than_its_lease_is_fenced_and_leaves_i
                 again.assert_whole(BLOCKS)
 
 
+@pytest.fixture
+def freeze(pytestconfig: pytest.Config) -> float:
+    return LONG_FREEZE if pytestconfig.getoption("--long") else FREEZE
+
+
 async def test_while_redis_is_frozen_runs_wait_and_new_ones_are_refused_before_their_model_is_asked(
-    place: Place,
+    place: Place, freeze: float
 ) -> None:
     key = {"Idempotency-Key": f"key-{next(keys)}"}
     async with asyncio.timeout(LIMIT), client_of(place.survivor) as other:
@@ -204,7 +210,7 @@ async def test_while_redis_is_frozen_runs_wait_and_new_ones_are_refused_before_t
                     await reader.begun.wait()
                 place.redis.freeze()
                 try:
-                    refused = await _refused(owner, other, key)
+                    refused = await _refused(owner, other, key, freeze)
                 finally:
                     place.redis.thaw()
                 assert refused >= 4
@@ -218,10 +224,10 @@ async def test_while_redis_is_frozen_runs_wait_and_new_ones_are_refused_before_t
                 assert place.upstream.opened.empty()
 
 
-async def _refused(owner: httpx.AsyncClient, other: httpx.AsyncClient, key: dict[str, str]) -> int:
-    """Asks for as long as the freeze lasts; how often it asked."""
+async def _refused(owner: httpx.AsyncClient, other: httpx.AsyncClient, key: dict[str, str], seconds: float) -> int:
+    """Asks for so long; how often it asked."""
     loop, refused = asyncio.get_running_loop(), 0
-    end = loop.time() + FREEZE
+    end = loop.time() + seconds
     while loop.time() < end:
         for client in (owner, other):
             asked = [
@@ -236,3 +242,35 @@ async def _refused(owner: httpx.AsyncClient, other: httpx.AsyncClient, key: dict
                 refused += 1
             assert (await client.get("/healthz")).status_code == 200
     return refused
+
+
+async def test_runs_given_up_while_redis_was_frozen_have_one_end_for_all_when_it_goes_on(place: Place) -> None:
+    impatient = place.environment | {"STREAMSERVE_STORE_PATIENCE": str(PATIENCE)}
+    key = {"Idempotency-Key": f"key-{next(keys)}"}
+    async with asyncio.timeout(LIMIT), client_of(place.survivor) as patient:
+        with counting(impatient) as server:
+            async with client_of(server) as owner:
+                run_id = await start(owner)
+                near, far = Reader(), Reader()
+                reading = asyncio.create_task(near.read(owner, run_id))
+                waiting = asyncio.create_task(far.read(patient, run_id))
+                for reader in (near, far):
+                    await reader.begun.wait()
+                place.redis.freeze()
+                try:
+                    await reading
+                    # Not a block of the run: it says only that nobody here knows more.
+                    assert near.end == "store_unavailable"
+                    assert b"id:" not in near.blocks[-1]
+                    assert await _refused(owner, patient, key, PATIENCE) > 0
+                    assert not waiting.done()
+                finally:
+                    place.redis.thaw()
+                await waiting
+                assert far.end == "run_lost"
+                assert far.numbers == list(range(len(far.numbers)))
+                assert near.blocks[:-1] == far.blocks[: len(near.blocks) - 1]
+                for client in (owner, patient):
+                    assert (await Reader().read(client, run_id)).blocks == far.blocks
+                    assert (await client.get(f"/runs/{run_id}")).json()["status"] == "lost"
+                (await Reader().read(patient, await start(owner, **key))).assert_whole(BLOCKS)

@@ -37,6 +37,7 @@ def cluster() -> Iterator[Cluster]:
             yield cluster
     except Missing as missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(missing))
+    assert [service.name for service in cluster.services if service.overdue] == [], "had to be killed at the end"
 
 
 @pytest.fixture

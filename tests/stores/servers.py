@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 START_LIMIT = 15.0
@@ -124,10 +125,10 @@ def redis_server(*options: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def redis_cluster(nodes: int = 3) -> Iterator[list[RedisServer]]:
-    """A cluster of masters as long as the block lasts."""
+def redis_cluster(*options: str, nodes: int = 3) -> Iterator[list[RedisServer]]:
+    """A cluster of masters as long as the block lasts; the slots are shared out in their order."""
     with ExitStack() as stack:
-        servers = [stack.enter_context(_node()) for _ in range(nodes)]
+        servers = [stack.enter_context(_node(*options)) for _ in range(nodes)]
         share = -(-SLOTS // nodes)
         for number, server in enumerate(servers):
             with server.client() as client:
@@ -138,14 +139,19 @@ def redis_cluster(nodes: int = 3) -> Iterator[list[RedisServer]]:
             for server in servers[1:]:
                 client.execute_command("CLUSTER MEET", "127.0.0.1", server.port, _bus(server))
         for server in servers:
-            _wait_for_cluster(server)
+            wait_for_cluster(server)
         yield servers
 
 
 @contextmanager
-def _node() -> Iterator[RedisServer]:
-    with redis_server("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+def _node(*options: str) -> Iterator[RedisServer]:
+    with redis_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()), *options) as server:
         yield server
+
+
+def node_of(tag: str, servers: Sequence[RedisServer]) -> RedisServer:
+    """The node that keeps the keys with a hash tag."""
+    return servers[key_slot(tag.encode()) // -(-SLOTS // len(servers))]
 
 
 def _bus(server: RedisServer) -> int:
@@ -153,7 +159,8 @@ def _bus(server: RedisServer) -> int:
     return int(command[command.index("--cluster-port") + 1])
 
 
-def _wait_for_cluster(server: RedisServer) -> None:
+def wait_for_cluster(server: RedisServer) -> None:
+    """Returns once a node says that the cluster is well."""
     end = time.monotonic() + START_LIMIT
     with server.client() as client:
         while time.monotonic() < end:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
+from streamserve.stores.base import Stored
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.streaming.writer import Writer
 
@@ -25,15 +26,27 @@ class GatedStore(SqliteStore):
         self.gate = asyncio.Event()
         self.sizes: list[int] = []
         self.failures: list[Exception] = []
+        self.posts: set[asyncio.Task[None]] = set()
 
-    async def append(
-        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
-    ) -> int:
+    def post(
+        self,
+        run_id: str,
+        attempt: int,
+        first_seq: int,
+        blocks: Sequence[bytes],
+        outcome: Outcome | None,
+        stored: Stored,
+    ) -> None:
+        task = asyncio.create_task(self._post_later(run_id, attempt, first_seq, blocks, outcome, stored))
+        self.posts.add(task)
+
+    async def _post_later(self, *append: Any) -> None:
         await self.gate.wait()
-        self.sizes.append(len(blocks))
+        self.sizes.append(len(append[3]))
         if self.failures:
-            raise self.failures.pop(0)
-        return await super().append(run_id, attempt, first_seq, blocks, outcome)
+            append[-1](self.failures.pop(0))
+        else:
+            super().post(*append)
 
 
 @pytest.fixture

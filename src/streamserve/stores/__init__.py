@@ -1,6 +1,16 @@
 """Where runs are kept."""
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, RunStore, Status, StoreDown, UnknownRun
+from streamserve.stores.base import (
+    Fenced,
+    Gap,
+    Outcome,
+    RunRecord,
+    RunStore,
+    Status,
+    StoreDown,
+    ThreadBusy,
+    UnknownRun,
+)
 from streamserve.stores.memory import MemoryStore
 from streamserve.stores.urls import store_at
 
@@ -13,6 +23,7 @@ __all__ = [
     "RunStore",
     "Status",
     "StoreDown",
+    "ThreadBusy",
     "UnknownRun",
     "store_at",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -16,6 +17,18 @@ class Fenced(Exception):
 
 class UnknownRun(Fenced):
     """The store knows nothing of the run: it was restarted empty, or has forgotten it."""
+
+
+class ThreadBusy(Exception):
+    """Another run of the thread is under way.
+
+    Args:
+        holder: its id.
+    """
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(f"run {holder} has the thread")
 
 
 class StoreDown(Exception):
@@ -47,7 +60,10 @@ class RunRecord:
         fingerprint: of the request's body, to tell another body under the same key.
         attempt: the owner's fencing token, counted from 1.
         last_id: number of the last stored block.
+        thread: what it works on; chain, principal and the caller's name of the thread together.
         output: JSON of the final output where it cannot be merged from the blocks (graphs).
+        request: what another worker needs to go on with the run; only of runs that are recovered, and only what
+            `acquire` is given and `take_over_lost` gives.
     """
 
     run_id: str
@@ -65,6 +81,8 @@ class RunRecord:
     error: dict[str, Any] | None = None
     output: bytes | None = None
     purged: bool = False
+    thread: str | None = None
+    request: bytes | None = None
 
     @property
     def ended(self) -> bool:
@@ -89,6 +107,17 @@ class Slice(NamedTuple):
 
 
 Wake = Callable[[], None]
+Stored = Callable[[int | Exception], None]
+
+
+def resolve(future: asyncio.Future[Any], result: Any) -> None:
+    """Gives a future its result or exception, unless nobody waits for it any more."""
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 class RunStore(Protocol):
@@ -116,12 +145,22 @@ class RunStore(Protocol):
     async def check(self) -> None:
         """Returns if the store can take work now."""
 
-    async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+    async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
         """Stores a new run, or finds the one that its key names; atomic.
+
+        Args:
+            run: not stored yet.
+            alone: only if no live run has its thread.
 
         Returns:
             The stored record, and whether it is new.
+
+        Raises:
+            ThreadBusy: a live run has the thread; nothing was stored.
         """
+
+    async def ahead(self, run: RunRecord) -> list[str]:
+        """The live runs of a run's thread that were acquired before it, in that order; all if it is not stored."""
 
     async def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
@@ -142,6 +181,21 @@ class RunStore(Protocol):
             Fenced: the run has ended, was purged, or has a newer owner.
             UnknownRun: there is no such run.
             Gap: first_seq is too high.
+        """
+
+    def post(
+        self,
+        run_id: str,
+        attempt: int,
+        first_seq: int,
+        blocks: Sequence[bytes],
+        outcome: Outcome | None,
+        stored: Stored,
+    ) -> None:
+        """As `append`, for writers that have no task of their own; appends of one run are posted one after another.
+
+        Args:
+            stored: called in the event loop, and not before this returns, with what `append` returns or raises.
         """
 
     async def restore(self, run: RunRecord) -> None:
@@ -174,6 +228,9 @@ class RunStore(Protocol):
     async def take_over_lost(self) -> list[RunRecord]:
         """Runs whose owner's lease has ended: their attempt is raised, which fences the owner, and this process owns
         them now. Each is handed out once; bounded in number, so ask again."""
+
+    def give_up(self, run_id: str) -> None:
+        """Says that nobody writes an own run any more: `take_over_lost` hands it out once the store is back."""
 
     async def reap(self, now: float) -> None:
         """Drops the blocks of runs past their retention, and tombstones past theirs."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, UnknownRun, Wake
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, Stored, ThreadBusy, UnknownRun, Wake
 
 # A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
 MAX_TOMBSTONES = 100_000
@@ -53,6 +54,8 @@ class MemoryStore:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._keys: dict[str, str] = {}
+        # The runs of each thread in the order in which they came, and perhaps some that have ended.
+        self._threads: dict[str, list[str]] = {}
         # Both in the order of their ends, so that the oldest are found without a search.
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
@@ -67,6 +70,11 @@ class MemoryStore:
     async def check(self) -> None:
         """Always fit for work."""
 
+    @property
+    def retained(self) -> tuple[int, int]:
+        """How many ended runs it keeps, and their bytes."""
+        return len(self._ended), self._ended_bytes
+
     async def restore(self, run: RunRecord) -> None:
         """Never lost while the process lives."""
 
@@ -80,24 +88,62 @@ class MemoryStore:
         """There is no other process."""
         return False
 
+    def give_up(self, run_id: str) -> None:
+        """A store that is never down gives nobody a reason."""
+
     async def take_over_lost(self) -> list[RunRecord]:
         """Runs are lost together with the process that would take them over."""
         return []
 
-    async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+    async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
         """See RunStore."""
         named = self._keys.get(run.key) if run.key else None
         if named is not None:
             return self._entries[named].record, False
+        if run.thread is not None:
+            live = self._threads[run.thread] = self._live(run.thread)
+            if alone and live:
+                raise ThreadBusy(live[0])
+            live.append(run.run_id)
         self._entries[run.run_id] = _Entry(run)
         if run.key:
             self._keys[run.key] = run.run_id
         return run, True
 
+    async def ahead(self, run: RunRecord) -> list[str]:
+        """See RunStore."""
+        live = self._live(run.thread) if run.thread is not None else []
+        return live[: live.index(run.run_id)] if run.run_id in live else live
+
+    def _live(self, thread: str) -> list[str]:
+        known = [self._entries[run_id].record for run_id in self._threads.get(thread, ())]
+        return [record.run_id for record in known if not record.ended]
+
     async def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
         """See RunStore."""
+        return self._append(run_id, attempt, first_seq, blocks, outcome)
+
+    def post(
+        self,
+        run_id: str,
+        attempt: int,
+        first_seq: int,
+        blocks: Sequence[bytes],
+        outcome: Outcome | None,
+        stored: Stored,
+    ) -> None:
+        """See RunStore."""
+        try:
+            result: int | Exception = self._append(run_id, attempt, first_seq, blocks, outcome)
+        except (Fenced, Gap) as refusal:
+            result = refusal
+        asyncio.get_running_loop().call_soon(stored, result)
+
+    def _append(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
+    ) -> int:
         entry = self._entries.get(run_id)
         if entry is None:
             raise UnknownRun(run_id)
@@ -179,7 +225,15 @@ class MemoryStore:
         entry.blocks, entry.record.output, entry.record.purged = [], None, True
         if entry.record.key:
             self._keys.pop(entry.record.key, None)
+        self._leave(entry.record)
         self._tombstones[run_id] = self._clock() + self._tombstone
+
+    def _leave(self, record: RunRecord) -> None:
+        if record.thread is None or record.thread not in self._threads:
+            return
+        live = self._threads[record.thread] = self._live(record.thread)
+        if not live:
+            del self._threads[record.thread]
 
     def _forget(self, run_id: str) -> None:
         del self._tombstones[run_id]

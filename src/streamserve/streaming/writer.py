@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streamserve.stores import Gap, Outcome, RunRecord, RunStore, StoreDown, UnknownRun
 
@@ -29,6 +29,7 @@ class Writer:
         store: where to.
         patience: seconds that the store may be away before the run is given up.
         strict: show a block only once it is stored; the terminal block always is.
+        stored: the blocks up to the record's last, of a run that was begun elsewhere.
         on_failure: called once with what ended the writing, which may be noticed between two blocks.
     """
 
@@ -40,6 +41,7 @@ class Writer:
         on_failure: Callable[[Exception], None],
         *,
         strict: bool = True,
+        stored: Sequence[bytes] = (),
     ) -> None:
         self._record = record
         self._store = store
@@ -47,12 +49,18 @@ class Writer:
         self._on_failure = on_failure
         self._strict = strict
         # All blocks from the first: a store that lost the run gets it again.
-        self._blocks: list[bytes] = []
+        self._blocks: list[bytes] = list(stored)
         self._outcome: Outcome | None = None
         self._error: Exception | None = None
-        self._drainer: asyncio.Task[None] | None = None
-        self._more: asyncio.Future[None] | None = None
-        self._progress = asyncio.Event()
+        # What is under way: an append, a pause or a restoring; one at a time.
+        self._busy = False
+        # When the append that is under way was first tried.
+        self._tried_at: float | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._restoring: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.on_stored: Callable[[float], None] | None = None
 
     @property
     def next_seq(self) -> int:
@@ -66,79 +74,93 @@ class Writer:
             Fenced: the run has another owner, or has ended.
             StoreDown: the store was away for too long.
         """
+        record = self._record
         if self._store.immediate:
-            await self._append(self.next_seq, [block], outcome)
+            next_seq = await self._store.append(record.run_id, record.attempt, self.next_seq, [block], outcome)
+            record.last_id = next_seq - 1
             return
         self._blocks.append(block)
         self._outcome = outcome
         if not self._strict and outcome is None:
-            self._store.show(self._record.run_id, len(self._blocks), [block])
-        self._wake_drainer()
-        if outcome is not None and self._drainer is not None:
-            await asyncio.wait({self._drainer})
-        while self._error is None and self._backlog > HIGH_WATER:
-            self._progress.clear()
-            await self._progress.wait()
+            self._store.show(record.run_id, len(self._blocks), [block])
+        if not self._busy:
+            self._post_next()
+        allowed = HIGH_WATER if outcome is None else 0
+        while self._error is None and len(self._blocks) - record.last_id > allowed:
+            self._waiting = self._loop.create_future()
+            await self._waiting
         if self._error is not None:
             raise self._error
 
-    @property
-    def _backlog(self) -> int:
-        return len(self._blocks) - self._record.last_id
-
-    def _wake_drainer(self) -> None:
-        # One task for the run, not one per block.
-        if self._drainer is None:
-            self._drainer = asyncio.create_task(self._drain())
-        elif self._more is not None and not self._more.done():
-            self._more.set_result(None)
-
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._backlog > 0 or self._outcome is None:
-                if self._backlog > 0:
-                    await self._store_next()
-                    self._progress.set()
-                else:
-                    self._more = loop.create_future()
-                    await self._more
-        except Exception as error:
-            self._error = error
-            self._progress.set()
-            self._on_failure(error)
-
     def close(self) -> None:
-        """Stops the task of a run that was given up."""
-        if self._drainer is not None:
-            self._drainer.cancel()
+        """Stops the writing of a run that was given up."""
+        if self._error is None:
+            self._error = StoreDown("closed")
+        if self._restoring is not None:
+            self._restoring.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
 
-    async def _store_next(self) -> None:
-        start = self._record.last_id
+    def _post_next(self) -> None:
+        if self._error is not None:
+            return
+        record, start = self._record, self._record.last_id
         batch = self._blocks[start : start + MAX_BATCH]
         outcome = self._outcome if start + len(batch) == len(self._blocks) else None
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._patience
-        while True:
-            try:
-                return await self._append(start + 1, batch, outcome)
-            except StoreDown:
-                if loop.time() > give_up:
-                    raise
-                await asyncio.sleep(RETRY_PAUSE)
-            except Gap as gap:
-                self._record.last_id = gap.next_seq - 1
-                return None
-            except UnknownRun:
-                await self._restore()
-                return None
+        self._busy = True
+        if self._tried_at is None:
+            self._tried_at = self._loop.time()
+        self._store.post(record.run_id, record.attempt, start + 1, batch, outcome, self._answered)
+
+    def _answered(self, result: int | Exception) -> None:
+        if self._error is not None:
+            return
+        if isinstance(result, StoreDown):
+            self._wait_for_store(result)
+        elif isinstance(result, UnknownRun):
+            self._restoring = self._loop.create_task(self._restore())
+        elif isinstance(result, Exception) and not isinstance(result, Gap):
+            self._fail(result)
+        else:
+            self._go_on(result.next_seq if isinstance(result, Gap) else result)
+
+    def _go_on(self, next_seq: int) -> None:
+        self._record.last_id = next_seq - 1
+        if self.on_stored is not None and self._tried_at is not None:
+            self.on_stored(self._loop.time() - self._tried_at)
+        self._tried_at = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._busy = False
+        if next_seq <= len(self._blocks):
+            self._post_next()
+        self._wake()
+
+    def _wait_for_store(self, error: StoreDown) -> None:
+        # A try may take seconds, so the limit does not wait for its end.
+        if self._deadline is None:
+            tried_at = self._tried_at or self._loop.time()
+            self._deadline = self._loop.call_at(tried_at + self._patience, self._fail, error)
+        self._loop.call_later(RETRY_PAUSE, self._post_next)
 
     async def _restore(self) -> None:
         logger.warning("the store lost run %s: storing it again", self._record.run_id)
-        self._record.last_id = 0
-        await self._store.restore(self._record)
+        try:
+            await self._store.restore(self._record)
+        except StoreDown as error:
+            self._wait_for_store(error)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._go_on(1)
 
-    async def _append(self, first_seq: int, batch: list[bytes], outcome: Outcome | None) -> None:
-        record = self._record
-        next_seq = await self._store.append(record.run_id, record.attempt, first_seq, batch, outcome)
-        record.last_id = next_seq - 1
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+            self._wake()
+            self._on_failure(error)
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

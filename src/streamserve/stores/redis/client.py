@@ -6,16 +6,18 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from streamserve.stores.base import StoreDown
 from streamserve.stores.redis.scripts import Script
 
 try:
+    from hiredis import pack_command
     from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import NoScriptError, RedisError
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 except ImportError as error:
     raise ModuleNotFoundError(
         "STREAMSERVE_STORE: redis://... needs the extra `redis`: pip install 'streamserve[redis]'", name="redis"
@@ -116,25 +118,88 @@ class Client:
         finally:
             self._turns.release()
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the keys are spread over nodes."""
+        return self._cluster
+
+    def lane(self, key: Key) -> str:
+        """The name of the node that has a key; empty if there is but one, or while nobody knows."""
+        if not self._cluster:
+            return ""
+        found = self._redis.nodes_manager.slots_cache.get(self._redis.keyslot(key))
+        return cast(str, found[0].name) if found else ""
+
+    async def connect(self, lane: str, script: Script) -> Any:
+        """A connection of its own to a node, which knows a script.
+
+        Raises:
+            StoreDown: as for `run`.
+        """
+        with _mapped():
+            redis = self._node(lane) if lane else Redis.from_url(self._url, **self._unhurried)
+            connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await self.call(connection, [("SCRIPT", "LOAD", script.source)])
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def call(self, connection: Any, commands: Sequence[Sequence[Part]]) -> list[Any]:
+        """The answers to commands that are sent at once; after a failure the connection is of no use.
+
+        Raises:
+            StoreDown: as for `run`.
+        """
+        try:
+            # One time limit for all: redis-py's own makes a task for each write.
+            with _mapped():
+                async with asyncio.timeout(self._timeout):
+                    await connection.send_packed_command([_pack(command) for command in commands], check_health=False)
+                    return [await connection.read_response() for _ in commands]
+        except StoreDown:
+            if self._cluster:
+                await self._look_around()
+            raise
+
+    async def _look_around(self) -> None:
+        # Slots may have moved.
+        with _mapped():
+            await asyncio.wait_for(self._redis.nodes_manager.initialize(), self._timeout)
+
+    @property
+    def _unhurried(self) -> dict[str, Any]:
+        # With a time limit of its own, redis-py sends within asyncio.wait_for, which may lose a cancellation.
+        return {**self._options, "socket_timeout": None}
+
     async def listener(self) -> tuple[Redis, Any]:
         """A client of its own and its one connection: any node of a cluster hears what is published on the others."""
         with _mapped():
-            url = await self._any_node() if self._cluster else self._url
-            redis = Redis.from_url(url, **self._options) if isinstance(url, str) else url
+            redis = await self._any_node() if self._cluster else Redis.from_url(self._url, **self._unhurried)
             return redis, await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
 
     async def _any_node(self) -> Redis:
         await self._redis.initialize()
-        node = secrets.choice(self._redis.get_primaries())
-        wanted = ("username", "password", "credential_provider", "protocol", "retry")
-        options: dict[str, Any] = {
-            name: node.connection_kwargs[name] for name in wanted if node.connection_kwargs.get(name)
-        }
-        secure = {name: value for name, value in node.connection_kwargs.items() if name.startswith("ssl_")}
+        return self._node_client(secrets.choice(self._redis.get_primaries()))
+
+    def _node(self, name: str) -> Redis:
+        node = self._redis.get_node(node_name=name)
+        if node is None:
+            raise RedisConnectionError(f"{name} is no node of the cluster any more")
+        return self._node_client(node)
+
+    def _node_client(self, node: Any) -> Redis:
+        wanted = ("username", "password", "credential_provider")
+        known = {name: node.connection_kwargs[name] for name in wanted if node.connection_kwargs.get(name)}
         if self._url.startswith("rediss"):
-            options |= {"ssl": True, **secure}
-        options |= {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
-        return Redis(host=node.host, port=node.port, **options)
+            secure = {name: value for name, value in node.connection_kwargs.items() if name.startswith("ssl_")}
+            known |= {"ssl": True, **secure}
+        return Redis(host=node.host, port=node.port, **known, **self._unhurried)
+
+
+def _pack(command: Sequence[Part]) -> bytes:
+    return pack_command(tuple(command))  # type: ignore[arg-type, no-any-return] # its stub knows commands of one word only
 
 
 @contextmanager
@@ -143,7 +208,8 @@ def _mapped() -> Iterator[None]:
     before = task.cancelling() if task else 0
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
+    # RuntimeError and AttributeError: a cluster's client that looks for its nodes anew closes the others' connections.
+    except (RedisError, RedisClusterException, OSError, RuntimeError, AttributeError) as error:
         _raise_if_cancelled(task, before)
         raise StoreDown(f"Redis: {error or type(error).__name__}") from error
     _raise_if_cancelled(task, before)

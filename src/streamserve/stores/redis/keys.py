@@ -28,6 +28,10 @@ class Keys:
         """Hash: the compressed pieces of a sealed run by the number of their first block."""
         return f"{self.prefix}:{{{run_id}}}:pieces"
 
+    def request(self, run_id: str) -> str:
+        """String: what another worker needs to go on with the run."""
+        return f"{self.prefix}:{{{run_id}}}:request"
+
     def readers(self, run_id: str) -> str:
         """Hash: the workers that have readers of the run and do not own it."""
         return f"{self.prefix}:{{{run_id}}}:readers"
@@ -35,6 +39,10 @@ class Keys:
     def key(self, key: str) -> str:
         """String: the id of the run that an idempotency key names."""
         return f"{self.prefix}:key:{{{hashlib.sha256(key.encode()).hexdigest()}}}"
+
+    def thread(self, thread: str) -> str:
+        """Sorted set: the runs of a thread in the order in which they came, and perhaps some that have ended."""
+        return f"{self.prefix}:thread:{{{hashlib.sha256(thread.encode()).hexdigest()}}}"
 
     @property
     def leases(self) -> str:

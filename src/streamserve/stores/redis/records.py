@@ -35,6 +35,8 @@ def fields_of(run: RunRecord, worker: str) -> list[Value]:
     }
     if run.key is not None:
         fields["key"] = run.key
+    if run.thread is not None:
+        fields["thread"] = run.thread
     return [part for pair in fields.items() for part in pair]
 
 
@@ -60,6 +62,7 @@ def record_of(flat: Sequence[bytes]) -> RunRecord | None:
         error=cast("dict[str, Any] | None", orjson.loads(text["error"]) if "error" in text else None),
         output=found.get(b"output"),
         purged=text["purged"] == "1",
+        thread=text.get("thread"),
     )
 
 

@@ -8,7 +8,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from streamserve.stores.base import StoreDown
+import orjson
+
+from streamserve.stores.base import Outcome, StoreDown
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import Client
 from streamserve.stores.redis.keys import Keys
@@ -91,20 +93,40 @@ class Retention:
         self._clock = clock
         self._on_purged = on_purged
         self._to_seal: asyncio.Queue[str] = asyncio.Queue()
+        self._to_count: dict[str, tuple[int, float]] = {}
+        self._counting = asyncio.Lock()
 
-    async def ended(self, run_id: str) -> None:
-        """Counts an ended run in; the oldest go if there are too many."""
-        size, expires_at, purged = (
-            await self._client.fields([self._keys.run(run_id)], "size", "expires_at", "purged")
-        )[0]
-        if size is None or expires_at is None or purged == b"1":
-            return
+    def ending(self, outcome: Outcome) -> list[str | bytes | int]:
+        """An outcome for the script that stores the terminal block."""
+        now, bounds = self._clock(), self._bounds
+        error = orjson.dumps(outcome.error) if outcome.error is not None else b""
+        ends = repr(now), repr(now + bounds.retention)
+        return [outcome.status, error, outcome.output or b"", *ends, bounds.blocks_ttl, bounds.record_ttl]
+
+    async def ended(self, run_id: str, size: int, expires_at: float) -> None:
+        """Counts an ended run in; the oldest go if there are too many.
+
+        Args:
+            run_id: of the run; counting it again is harmless.
+            size: of its blocks together.
+            expires_at: seconds since the epoch.
+        """
+        self._to_count[run_id] = size, expires_at
+        async with self._counting:  # who comes next finds all that piled up meanwhile
+            counted = dict(self._to_count)
+            if run_id in counted:
+                await self._count(counted)
+                for name in counted:
+                    del self._to_count[name]
+
+    async def _count(self, ended: dict[str, tuple[int, float]]) -> None:
         keys = [self._keys.ended(what) for what in ("order", "info", "totals")]
-        bounds = self._bounds.max_runs, self._bounds.max_bytes
-        surplus = await self._client.run(scripts.ENDED, keys, run_id, int(size), expires_at, *bounds)
+        runs = [part for run_id, (size, expires_at) in ended.items() for part in (run_id, f"{size} {expires_at!r}")]
+        surplus = await self._client.run(scripts.ENDED, keys, self._bounds.max_runs, self._bounds.max_bytes, *runs)
         for name in surplus:
             await self.purge(name.decode())
-        self._to_seal.put_nowait(run_id)
+        for run_id in ended:
+            self._to_seal.put_nowait(run_id)
 
     async def reap(self, now: float) -> None:
         """See RunStore."""

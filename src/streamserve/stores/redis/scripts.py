@@ -19,45 +19,58 @@ def _script(source: str) -> Script:
 
 _ENDED = "local function ended(s) return s == 'done' or s == 'error' or s == 'cancelled' or s == 'lost' end\n"
 
-# KEYS run, blocks. ARGV attempt, first_seq, channel, status or '', error, output, ended_at, expires_at,
-# milliseconds that blocks and record stay at most after the end, blocks...
+# KEYS run, blocks of each run. ARGV channel prefix, then of each run: "attempt first_seq count ending run_id", its
+# blocks, and if `ending` is 1: status, error, output, ended_at, expires_at, milliseconds that blocks and record stay at
+# most. -> of each run: 0 ok, 1 unknown, 2 fenced, 3 gap; its last block's number; whether somebody wants it
+# cancelled; bytes of its blocks.
 APPEND = _script(
     _ENDED
     + """
-local FIXED = 10
-local run = redis.call('HMGET', KEYS[1], 'attempt', 'last_id', 'status', 'purged', 'cancel')
-if not run[1] then return {'unknown', 0} end
-local first, last, count = tonumber(ARGV[2]), tonumber(run[2]), #ARGV - FIXED
-local over, purged = ended(run[3]), run[4] == '1'
-local repeated = first + count <= last + 1 and not purged
-if run[1] ~= ARGV[1] or (over and not repeated) then return {'fenced', last} end
-if over then return {'ok', last, 0} end
-if first > last + 1 then return {'gap', last} end
-local bytes, lengths, fresh = 0, {}, {}
-for i = FIXED + 1 + last + 1 - first, #ARGV do
-  local block = ARGV[i]
-  last = last + 1
-  redis.call('XADD', KEYS[2], last .. '-0', 'b', block)
-  bytes = bytes + #block
-  fresh[#fresh + 1] = block
-  lengths[#lengths + 1] = #block
+local OK, UNKNOWN, FENCED, GAP = 0, 1, 2, 3
+local function append(key, blocks, at, attempt, first, count, ending, run_id)
+  local run = redis.call('HMGET', key, 'attempt', 'last_id', 'status', 'purged', 'cancel', 'size')
+  if not run[1] then return UNKNOWN, 0, 0, 0 end
+  local last, over, purged = tonumber(run[2]), ended(run[3]), run[4] == '1'
+  local bytes, lengths, fresh = tonumber(run[6] or '0'), {}, {}
+  local repeated = first + count <= last + 1 and not purged
+  if run[1] ~= attempt or (over and not repeated) then return FENCED, last, 0, 0 end
+  if over then return OK, last, 0, bytes end
+  if first > last + 1 then return GAP, last, 0, 0 end
+  for i = at + last + 1 - first, at + count - 1 do
+    local block = ARGV[i]
+    last = last + 1
+    redis.call('XADD', blocks, last .. '-0', 'b', block)
+    bytes = bytes + #block
+    fresh[#fresh + 1] = block
+    lengths[#lengths + 1] = #block
+  end
+  if ending then
+    local status, error, output, ended_at, expires_at, blocks_ttl, record_ttl = unpack(ARGV, at + count, at + count + 6)
+    redis.call('HSET', key, 'last_id', last, 'size', bytes, 'status', status,
+      'ended_at', ended_at, 'expires_at', expires_at)
+    if error ~= '' then redis.call('HSET', key, 'error', error) end
+    if output ~= '' then redis.call('HSET', key, 'output', output) end
+    redis.call('PEXPIRE', blocks, blocks_ttl)
+    redis.call('PEXPIRE', key, record_ttl)
+  else
+    redis.call('HSET', key, 'last_id', last, 'size', bytes, 'status', 'running')
+  end
+  if #fresh > 0 then
+    local head = (last - #fresh + 1) .. ' ' .. (ending and 1 or 0) .. ' ' .. table.concat(lengths, ',')
+    redis.call('PUBLISH', ARGV[1] .. run_id, head .. '\\n' .. table.concat(fresh))
+  end
+  return OK, last, run[5] and 1 or 0, bytes
 end
-redis.call('HINCRBY', KEYS[1], 'size', bytes)
-local terminal = ARGV[4] ~= ''
-if terminal then
-  redis.call('HSET', KEYS[1], 'last_id', last, 'status', ARGV[4], 'ended_at', ARGV[7], 'expires_at', ARGV[8])
-  if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[5]) end
-  if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'output', ARGV[6]) end
-  redis.call('PEXPIRE', KEYS[2], ARGV[9])
-  redis.call('PEXPIRE', KEYS[1], ARGV[10])
-else
-  redis.call('HSET', KEYS[1], 'last_id', last, 'status', 'running')
+local answers, at = {}, 2
+for i = 1, #KEYS, 2 do
+  local attempt, first, count, ending, run_id = string.match(ARGV[at], '^(%S+) (%S+) (%d+) (%d) (.*)$')
+  count, ending = tonumber(count), ending == '1'
+  for _, number in ipairs({append(KEYS[i], KEYS[i + 1], at + 1, attempt, tonumber(first), count, ending, run_id)}) do
+    answers[#answers + 1] = number
+  end
+  at = at + 1 + count + (ending and 7 or 0)
 end
-if #fresh > 0 then
-  local head = (last - #fresh + 1) .. ' ' .. (terminal and 1 or 0) .. ' ' .. table.concat(lengths, ',')
-  redis.call('PUBLISH', ARGV[3], head .. '\\n' .. table.concat(fresh))
-end
-return {'ok', last, run[5] and 1 or 0}
+return answers
 """
 )
 
@@ -123,6 +136,22 @@ return ARGV[1]
 
 # KEYS key. ARGV run_id.
 UNCLAIM = _script("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1")
+
+# KEYS thread. ARGV run_id, whether it must be alone, milliseconds, runs that are not live. -> who is there instead.
+ENTER = _script(
+    """
+if #ARGV > 3 then redis.call('ZREM', KEYS[1], unpack(ARGV, 4)) end
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) then return '' end
+if ARGV[2] == '1' then
+  local holder = redis.call('ZRANGE', KEYS[1], 0, 0)[1]
+  if holder then return holder end
+end
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0'
+redis.call('ZADD', KEYS[1], tonumber(last) + 1, ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return ''
+"""
+)
 
 # KEYS run. ARGV worker, control prefix, run_id. -> the owner of a live run, which is told unless it is the asker.
 CANCEL = _script(
@@ -211,17 +240,20 @@ return 1
 """
 )
 
-# KEYS order, info, totals. ARGV run_id, bytes, expires_at, runs at most, bytes at most. -> runs to purge.
+# KEYS order, info, totals. ARGV runs at most, bytes at most, then run_id and "bytes expires_at" of each. -> runs to
+# purge.
 ENDED = _script(
     """
-if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. ARGV[3]) == 1 then
-  redis.call('ZADD', KEYS[1], redis.call('HINCRBY', KEYS[3], 'count', 1), ARGV[1])
-  redis.call('HINCRBY', KEYS[3], 'bytes', ARGV[2])
+for i = 3, #ARGV, 2 do
+  if redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) == 1 then
+    redis.call('ZADD', KEYS[1], redis.call('HINCRBY', KEYS[3], 'count', 1), ARGV[i])
+    redis.call('HINCRBY', KEYS[3], 'bytes', string.match(ARGV[i + 1], '^%d+'))
+  end
 end
 local runs, bytes = redis.call('ZCARD', KEYS[1]), tonumber(redis.call('HGET', KEYS[3], 'bytes') or '0')
 local surplus = {}
 for _, run in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
-  if runs <= tonumber(ARGV[4]) and (bytes <= tonumber(ARGV[5]) or runs <= 1) then break end
+  if runs <= tonumber(ARGV[1]) and (bytes <= tonumber(ARGV[2]) or runs <= 1) then break end
   surplus[#surplus + 1] = run
   runs, bytes = runs - 1, bytes - tonumber(string.match(redis.call('HGET', KEYS[2], run), '^%d+'))
 end

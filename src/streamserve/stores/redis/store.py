@@ -7,20 +7,28 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import orjson
-
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, StoreDown, UnknownRun, Wake
+from streamserve.stores.base import (
+    Outcome,
+    RunRecord,
+    Slice,
+    Stored,
+    StoreDown,
+    ThreadBusy,
+    Wake,
+    resolve,
+)
 from streamserve.stores.redis import scripts
+from streamserve.stores.redis.appends import Answer, Append, Appends, refusal
 from streamserve.stores.redis.client import CONNECTIONS, Client
+from streamserve.stores.redis.hearing import Hearing
 from streamserve.stores.redis.keys import Keys
-from streamserve.stores.redis.listener import Listener, cancel
-from streamserve.stores.redis.records import message_of, record_of
+from streamserve.stores.redis.listener import cancel
+from streamserve.stores.redis.records import record_of
 from streamserve.stores.redis.retention import Bounds, Pieces, Retention
-from streamserve.stores.redis.sweep import Sweep
 from streamserve.stores.redis.workers import Worker
-from streamserve.stores.tails import Tails
 
 logger = logging.getLogger(__name__)
 
@@ -73,21 +81,25 @@ class RedisStore:
         self._bounds = Bounds(retention, tombstone, max_runs, max_bytes)
         self._keys = Keys(prefix)
         self._client = Client(url, timeout=min(ANSWER_LIMIT, lease / 2), connections=connections)
-        self._tails = Tails(self._followed, self._unfollowed)
+        self._appends = Appends(self._client, self._keys)
         self._pieces = Pieces()
         self._worker = Worker(self._client, self._keys, lease, time.monotonic, self._fenced, self._emptied)
         self._retention = Retention(self._client, self._keys, self._bounds, clock, self._purged)
-        control = self._keys.control(self._worker.id)
-        self._listener = Listener(self._client, control, self._heard, self._subscribed, self._connected)
-        self._sweep = Sweep(self._client, self._keys, self._tails, self._listener)
+        self._hearing = Hearing(
+            self._client,
+            self._keys,
+            self._worker,
+            lambda run_id: self.on_cancel(run_id),
+            lambda run_id: self.on_readers(run_id),
+            self._purged,
+        )
+        self._tails, self._sweep = self._hearing.tails, self._hearing.sweep
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heard_at = 0.0
 
     async def open(self) -> None:
         """See RunStore; a Redis that is away is waited for, /readyz tells."""
         self._client.open()
-        self._heard_at = time.monotonic()
-        self._listener.open()
+        self._hearing.open()
         for work in (self._beat_forever(), self._sweep.forever(), self._retention.seal_forever()):
             self._beside(work)
         try:
@@ -98,7 +110,8 @@ class RedisStore:
     async def close(self) -> None:
         """See RunStore."""
         await cancel(self._tasks)
-        await self._listener.close()
+        await self._hearing.close()
+        await self._appends.close()
         try:
             await self._worker.leave()
         except StoreDown as error:
@@ -109,14 +122,14 @@ class RedisStore:
         """See RunStore; writes, since a full Redis can still be read."""
         await self._worker.beat()
 
-    async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+    async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
         """See RunStore."""
         if run.key and (found := await self._named(run.key)):
             return found, False
         try:
             if not await self._worker.own(run):
                 await self._client.do("HSET", self._keys.run(run.run_id), "worker", self._worker.id)
-            winner = await self._claim(run)
+            winner = await self._enter(run, alone) or await self._claim(run)
         except (StoreDown, asyncio.CancelledError):
             # Perhaps stored, certainly not started.
             self._worker.unborn[run.run_id] = run
@@ -125,6 +138,21 @@ class RedisStore:
             return winner, False
         self._worker.owned[run.run_id] = run
         return run, True
+
+    async def _enter(self, run: RunRecord, alone: bool) -> RunRecord | None:
+        # As with keys: the row is there before the thread names it.
+        holder = await self._worker.claims.enter(run, alone)
+        if holder is None:
+            return None
+        await self._worker.discard(run.run_id)
+        same = await self._get(holder) if run.key else None
+        if same is not None and same.key == run.key:
+            return same
+        raise ThreadBusy(holder)
+
+    async def ahead(self, run: RunRecord) -> list[str]:
+        """See RunStore."""
+        return await self._worker.claims.ahead(run)
 
     async def _named(self, key: str) -> RunRecord | None:
         name = await self._client.do("GET", self._keys.key(key))
@@ -151,40 +179,57 @@ class RedisStore:
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
         """See RunStore."""
-        keys = self._keys.run(run_id), self._keys.blocks(run_id)
-        ending = self._ending(outcome)
-        channel = self._keys.channel(run_id)
-        answer = await self._client.run(scripts.APPEND, keys, attempt, first_seq, channel, *ending, *blocks)
-        state, last = answer[0], int(answer[1])
-        if state == b"unknown":
-            raise UnknownRun(run_id)
-        if state == b"fenced":
-            self._disown(run_id)
-            raise Fenced(run_id)
-        if state == b"gap":
-            raise Gap(last + 1)
-        whole = first_seq + len(blocks) - 1 == last
-        self._tails.feed(run_id, first_seq, blocks, ended=outcome is not None and whole)
-        if outcome is not None:
-            await self._retention.ended(run_id)
-            self._disown(run_id)
-        elif answer[2]:
-            self.on_cancel(run_id)
-        return last + 1
+        answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.post(run_id, attempt, first_seq, blocks, outcome, partial(resolve, answered))
+        return await answered
 
-    def _ending(self, outcome: Outcome | None) -> list[str | bytes | int]:
-        bounds = self._bounds
-        if outcome is None:
-            return ["", "", "", "", "", 0, 0]
-        now = self._clock()
-        error = orjson.dumps(outcome.error) if outcome.error is not None else b""
-        ends = repr(now), repr(now + bounds.retention)
-        return [outcome.status, error, outcome.output or b"", *ends, bounds.blocks_ttl, bounds.record_ttl]
+    def post(
+        self,
+        run_id: str,
+        attempt: int,
+        first_seq: int,
+        blocks: Sequence[bytes],
+        outcome: Outcome | None,
+        stored: Stored,
+    ) -> None:
+        """See RunStore."""
+
+        def answer(result: Answer | StoreDown) -> None:
+            if not isinstance(result, Answer):
+                stored(result)
+            elif result.state == "ok":
+                whole = first_seq + len(blocks) - 1 == result.last_id
+                self._tails.feed(run_id, first_seq, blocks, ended=outcome is not None and whole)
+                if outcome is not None:
+                    self._beside(self._end(run_id, result, stored))
+                    return
+                if result.cancelled:
+                    self.on_cancel(run_id)
+                stored(result.last_id + 1)
+            else:
+                if result.state == "fenced":
+                    self._disown(run_id)
+                stored(refusal(run_id, result))
+
+        ending = self._retention.ending(outcome) if outcome is not None else ()
+        self._appends.post(Append(run_id, attempt, first_seq, blocks, ending, answer))
+
+    async def _end(self, run_id: str, answer: Answer, stored: Stored) -> None:
+        try:
+            await self._retention.ended(run_id, answer.size, self._clock() + self._bounds.retention)
+            if (run := self._worker.owned.get(run_id)) is not None and run.request is not None:
+                await self._worker.drop_request(run_id)
+        except StoreDown as error:
+            stored(error)
+            return
+        self._disown(run_id)
+        stored(answer.last_id + 1)
 
     async def restore(self, run: RunRecord) -> None:
         """See RunStore."""
         await self._worker.own(replace(run, last_id=0))
         self._worker.owned[run.run_id] = run
+        await self._worker.claims.enter(run, alone=False)
         if run.key:
             ttl = self._bounds.record_ttl + KEY_SLACK
             await self._client.run(scripts.CLAIM, [self._keys.key(run.key)], run.run_id, "", ttl)
@@ -250,6 +295,7 @@ class RedisStore:
 
     async def request_cancel(self, run_id: str) -> None:
         """See RunStore."""
+        await self._worker.drop_request(run_id)
         control = self._keys.control("")
         owner = await self._client.run(scripts.CANCEL, [self._keys.run(run_id)], self._worker.id, control, run_id)
         if owner.decode() == self._worker.id:
@@ -258,6 +304,10 @@ class RedisStore:
     async def take_over_lost(self) -> list[RunRecord]:
         """See RunStore."""
         return await self._worker.take_over_lost()
+
+    def give_up(self, run_id: str) -> None:
+        """See RunStore."""
+        self._worker.give_up(run_id)
 
     async def reap(self, now: float) -> None:
         """See RunStore."""
@@ -283,62 +333,17 @@ class RedisStore:
             except Exception:  # whatever it is, a heart that stops would lose every run of this process
                 logger.exception("the lease is not renewed")
                 continue
-            if time.monotonic() - self._heard_at > 2 * self._lease and self._listener.connected.is_set():
-                self._heard_at = time.monotonic()
-                self._listener.reconnect()
-
-    def _followed(self, run_id: str) -> None:
-        if run_id not in self._worker.owned:
-            self._listener.add(self._keys.channel(run_id))
-
-    def _unfollowed(self, run_id: str) -> None:
-        self._listener.remove(self._keys.channel(run_id))
-        self._sweep.saw(run_id, live=False)
+            self._hearing.connect_anew_after(2 * self._lease)
 
     def _disown(self, run_id: str) -> None:
         self._worker.disown(run_id)
-        if run_id in self._tails:
-            self._listener.add(self._keys.channel(run_id))
-
-    def _heard(self, channel: str, data: bytes) -> None:
-        self._heard_at = time.monotonic()
-        if channel == self._keys.control(self._worker.id):
-            return self._told(*data.decode().partition(" ")[::2])
-        run_id = channel.removeprefix(self._keys.channel(""))
-        if data == b"purged":
-            return self._purged(run_id)
-        first, ended, blocks = message_of(data)
-        self._sweep.saw(run_id, live=not ended)
-        return self._tails.feed(run_id, first, blocks, ended=ended)
-
-    def _told(self, what: str, run_id: str) -> None:
-        if what == "cancel":
-            self.on_cancel(run_id)
-        elif what == "readers":
-            self.on_readers(run_id)
-
-    def _subscribed(self, channel: str) -> None:
-        # What was published before this moment was not heard.
-        if channel != self._keys.control(self._worker.id):
-            self._sweep.look_soon(channel.removeprefix(self._keys.channel("")))
-
-    def _connected(self) -> None:
-        self._heard_at = time.monotonic()
-        self._sweep.look_soon(*self._tails)
-        self._beside(self._look_for_cancels())
-
-    async def _look_for_cancels(self) -> None:
-        try:
-            for run_id in await self._worker.look_for_cancels():
-                self.on_cancel(run_id)
-        except StoreDown as error:
-            logger.warning("cancels are heard of with the next block: %s", error)
+        self._hearing.disowned(run_id)
 
     def _fenced(self, run_id: str) -> None:
         self.on_cancel(run_id)
 
     def _emptied(self) -> None:
-        self._sweep.look_soon(*self._tails)
+        self._hearing.look(self._tails)
 
     def _purged(self, run_id: str) -> None:
         self._pieces.drop(run_id)

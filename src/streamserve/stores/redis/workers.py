@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from streamserve.stores.base import RunRecord, StoreDown
 from streamserve.stores.redis import scripts
+from streamserve.stores.redis.claims import Claims
 from streamserve.stores.redis.client import Client
 from streamserve.stores.redis.keys import Keys
 from streamserve.stores.redis.records import fields_of, record_of
@@ -21,6 +22,8 @@ BATCH = 100
 FORGET = 60_000
 # What is kept of readers if nobody takes it back, in milliseconds.
 READERS_TTL = 86_400_000
+# A run older than this is not recovered, in milliseconds.
+REQUEST_TTL = 86_400_000
 
 GOOD, OVER, UNKNOWN = range(3)
 
@@ -50,6 +53,7 @@ class Worker:
         self.owned: dict[str, RunRecord] = {}
         # Runs whose start failed halfway: perhaps their row is stored, but nobody runs them.
         self.unborn: dict[str, RunRecord] = {}
+        self.claims = Claims(client, keys)
         self._client = client
         self._keys = keys
         self._lease = lease
@@ -58,6 +62,7 @@ class Worker:
         self._on_emptied = on_emptied
         self._reads: set[str] = set()
         self._over: set[str] = set()
+        self._leaving: list[RunRecord] = []
         self._known = False
         self._emptied_at: float | None = None
         self._lost: list[str] = []
@@ -84,6 +89,8 @@ class Worker:
         elif state == OVER:
             await self._look_for_fences()
         self._known = True
+        if self.owned:  # a cluster's node may have lost these names only: who dies then must still be found by its runs
+            await self._client.do("SADD", self._keys.owned(self.id), *self.owned)
         await self._forget_over()
         await self._discard_unborn()
 
@@ -95,17 +102,28 @@ class Worker:
         """Makes this worker the owner of a new run; False if it is stored already."""
         # First the set, then the row: who dies between leaves a name without a run, not a run that nobody finds.
         await self._client.do("SADD", self._keys.owned(self.id), run.run_id)
+        if run.request is not None:
+            await self._client.do("SET", self._keys.request(run.run_id), run.request, "PX", REQUEST_TTL)
         return bool(await self._client.run(scripts.CREATE, [self._keys.run(run.run_id)], *fields_of(run, self.id)))
 
     def disown(self, run_id: str) -> None:
         """The run has ended or has another owner; told to Redis with the next beat."""
-        if self.owned.pop(run_id, None) is not None:
+        run = self.owned.pop(run_id, None)
+        if run is not None:
             self._over.add(run_id)
+            self._leaving += [run] if run.thread is not None else []
+
+    async def drop_request(self, run_id: str) -> None:
+        """Nobody goes on with the run: it has ended, or somebody wants it cancelled."""
+        await self._client.do("UNLINK", self._keys.request(run_id))
 
     async def discard(self, run_id: str) -> bool:
         """Drops a run that never started; False if somebody reads it already."""
         keys = [self._keys.run(run_id), self._keys.readers(run_id)]
-        return bool(await self._client.run(scripts.DISCARD, keys))
+        gone = bool(await self._client.run(scripts.DISCARD, keys))
+        if gone:
+            self._over.add(run_id)
+        return gone
 
     async def set_reading(self, run_id: str, reading: bool) -> None:
         """See RunStore."""
@@ -137,6 +155,10 @@ class Worker:
             logger.warning("the other lost runs are taken over later: %s", error)
         return taken
 
+    def give_up(self, run_id: str) -> None:
+        """See RunStore; the run is taken from this worker itself."""
+        self._half_taken.add(run_id)
+
     async def _take_all(self, taken: list[RunRecord]) -> None:
         for run_id in list(self._half_taken):
             await self._take(self.id, run_id, taken)
@@ -166,17 +188,20 @@ class Worker:
             await self._client.run(scripts.FORGET, [self._keys.leases], worker, FORGET)
 
     async def _take(self, worker: str, run_id: str, taken: list[RunRecord]) -> None:
+        request = await self._client.do("GET", self._keys.request(run_id))
         # If the reply is lost the run may be this worker's already: then it is taken from itself.
         self._half_taken.add(run_id)
         flat = await self._client.run(scripts.TAKE, [self._keys.run(run_id)], worker, self.id)
         self._half_taken.discard(run_id)
         if (record := record_of(flat)) is not None:
+            record.request = request
             self.owned[run_id] = record
             taken.append(record)
 
     async def _store_again(self) -> None:
         for record in list(self.owned.values()):
             await self.own(replace(record, last_id=0))
+            await self.claims.enter(record, alone=False)
         for run_id in list(self._reads):
             await self.set_reading(run_id, True)
 
@@ -201,13 +226,15 @@ class Worker:
             except StoreDown:
                 self._over |= over
                 raise
+        while self._leaving:
+            await self.claims.leave(self._leaving[-1])
+            self._leaving.pop()
 
     async def _discard_unborn(self) -> None:
         # A run that somebody joined meanwhile is not dropped but ends as lost: take_over_lost hands it out.
         async def discard(record: RunRecord) -> bool:
             if not await self.discard(record.run_id):
                 return False
-            self._over.add(record.run_id)
             if record.key:
                 await self._client.run(scripts.UNCLAIM, [self._keys.key(record.key)], record.run_id)
             return True

@@ -8,10 +8,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from streamserve.stores.sqlite.journal import Journal, entries
 from streamserve.stores.sqlite.reads import last_piece
-from streamserve.stores.sqlite.rows import PIECE, SEALED, Piece, to_piece
+from streamserve.stores.sqlite.rows import Piece
 from streamserve.stores.sqlite.schema import connect
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Follower:
 
     def _connected(self) -> sqlite3.Connection:
         connection = connect(self._path)
-        connection.execute("CREATE TEMP TABLE followed (run INTEGER PRIMARY KEY)")
+        self._journal = Journal(connection)
         self._runs, self._followed, self._version, self._last_id = {}, set(), -1, 0
         return connection
 
@@ -135,24 +136,19 @@ class Follower:
         return News([*pieces, *started], [signal[1:] for signal in signals], [run_id for run_id, _ in started])
 
     def _new_pieces(self, connection: sqlite3.Connection) -> list[tuple[str, Piece]]:
-        (last_id,) = connection.execute("SELECT coalesce(max(id), 0) FROM blocks").fetchone()
+        first_id, last_id = connection.execute(
+            "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM journal"
+        ).fetchone()
         pieces: list[tuple[str, Piece]] = []
-        if self._runs and last_id > self._last_id:
-            rows = connection.execute(
-                f"SELECT run, {PIECE} FROM blocks WHERE id > ? AND run IN followed ORDER BY id",  # noqa: S608
-                (self._last_id,),
-            )
-            pieces = [piece for row in rows if (piece := self._to_piece(connection, row))]
-        self._last_id = max(last_id, self._last_id)
+        if first_id > self._last_id + 1:
+            self._followed = set()  # some was moved on before it was seen: all begin anew
+        elif self._runs and last_id > self._last_id:
+            rows = connection.execute("SELECT head, data FROM journal WHERE id > ? ORDER BY id", (self._last_id,))
+            pieces = [
+                (self._runs[entry.run], entry.piece(data)) for head, data in rows for entry in entries(head, self._runs)
+            ]
+        self._last_id = last_id
         return pieces
-
-    def _to_piece(self, connection: sqlite3.Connection, row: Sequence[Any]) -> tuple[str, Piece] | None:
-        run_id = self._runs[row[0]]
-        if row[3] != SEALED:
-            return run_id, to_piece(row[1:])
-        # Sealed before its end was seen here: the newest piece tells of the end.
-        newest = last_piece(connection, run_id)
-        return (run_id, newest) if newest else None
 
     def _start(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[tuple[str, Piece]]:
         """Follows other runs than before; the newest piece of each new one tells readers that came too late for it."""
@@ -160,15 +156,14 @@ class Follower:
         for known, run_id in list(self._runs.items()):
             if run_id not in wanted:
                 del self._runs[known]
-                connection.execute("DELETE FROM temp.followed WHERE run = ?", (known,))
         for run_id in wanted - self._followed:
             found = connection.execute("SELECT number FROM runs WHERE run_id = ?", (run_id,)).fetchone()
             if found is None:
                 continue
             number: int = found[0]
             self._runs[number] = run_id
-            connection.execute("INSERT OR IGNORE INTO temp.followed VALUES (?)", (number,))
-            if newest := last_piece(connection, run_id):
+            self._journal.refresh()
+            if newest := self._journal.last_piece(number) or last_piece(connection, number):
                 started.append((run_id, newest))
         self._followed = set(wanted)
         return started

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from streamserve.stores.base import RunRecord, Slice
-from streamserve.stores.sqlite.rows import RECORD, SEALED, Piece, pieces_after, to_piece, to_record
+from streamserve.stores.sqlite.journal import Journal, find_record
+from streamserve.stores.sqlite.rows import SEALED, Piece, pieces_after, to_piece
 from streamserve.stores.sqlite.schema import connect
 
 # Unpacked pieces kept: a reader asks for a piece's blocks several times in a row.
 KEPT_PIECES = 8
+# Past any run's number.
+MAX_NUMBER = 2**63 - 1
 
 
 class Reads:
@@ -25,6 +28,7 @@ class Reads:
 
     def __init__(self, path: Path) -> None:
         self.connection = connect(path)
+        self._journal = Journal(self.connection)
         self._unpacked: OrderedDict[tuple[int, int], Piece] = OrderedDict()
 
     def begin(self) -> None:
@@ -41,8 +45,16 @@ class Reads:
 
     def get(self, run_id: str) -> RunRecord | None:
         """As RunStore.get."""
-        row = self.connection.execute(f"SELECT {RECORD} FROM runs WHERE run_id = ?", (run_id,)).fetchone()  # noqa: S608
-        return to_record(row) if row else None
+        return find_record(self._journal, "run_id = ?", run_id)
+
+    def ahead(self, run: RunRecord) -> list[str]:
+        """As RunStore.ahead."""
+        rows = self.connection.execute(
+            "SELECT run_id FROM runs WHERE thread = ?1 AND end_number IS NULL"
+            " AND number < coalesce((SELECT number FROM runs WHERE run_id = ?2), ?3) ORDER BY number",
+            (run.thread, run.run_id, MAX_NUMBER),
+        )
+        return [run_id for (run_id,) in rows]
 
     def read(self, run_id: str, after: int, limit: int) -> tuple[Slice, bool]:
         """As RunStore.read, and whether that is all there is by now."""
@@ -58,13 +70,18 @@ class Reads:
 
     def _blocks(self, number: int, after: int, limit: int) -> list[bytes]:
         blocks: list[bytes] = []
-        for row in pieces_after(self.connection, number, after):
-            piece = self._piece(number, row)
+        for piece in self._pieces(number, after):
             skipped = max(0, after + 1 - piece.first_seq)
             blocks += piece.blocks[skipped : skipped + limit - len(blocks)]
             if len(blocks) >= limit:
                 break
         return blocks
+
+    def _pieces(self, number: int, after: int) -> Iterator[Piece]:
+        for row in pieces_after(self.connection, number, after):
+            yield self._piece(number, row)
+        self._journal.refresh()
+        yield from self._journal.pieces(number, after)
 
     def _piece(self, number: int, row: Sequence[Any]) -> Piece:
         if row[2] != SEALED:
@@ -87,12 +104,12 @@ class Reads:
         )
 
 
-def last_piece(connection: sqlite3.Connection, run_id: str) -> Piece | None:
-    """A run's newest piece; None if there is none."""
+def last_piece(connection: sqlite3.Connection, number: int) -> Piece | None:
+    """A run's newest piece in `blocks`; None if there is none."""
     row = connection.execute(
         "SELECT end_number, first_seq, count, kind, sizes, data FROM runs"
-        " JOIN blocks ON run = number WHERE run_id = ? ORDER BY first_seq DESC LIMIT 1",
-        (run_id,),
+        " JOIN blocks ON run = number WHERE number = ? ORDER BY first_seq DESC LIMIT 1",
+        (number,),
     ).fetchone()
     if row is None:
         return None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from streamserve.stores.sqlite.keeper import Moved
     from streamserve.stores.sqlite.writes import Writes
 
 # Runs dropped in one transaction: others wait as long as it takes.
@@ -74,6 +75,21 @@ def _drop(writes: Writes, number: int, run_id: str, size: int) -> None:
     connection.execute("UPDATE runs SET output = NULL, forget_at = ? WHERE number = ?", (forget_at, number))
     connection.execute("UPDATE totals SET runs = runs - 1, bytes = bytes - ?", (size,))
     writes.dropped.append(run_id)
+
+
+def move(writes: Writes, moved: Moved) -> None:
+    """Moves a part of the journal into `blocks`, unless another process did; what was dropped or sealed is left out."""
+    connection = writes.connection
+    if connection.execute("SELECT min(id) FROM journal").fetchone() != (moved.first_id,):
+        return
+    connection.executemany(
+        "INSERT INTO blocks SELECT ?1, ?2, ?3, ?4, ?5, ?6"
+        " WHERE EXISTS (SELECT 1 FROM runs WHERE number = ?1 AND forget_at IS NULL AND sealed = 0)",
+        moved.rows,
+    )
+    if connection.execute("SELECT max(id) FROM journal").fetchone() == (moved.last_id,):
+        connection.execute("INSERT INTO journal (head, data) VALUES (x'', x'')")  # from which ids count on
+    connection.execute("DELETE FROM journal WHERE id <= ?", (moved.last_id,))
 
 
 def seal(writes: Writes, run: int, pieces: Sequence[tuple[object, ...]]) -> None:

@@ -19,7 +19,7 @@ PIECE_BYTES = 256 * 2**10
 RECORD = (
     "run_id, chain, endpoint, principal, created_at, key, fingerprint, status, attempt, "
     "coalesce(last_id, (SELECT first_seq + count - 1 FROM blocks WHERE run = number ORDER BY first_seq DESC LIMIT 1),"
-    " 0), ended_at, expires_at, error, output, forget_at IS NOT NULL"
+    " 0), ended_at, expires_at, error, output, forget_at IS NOT NULL, thread"
 )
 PIECE = "first_seq, count, kind, sizes, data"
 
@@ -33,9 +33,9 @@ class Piece(NamedTuple):
 
 
 def to_record(row: Sequence[Any]) -> RunRecord:
-    """A record from the columns RECORD."""
+    """A record from the columns RECORD; what is in the journal is not in it."""
     record = RunRecord(*row)
-    record.status = row[7] or ("running" if record.last_id else "queued")
+    record.status = row[7] or "queued"
     record.error = json.loads(row[12]) if row[12] else None
     record.purged = bool(record.purged)
     return record
@@ -63,6 +63,12 @@ def joined(blocks: Sequence[bytes]) -> tuple[bytes | None, bytes]:
     if len(blocks) == 1:
         return None, blocks[0]
     return _sizes(blocks), b"".join(blocks)
+
+
+def to_row(run: int, piece: Piece) -> tuple[object, ...]:
+    """A run's number and the columns PIECE."""
+    kind = TERMINAL if piece.at_end else PLAIN
+    return (run, piece.first_seq, len(piece.blocks), kind, *(joined(piece.blocks) if piece.blocks else (None, b"")))
 
 
 def _sizes(blocks: Sequence[bytes]) -> bytes:

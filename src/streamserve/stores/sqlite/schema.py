@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 # How long a connection waits for another process's transaction, in seconds; those take milliseconds.
 BUSY_TIMEOUT = 5.0
 # A commit writes whole pages, and what it adds are a few hundred bytes; with 4096, the log grows twice as fast.
@@ -13,7 +13,7 @@ PAGE_BYTES = 2048
 # Written pages that SQLite may keep in memory per connection, in KiB.
 CACHE_KIB = 8192
 
-# `blocks` is a log: its ids only grow, so other processes read what is new with one query, whatever the run.
+# `journal` takes what is appended; other processes read what is new there with one query, whatever the run.
 TABLES = """
 CREATE TABLE IF NOT EXISTS workers (worker TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
@@ -21,17 +21,19 @@ CREATE TABLE IF NOT EXISTS runs (
     chain TEXT NOT NULL, endpoint TEXT NOT NULL, principal TEXT NOT NULL, created_at REAL NOT NULL,
     key TEXT, fingerprint TEXT NOT NULL, attempt INTEGER NOT NULL, status TEXT, last_id INTEGER,
     ended_at REAL, expires_at REAL, error TEXT, output BLOB, end_number INTEGER, size INTEGER NOT NULL DEFAULT 0,
-    sealed INTEGER NOT NULL DEFAULT 0, forget_at REAL
+    sealed INTEGER NOT NULL DEFAULT 0, forget_at REAL, thread TEXT, request BLOB
 );
 CREATE UNIQUE INDEX IF NOT EXISTS runs_by_key ON runs (key) WHERE key IS NOT NULL AND forget_at IS NULL;
 CREATE INDEX IF NOT EXISTS live_runs ON runs (worker) WHERE end_number IS NULL;
+CREATE INDEX IF NOT EXISTS live_threads ON runs (thread) WHERE end_number IS NULL AND thread IS NOT NULL;
 CREATE INDEX IF NOT EXISTS ended_runs ON runs (end_number) WHERE end_number IS NOT NULL AND forget_at IS NULL;
 CREATE INDEX IF NOT EXISTS unsealed_runs ON runs (end_number)
     WHERE end_number IS NOT NULL AND forget_at IS NULL AND sealed = 0;
 CREATE INDEX IF NOT EXISTS tombstones ON runs (forget_at) WHERE forget_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, head BLOB NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS blocks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, first_seq INTEGER NOT NULL, count INTEGER NOT NULL,
-    kind INTEGER NOT NULL, sizes BLOB, data BLOB NOT NULL
+    run INTEGER NOT NULL, first_seq INTEGER NOT NULL, count INTEGER NOT NULL, kind INTEGER NOT NULL, sizes BLOB,
+    data BLOB NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS blocks_of_run ON blocks (run, first_seq);
 CREATE TABLE IF NOT EXISTS totals (one INTEGER PRIMARY KEY, ends INTEGER, runs INTEGER, bytes INTEGER);

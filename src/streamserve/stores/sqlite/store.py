@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streamserve.stores.base import Fenced, Outcome, RunRecord, Slice, StoreDown, Wake
+from streamserve.stores.base import Fenced, Outcome, RunRecord, Slice, Stored, StoreDown, Wake, resolve
 from streamserve.stores.sqlite import retention
 from streamserve.stores.sqlite.follower import Follower, News
 from streamserve.stores.sqlite.keeper import Keeper
@@ -70,8 +70,8 @@ class SqliteStore:
         # Runs of this process, with their attempts; their blocks reach the tails without the follower.
         self._own: dict[str, int] = {}
         self._ended: set[str] = set()
-        # Runs whose last append failed, and when.
-        self._unstored: dict[str, float] = {}
+        # Runs that nobody writes any more.
+        self._given_up: set[str] = set()
         self._dropped: set[str] = set()
         self._following = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -125,12 +125,16 @@ class SqliteStore:
         """See RunStore."""
         await self._writer.do(Writes.check)
 
-    async def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+    async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
         """See RunStore."""
-        stored, new = await self._writer.do(lambda writes: writes.acquire(run))
+        stored, new = await self._writer.do(lambda writes: writes.acquire(run, alone))
         if new:
             self._adopt(run)
         return stored, new
+
+    async def ahead(self, run: RunRecord) -> list[str]:
+        """See RunStore."""
+        return await self._reader.do(lambda reads: reads.ahead(run))
 
     async def restore(self, run: RunRecord) -> None:
         """See RunStore."""
@@ -141,20 +145,32 @@ class SqliteStore:
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
         """See RunStore."""
-        self._unstored.pop(run_id, None)
-        try:
-            next_seq = await self._writer.do(lambda writes: writes.append(run_id, attempt, first_seq, blocks, outcome))
-        except Fenced:
-            if self._own.get(run_id) == attempt:
-                self._disown(run_id)
-            raise
-        except StoreDown:
-            self._unstored[run_id] = self._loop.time()
-            raise
-        self._feed(run_id, first_seq, blocks, ended=outcome is not None)
-        if outcome is not None:
-            self._disown(run_id)
-        return next_seq
+        answered: asyncio.Future[int] = self._loop.create_future()
+        self.post(run_id, attempt, first_seq, blocks, outcome, partial(resolve, answered))
+        return await answered
+
+    def post(
+        self,
+        run_id: str,
+        attempt: int,
+        first_seq: int,
+        blocks: Sequence[bytes],
+        outcome: Outcome | None,
+        stored: Stored,
+    ) -> None:
+        """See RunStore."""
+
+        def answer(result: int | Exception) -> None:
+            if isinstance(result, Exception):
+                if isinstance(result, Fenced) and self._own.get(run_id) == attempt:
+                    self._disown(run_id)
+            else:
+                self._feed(run_id, first_seq, blocks, ended=outcome is not None)
+                if outcome is not None:
+                    self._disown(run_id)
+            stored(result)
+
+        self._writer.post(lambda writes: writes.append(run_id, attempt, first_seq, blocks, outcome), answer)
 
     async def get(self, run_id: str) -> RunRecord | None:
         """See RunStore."""
@@ -194,19 +210,18 @@ class SqliteStore:
 
     async def take_over_lost(self) -> list[RunRecord]:
         """See RunStore."""
-        given_up = self._given_up()
+        given_up = list(self._given_up)
         taken = await self._writer.do(lambda writes: writes.take_over_lost(given_up))
+        self._given_up.difference_update(given_up)
         for run in taken.runs:
-            self._unstored.pop(run.run_id, None)
             self._adopt(run)
         for run_id in taken.left_by_readers:
             self.on_readers(run_id)
         return taken.runs
 
-    def _given_up(self) -> list[str]:
-        # A writer repeats what failed within a moment; one that has not for a lease has given up.
-        before = self._loop.time() - self._bounds.lease
-        return [run_id for run_id, failed in self._unstored.items() if failed < before]
+    def give_up(self, run_id: str) -> None:
+        """See RunStore."""
+        self._given_up.add(run_id)
 
     async def reap(self, now: float) -> None:
         """See RunStore."""
@@ -271,6 +286,8 @@ class SqliteStore:
 
     async def _keep(self) -> None:
         await self._keeper.do(Keeper.checkpoint)
+        while moved := await self._keeper.do(Keeper.page):
+            await self._writer.do(partial(retention.move, moved=moved))
         worker, now = self._identity.worker, self._bounds.clock()
         for run in await self._keeper.do(lambda keeper: keeper.seal_some(worker, now)):
             await self._writer.do(partial(retention.seal, run=run.number, pieces=run.pieces))

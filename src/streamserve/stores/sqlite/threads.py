@@ -8,10 +8,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from streamserve.stores.base import Fenced, Gap, StoreDown
+from streamserve.stores.base import Fenced, Gap, StoreDown, ThreadBusy, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Session(Protocol):
 
 S = TypeVar("S", bound=Session)
 R = TypeVar("R")
-Reply = tuple["asyncio.Future[Any] | None", Any]
+Answer = Callable[[Any], None]
 
 
 class DatabaseThread(Generic[S]):
@@ -55,7 +56,7 @@ class DatabaseThread(Generic[S]):
         self._began = 0.0
         self._crowded = False
         self._session: S | None = None
-        self._jobs: SimpleQueue[tuple[Callable[[S], Any], asyncio.Future[Any] | None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Callable[[S], Any], Answer] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -64,12 +65,12 @@ class DatabaseThread(Generic[S]):
     def do(self, job: Callable[[S], R]) -> asyncio.Future[R]:
         """Carries out a job; the future raises StoreDown if the file cannot be used."""
         future: asyncio.Future[R] = self._loop.create_future()
-        self._jobs.put((job, future))
+        self.post(job, partial(resolve, future))
         return future
 
-    def post(self, job: Callable[[S], object]) -> None:
-        """Carries out a job, from any thread; nobody waits for it."""
-        self._jobs.put((job, None))
+    def post(self, job: Callable[[S], object], answer: Answer) -> None:
+        """Carries out a job; its result, or the exception that it raised, is given to `answer` in the event loop."""
+        self._jobs.put((job, answer))
 
     async def stop(self) -> None:
         """Carries out what was asked for before, then ends the thread."""
@@ -87,7 +88,7 @@ class DatabaseThread(Generic[S]):
         self._drop()
         self._loop.call_soon_threadsafe(self._stopped.set)
 
-    def _next_group(self) -> list[tuple[Callable[[S], Any], asyncio.Future[Any] | None] | None]:
+    def _next_group(self) -> list[tuple[Callable[[S], Any], Answer] | None]:
         group = [self._jobs.get()]
         if self._crowded and (pause := self._began + self._spacing - time.monotonic()) > 0:
             time.sleep(pause)
@@ -100,7 +101,7 @@ class DatabaseThread(Generic[S]):
         self._crowded = len(group) >= CROWD
         return group
 
-    def _carry_out(self, group: list[tuple[Callable[[S], Any], asyncio.Future[Any] | None]]) -> list[Reply]:
+    def _carry_out(self, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
         if not group:
             return []
         try:
@@ -112,17 +113,17 @@ class DatabaseThread(Generic[S]):
                 return [reply for job in group for reply in self._carry_out([job])]
             if not isinstance(error, sqlite3.Error | OSError):
                 logger.exception("a job failed")
-            return [(future, StoreDown(f"{type(error).__name__}: {error}")) for _, future in group]
+            return [(answer, StoreDown(f"{type(error).__name__}: {error}")) for _, answer in group]
 
-    def _transact(self, group: list[tuple[Callable[[S], Any], asyncio.Future[Any] | None]]) -> list[Reply]:
+    def _transact(self, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
         session = self._session = self._session or self._make()
         session.begin()
-        replies: list[Reply] = []
-        for job, future in group:
+        replies: list[tuple[Answer, Any]] = []
+        for job, answer in group:
             try:
-                replies.append((future, job(session)))
-            except (Fenced, Gap) as refusal:  # raised before anything is changed
-                replies.append((future, refusal))
+                replies.append((answer, job(session)))
+            except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
+                replies.append((answer, refusal))
         session.commit()
         return replies
 
@@ -135,11 +136,9 @@ class DatabaseThread(Generic[S]):
                 logger.warning("a connection could not be closed", exc_info=True)
 
 
-def _answer(replies: list[Reply]) -> None:
-    for future, answer in replies:
-        if future is None or future.done():
-            continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+def _answer(replies: list[tuple[Answer, Any]]) -> None:
+    for answer, result in replies:
+        try:
+            answer(result)
+        except Exception:  # a fault of one listener must not leave the others without their answers
+            logger.exception("an answer was not taken")

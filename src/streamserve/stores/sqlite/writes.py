@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, UnknownRun
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, ThreadBusy, UnknownRun
 from streamserve.stores.sqlite import retention
-from streamserve.stores.sqlite.rows import PLAIN, RECORD, TERMINAL, joined, to_record
+from streamserve.stores.sqlite.journal import Journal, Page, find_record
+from streamserve.stores.sqlite.rows import PLAIN, TERMINAL
 from streamserve.stores.sqlite.schema import connect
 
-# Rows in one INSERT: each statement gives up the interpreter lock and has to wait for it.
-ROWS_AT_ONCE = (32, 8, 1)
-INSERT = "INSERT INTO blocks (run, first_seq, count, kind, sizes, data) VALUES "
 # Runs taken over in one transaction.
 MAX_TAKEN = 100
 # A file that takes little may still take no more pages.
@@ -81,7 +79,8 @@ class Writes:
         self._on_dropped = on_dropped
         self._identity = identity
         self._held: dict[str, _Held] = {}
-        self._rows: list[object] = []
+        self._page = Page()
+        self._journal = Journal(self.connection)
 
     def begin(self) -> None:
         """Begins a transaction, as a registered worker."""
@@ -91,7 +90,7 @@ class Writes:
 
     def commit(self) -> None:
         """Stores what was collected."""
-        self._flush()
+        self._page.store(self.connection)
         self.connection.execute("COMMIT")
         if self.dropped:
             self._on_dropped(self.dropped)
@@ -126,13 +125,19 @@ class Writes:
         """Gives up this worker's lease."""
         self.bury(self._identity.worker)
 
-    def acquire(self, run: RunRecord) -> tuple[RunRecord, bool]:
+    def acquire(self, run: RunRecord, alone: bool) -> tuple[RunRecord, bool]:
         """As RunStore.acquire."""
         if run.key is not None:
-            self._flush()
-            found = self._one(f"SELECT {RECORD} FROM runs WHERE key = ? AND forget_at IS NULL", run.key)  # noqa: S608
+            self._page.store(self.connection)
+            found = find_record(self._journal, "key = ? AND forget_at IS NULL", run.key)
             if found:
-                return to_record(found), False
+                return found, False
+        if alone and run.thread is not None:
+            holder = self._one(
+                "SELECT run_id FROM runs WHERE thread = ? AND end_number IS NULL ORDER BY number LIMIT 1", run.thread
+            )
+            if holder:
+                raise ThreadBusy(holder[0])
         self._insert(run)
         return run, True
 
@@ -143,12 +148,14 @@ class Writes:
 
     def _insert(self, run: RunRecord) -> None:
         cursor = self._do(
-            "INSERT INTO runs (run_id, worker, chain, endpoint, principal, created_at, key, fingerprint, attempt)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO runs (run_id, worker, chain, endpoint, principal, created_at, key, fingerprint, attempt,"
+            " thread) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(run.run_id, self._identity.worker, run.chain, run.endpoint, run.principal, run.created_at),
-            *(run.key, run.fingerprint, run.attempt),
+            *(run.key, run.fingerprint, run.attempt, run.thread),
         )
         assert cursor.lastrowid is not None
+        if run.request is not None:
+            self._do("UPDATE runs SET request = ? WHERE number = ?", run.request, cursor.lastrowid)
         self._held[run.run_id] = _Held(cursor.lastrowid, run.attempt, 0, 0)
 
     def append(
@@ -168,7 +175,7 @@ class Writes:
         fresh = blocks[expected - first_seq :]
         if fresh or outcome is not None:
             kind = TERMINAL if outcome is not None else PLAIN
-            self._rows += (held.number, expected, len(fresh), kind, *(joined(fresh) if fresh else (None, b"")))
+            self._page.add(held.number, expected, kind, fresh)
         held.last_id += len(fresh)
         held.size += sum(map(len, fresh))
         if outcome is not None:
@@ -177,7 +184,7 @@ class Writes:
 
     def _load(self, run_id: str, attempt: int) -> _Held | int:
         """What is not known of a run; of an ended one the number after its last block."""
-        self._flush()
+        self._page.store(self.connection)
         row = self._one(
             "SELECT number, attempt, worker, last_id, forget_at, end_number FROM runs WHERE run_id = ?", run_id
         )
@@ -200,10 +207,11 @@ class Writes:
             number,
         )
         assert row is not None
-        return row[0], row[1]
+        self._journal.refresh()
+        last_id, size = self._journal.extent(number)
+        return max(row[0], last_id), row[1] + size
 
     def _end(self, run_id: str, held: _Held, outcome: Outcome) -> None:
-        self._flush()
         del self._held[run_id]
         now = self.bounds.clock()
         total = self._one(
@@ -214,14 +222,15 @@ class Writes:
         error = json.dumps(outcome.error) if outcome.error is not None else None
         self._do(
             "UPDATE runs SET status = ?, error = ?, output = ?, ended_at = ?, expires_at = ?, last_id = ?, size = ?,"
-            " end_number = ? WHERE number = ?",
+            " end_number = ?, request = NULL WHERE number = ?",
             *(outcome.status, error, outcome.output, now, now + self.bounds.retention, held.last_id, held.size),
             *(total[0], held.number),
         )
         retention.keep_bounds(self, total[1], total[2])
 
     def request_cancel(self, run_id: str) -> bool:
-        """True if this worker owns the live run; its owner elsewhere gets a signal."""
+        """True if this worker owns the live run; its owner elsewhere gets a signal. If it dies, nobody goes on."""
+        self._do("UPDATE runs SET request = NULL WHERE run_id = ? AND request IS NOT NULL", run_id)
         return self.signal(run_id, "cancel")
 
     def set_reading(self, run_id: str, reading: bool) -> None:
@@ -253,21 +262,23 @@ class Writes:
             given_up: runs of this worker that nobody writes any more.
         """
         self.renew()
-        now, bounds = self.bounds.clock(), self.bounds
+        now, bounds, lost = self.bounds.clock(), self.bounds, self._still_own(given_up)
         # After a time when nobody could write, the others need a moment to renew their leases.
         if now < self._identity.well_since + bounds.lease / 2:
-            return Taken([], [])
+            return Taken([self._take_over(*run) for run in lost], [])
         dead = self.connection.execute("SELECT worker FROM workers WHERE until < ?", (now,)).fetchall()
         left = [run_id for (worker,) in dead for run_id in self.bury(worker)]
-        lost = self.connection.execute(
+        lost += self.connection.execute(
             "SELECT number, run_id FROM runs WHERE end_number IS NULL"
             " AND worker NOT IN (SELECT worker FROM workers) LIMIT ?",
             (MAX_TAKEN,),
         ).fetchall()
-        for run_id in given_up:
-            row = self._one("SELECT number FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
-            lost += [(row[0], run_id)] if row else []
-        return Taken([self._take_over(number, run_id) for number, run_id in lost], left)
+        return Taken([self._take_over(*run) for run in lost], left)
+
+    def _still_own(self, run_ids: Sequence[str]) -> list[tuple[int, str]]:
+        query = "SELECT number, run_id FROM runs WHERE run_id = ? AND worker = ? AND end_number IS NULL"
+        found = (self._one(query, run_id, self._identity.worker) for run_id in run_ids)
+        return [(row[0], row[1]) for row in found if row]
 
     def bury(self, worker: str) -> list[str]:
         """Removes a worker and its readers; their runs' owners are told. Returns those that this worker owns."""
@@ -278,17 +289,11 @@ class Writes:
     def _take_over(self, number: int, run_id: str) -> RunRecord:
         taker = self._identity.worker
         self._do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", taker, number)
-        record = to_record(self._one(f"SELECT {RECORD} FROM runs WHERE number = ?", number) or ())  # noqa: S608
+        record = find_record(self._journal, "number = ?", number)
+        assert record is not None
+        (record.request,) = self._one("SELECT request FROM runs WHERE number = ?", number) or (None,)
         self._held[run_id] = _Held(number, record.attempt, *self._extent(number))
         return record
-
-    def _flush(self) -> None:
-        rows, start = self._rows, 0
-        for count in ROWS_AT_ONCE:
-            while len(rows) - start >= count * 6:
-                self._do(INSERT + ", ".join(["(?, ?, ?, ?, ?, ?)"] * count), *rows[start : start + count * 6])
-                start += count * 6
-        rows.clear()
 
     def _do(self, statement: str, *values: object) -> sqlite3.Cursor:
         return self.connection.execute(statement, values)

@@ -1,0 +1,177 @@
+"""Appends of many runs in one call of Redis: what piled up while the one before was under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from streamserve.stores.base import Fenced, Gap, StoreDown, UnknownRun
+from streamserve.stores.redis.client import Client
+from streamserve.stores.redis.keys import Keys
+from streamserve.stores.redis.listener import cancel
+from streamserve.stores.redis.scripts import APPEND
+
+logger = logging.getLogger(__name__)
+
+# Blocks in one call at most: Redis serves nobody else meanwhile, 5-10 us per block.
+MAX_BLOCKS = 512
+# Seconds between two calls at least, while they are crowded. A call costs 150 us whatever is in it, so at 10,000
+# blocks a second ten share it, and wait for half of this on average.
+SPACING = 0.001
+# Appends in one call from which on waiting for more pays.
+CROWD = 3
+STATES = ("ok", "unknown", "fenced", "gap")
+
+
+class Answer(NamedTuple):
+    """What became of an append.
+
+    Args:
+        state: one of STATES.
+        last_id: number of the run's last stored block.
+        cancelled: whether somebody wants the run cancelled.
+        size: of the run's blocks together, in bytes.
+    """
+
+    state: str
+    last_id: int
+    cancelled: bool
+    size: int
+
+
+def refusal(run_id: str, answer: Answer) -> Exception:
+    """What an append raises that was not carried out."""
+    if answer.state == "unknown":
+        return UnknownRun(run_id)
+    return Gap(answer.last_id + 1) if answer.state == "gap" else Fenced(run_id)
+
+
+@dataclass(slots=True)
+class Append:
+    """One run's blocks on their way.
+
+    Args:
+        ending: of the outcome, for the script; empty unless the last block is the terminal one.
+        answer: called with what became of it, or with a StoreDown.
+    """
+
+    run_id: str
+    attempt: int
+    first_seq: int
+    blocks: Sequence[bytes]
+    ending: Sequence[str | bytes | int]
+    answer: Callable[[Answer | StoreDown], None]
+
+
+class Appends:
+    """The appends of this process; a lane for each node, so that one that is away holds up no other.
+
+    Args:
+        client: of Redis.
+        keys: the names.
+    """
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._lanes: dict[str, _Lane] = {}
+
+    def post(self, append: Append) -> None:
+        """Has an append carried out with others."""
+        name = self._client.lane(self._keys.run(append.run_id))
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = _Lane(self._client, self._keys, name)
+        lane.put(append)
+
+    async def close(self) -> None:
+        """Ends the lanes; what is still under way is not answered."""
+        lanes, self._lanes = list(self._lanes.values()), {}
+        await cancel([lane.task for lane in lanes])
+
+
+class _Lane:
+    """One connection, one call at a time."""
+
+    def __init__(self, client: Client, keys: Keys, name: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._name = name
+        self._posted: deque[Append] = deque()
+        self._more: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(self._serve(), name="appends to redis")
+
+    def put(self, append: Append) -> None:
+        self._posted.append(append)
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    async def _serve(self) -> None:
+        connection, crowded, began = None, False, 0.0
+        try:
+            while True:
+                if not self._posted:
+                    self._more = self._loop.create_future()
+                    await self._more
+                if crowded and (pause := began + SPACING - self._loop.time()) > 0:
+                    await asyncio.sleep(pause)
+                began, group = self._loop.time(), self._next_group()
+                crowded = len(group) >= CROWD
+                try:
+                    connection = connection or await self._client.connect(self._name, APPEND)
+                    answers: Sequence[Answer | StoreDown] = await self._carry_out(connection, group)
+                except StoreDown as error:
+                    await _drop(connection)
+                    connection = None
+                    answers = [error] * len(group)
+                _tell(group, answers)
+        finally:
+            await _drop(connection)
+
+    def _next_group(self) -> list[Append]:
+        group: list[Append] = []
+        blocks = 0
+        while self._posted and (not group or blocks + len(self._posted[0].blocks) <= MAX_BLOCKS):
+            append = self._posted.popleft()
+            blocks += len(append.blocks)
+            group.append(append)
+        return group
+
+    async def _carry_out(self, connection: Any, group: list[Append]) -> list[Answer]:
+        # A script may touch the keys of one slot only, and on a cluster each run has its own.
+        calls = [[append] for append in group] if self._client.is_cluster else [group]
+        replies = await self._client.call(connection, [self._command(call) for call in calls])
+        return [
+            Answer(STATES[reply[at]], reply[at + 1], reply[at + 2] == 1, reply[at + 3])
+            for reply in replies
+            for at in range(0, len(reply), 4)
+        ]
+
+    def _command(self, group: list[Append]) -> list[Any]:
+        names: list[Any] = ["EVALSHA", APPEND.sha, 2 * len(group)]
+        args: list[Any] = [self._keys.channel("")]
+        for append in group:
+            names += (self._keys.run(append.run_id), self._keys.blocks(append.run_id))
+            ending = 1 if append.ending else 0
+            args.append(f"{append.attempt} {append.first_seq} {len(append.blocks)} {ending} {append.run_id}")
+            args += append.blocks
+            args += append.ending
+        return names + args
+
+
+def _tell(group: list[Append], answers: Sequence[Answer | StoreDown]) -> None:
+    for append, answer in zip(group, answers, strict=True):
+        try:
+            append.answer(answer)
+        except Exception:  # a fault of one listener must not leave the others without their answers
+            logger.exception("an answer was not taken")
+
+
+async def _drop(connection: Any) -> None:
+    if connection is not None:
+        await connection.disconnect(nowait=True)

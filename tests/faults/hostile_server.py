@@ -1,0 +1,65 @@
+"""The server under attack, in a process of its own: chains of every kind, and short times."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
+
+from streamserve import Chain
+from streamserve.app import create_app
+from streamserve.http_protocol import BoundedHead
+from streamserve.settings import Settings
+from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of
+from tests.faults.attacks import good_requests
+from tests.faults.server import ROOT, Count, count
+
+BODY_TIMEOUT = 2.0
+START_LIMIT = 60.0
+
+
+def application() -> FastAPI:
+    """A prompt that can be configured, a conversation, a graph with threads, and what counts for the others."""
+    chains = {
+        "greeting": Chain(runnable=greeting(), input_type=Topic),
+        "chat": Chain(runnable=RunnableLambda(echo), input_type=Conversation, output_type=str),
+        "graph": Chain(runnable=echo_graph()),
+        "count": Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str),
+    }
+    settings = Settings(body_timeout=BODY_TIMEOUT, max_retained_runs=500, _env_file=None)
+    return create_app(registry_of(chains), settings)
+
+
+@contextmanager
+def attacked(log: Path) -> Iterator[str]:
+    """Runs the server and warms it up; yields its address.
+
+    Args:
+        log: where its standard error goes.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener, log.open("w") as errors:
+        descriptor = listener.fileno()
+        command = [sys.executable, "-m", "tests.faults.hostile_server", str(descriptor)]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ, pass_fds=[descriptor], stderr=errors)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        for path, body in good_requests():
+            httpx.post(url + path, json=body, timeout=START_LIMIT, trust_env=False)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    config = uvicorn.Config(application(), log_level="error", http=BoundedHead)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])

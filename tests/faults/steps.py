@@ -1,0 +1,209 @@
+"""A server in a process of its own, whose graph writes down each step, so that a test sees which ran again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from streamserve import Chain
+from streamserve.app import create_app
+from streamserve.settings import Settings
+from tests.fakes import registry_of
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 60.0
+LOOK = 0.01
+# Variables of the environment: the folder of the journal, and whether the graph's record says `recover`.
+FOLDER, RECOVER = "FAULTS_FOLDER", "FAULTS_RECOVER"
+# The name of a graph that this process does not serve.
+WITHOUT = "FAULTS_WITHOUT"
+TOKENS = ("one ", "two ", "three")
+
+
+def note(step: str) -> None:
+    """Writes down that a step began, and in which process."""
+    with Path(os.environ[FOLDER], "journal").open("a", encoding="utf-8") as journal:
+        journal.write(f"{step} {os.getpid()}\n")
+
+
+async def pause(step: str) -> None:
+    """Waits as long as the test holds the step."""
+    while os.path.exists(f"{os.environ[FOLDER]}/hold-{step}"):  # noqa: ASYNC110, ASYNC240 - another process tells
+        await asyncio.sleep(LOOK)
+
+
+class Speaker(GenericFakeChatModel):
+    """A model that can be held between its first token and the others."""
+
+    messages: Any = iter(())
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for number, token in enumerate(TOKENS):
+            if number == 1:
+                await pause("speak")
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=token))
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(token, chunk=chunk)
+            yield chunk
+
+
+async def begin(_state: MessagesState) -> dict[str, Any]:
+    """The step that is finished when the worker dies."""
+    note("begin")
+    return {"messages": [AIMessage("begun ", id="begun")]}
+
+
+async def left(_state: MessagesState) -> dict[str, Any]:
+    """A branch that is finished while the other one is not."""
+    note("left")
+    return {"messages": [AIMessage("left ", id="left")]}
+
+
+async def speak(state: MessagesState) -> dict[str, Any]:
+    """The step that is under way then."""
+    note("speak")
+    return {"messages": [await Speaker().ainvoke(state["messages"])]}
+
+
+async def finish(_state: MessagesState) -> dict[str, Any]:
+    """The step that has not begun."""
+    note("finish")
+    await pause("finish")
+    return {"messages": [AIMessage(" done", id="done")]}
+
+
+def steps() -> Any:
+    """begin, then left and speak side by side, then finish."""
+    graph = StateGraph(MessagesState).add_node(begin).add_node(left).add_node(speak).add_node(finish)
+    graph.add_edge(START, "begin").add_edge("begin", "left").add_edge("begin", "speak")
+    return graph.add_edge(["left", "speak"], "finish").add_edge("finish", END).compile()
+
+
+def application() -> FastAPI:
+    """The application with the graphs."""
+    recover = os.environ.get(RECOVER) == "true"
+    graphs = {"steps": Chain(runnable=steps(), recover=recover)}
+    graphs.pop(os.environ.get(WITHOUT, ""), None)
+    return create_app(registry_of(graphs), Settings(keepalive=0.2, _env_file=None))
+
+
+@dataclass
+class Workers:
+    """Processes that listen on one port.
+
+    Args:
+        port: on 127.0.0.1.
+        folder: of the journal.
+        environment: of the processes.
+        listener: keeps the port while no process runs.
+    """
+
+    port: int
+    folder: Path
+    environment: Mapping[str, str]
+    listener: socket.socket
+    processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Of the server."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, **environment: str) -> int:
+        """Starts one more; gives its process id."""
+        descriptor = self.listener.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.steps", str(descriptor)],
+            cwd=ROOT,
+            env={**os.environ, FOLDER: str(self.folder), **self.environment, **environment},
+            pass_fds=[descriptor],
+        )
+        self.processes[process.pid] = process
+        return process.pid
+
+    def wait_until_ready(self) -> None:
+        """Returns once a process answers."""
+        answer = httpx.get(f"{self.url}/readyz", timeout=LIMIT, trust_env=False)
+        assert answer.status_code == 200, answer.text
+
+    def end(self, pid: int) -> None:
+        """Ends one as a power cut would."""
+        process = self.processes.pop(pid)
+        process.kill()
+        process.wait(LIMIT)
+
+    def stop(self, pid: int) -> None:
+        """Freezes one."""
+        self.processes[pid].send_signal(signal.SIGSTOP)
+
+    def go_on(self, pid: int) -> None:
+        """Wakes it."""
+        self.processes[pid].send_signal(signal.SIGCONT)
+
+    def journal(self) -> list[tuple[str, int]]:
+        """The steps that began, each with its process."""
+        path = self.folder / "journal"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [(step, int(pid)) for step, _, pid in (line.partition(" ") for line in lines)]
+
+    def began(self) -> list[str]:
+        """The steps that began."""
+        return [step for step, _ in self.journal()]
+
+    def hold(self, step: str) -> None:
+        """Makes a step wait."""
+        (self.folder / f"hold-{step}").touch()
+
+    def release(self, step: str) -> None:
+        """Lets it go on."""
+        (self.folder / f"hold-{step}").unlink()
+
+    def owner_of(self, step: str, count: int = 1) -> int:
+        """The process in which a step began for the so-manieth time, once it has."""
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            pids = [pid for name, pid in self.journal() if name == step]
+            if len(pids) >= count:
+                return pids[count - 1]
+            time.sleep(LOOK)
+        raise AssertionError(f"{step} did not begin {count} times: {self.journal()}")
+
+
+@contextmanager
+def working(folder: Path, environment: Mapping[str, str], count: int = 2) -> Iterator[Workers]:
+    """Worker processes on one port as long as the block lasts."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        workers = Workers(listener.getsockname()[1], folder, environment, listener)
+        try:
+            for _ in range(count):
+                workers.start()
+            workers.wait_until_ready()
+            yield workers
+        finally:
+            for pid in list(workers.processes):
+                workers.end(pid)
+
+
+if __name__ == "__main__":
+    config = uvicorn.Config(application(), log_level="error")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])

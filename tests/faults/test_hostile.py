@@ -1,0 +1,106 @@
+"""Hostile requests of every kind: each is answered in time and never with 500, and the streams of others go on.
+
+The long form sends 20,000; a failure names its seed: `tests.faults.attacks.attack(SEED)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.faults.attacks import Attack, attack
+from tests.faults.hostile_server import attacked
+from tests.faults.rhythm import watched
+
+SHORT, LONG = 400, 20_000
+AT_A_TIME = 16
+STREAMS = 5
+LIMIT = 20.0  # seconds for any answer; the server gives a body two
+
+
+async def answer_to(attack: Attack, host: str, port: int) -> bytes:
+    """What comes back until the connection closes or the answer is whole."""
+    reader, writer = await asyncio.open_connection(host, port)
+    answer = b""
+    try:
+        writer.write(attack.sent)
+        await writer.drain()
+        if attack.ending == "leave":
+            return b""
+        if writer.can_write_eof() and attack.protocol:
+            writer.write_eof()
+        while not _is_whole(answer) and (part := await reader.read(65536)):
+            answer += part
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    finally:
+        writer.close()
+    return answer
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end or head.startswith(b"HTTP/1.1 100"):
+        return False
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n") or b" 204 " in head[:20]
+
+
+def fault_of(attack: Attack, answer: bytes) -> str:
+    """What is wrong with an answer; empty if nothing is."""
+    if attack.ending == "leave":
+        return ""
+    found = re.match(rb"HTTP/1.1 (\d+)", answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
+    if not found:
+        return "" if attack.protocol else "no answer"
+    if int(found[1]) >= 500 or b'"status_code":500' in answer:
+        return f"{found[1].decode()}: {answer[-300:]!r}"
+    return "" if attack.ending != "stall" or found[1] in (b"408", b"400", b"404", b"422") else f"stalled: {found[1]!r}"
+
+
+async def _campaign(url: str, count: int) -> tuple[Counter[str], list[str]]:
+    place = urlsplit(url)
+    assert place.hostname
+    assert place.port
+    host, port = place.hostname, place.port
+    told: Counter[str] = Counter()
+    faults: list[str] = []
+    seeds = iter(range(count))
+
+    async def work() -> None:
+        for seed in seeds:
+            made = attack(seed)
+            try:
+                async with asyncio.timeout(LIMIT):
+                    answer = await answer_to(made, host, port)
+            except TimeoutError:
+                faults.append(f"seed {seed}, {made.name}: no answer in {LIMIT} s")
+                continue
+            told[f"{made.name}: {answer[9:12].decode() or 'closed'}"] += 1
+            if fault := fault_of(made, answer):
+                faults.append(f"seed {seed}, {made.name}: {fault}")
+
+    await asyncio.gather(*(work() for _ in range(AT_A_TIME)))
+    return told, faults
+
+
+@pytest.mark.timeout(1800)
+def test_hostile_requests_get_no_500_no_silence_and_others_stream_on(
+    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = LONG if request.config.getoption("--long") else SHORT
+    with attacked(tmp_path / "log") as url, watched(url, STREAMS) as rhythm:
+        told, faults = asyncio.run(_campaign(url, count))
+    with capsys.disabled():
+        print(f"\n{count} hostile requests: longest gap of {STREAMS} streams {rhythm.longest * 1000:.0f} ms", end=" ")
+        print(", ".join(f"{name} x{number}" for name, number in sorted(told.items())))
+    assert not faults, "\n".join(faults[:20])
+    assert rhythm.broken == 0
+    assert rhythm.tokens > 0
+    logged = (tmp_path / "log").read_text()
+    assert "Traceback" not in logged, logged[-4000:]

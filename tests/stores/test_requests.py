@@ -1,0 +1,88 @@
+"""What a store keeps of a run's request, so that another worker can go on with it, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from streamserve.stores import Outcome, RunRecord, RunStore
+from streamserve.stores.redis import RedisStore
+from streamserve.stores.sqlite import SqliteStore
+from tests.stores.servers import shared_redis
+
+LIMIT = 20.0
+LEASE = 1.0
+REQUEST = b'{"input":1}'
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A file, or the address and prefix of a Redis."""
+    return str(tmp_path / "runs.sqlite") if request.param == "sqlite" else f"{shared_redis()} {uuid.uuid4().hex}"
+
+
+@asynccontextmanager
+async def worker(place: str) -> AsyncIterator[RunStore]:
+    url, _, prefix = place.partition(" ")
+    store: RunStore = RedisStore(url, prefix=prefix, lease=LEASE) if prefix else SqliteStore(url, lease=LEASE)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def run() -> RunRecord:
+    return RunRecord(str(uuid.uuid4()), "graph", "stream", "somebody", time.time(), request=REQUEST)
+
+
+async def taken(store: RunStore) -> RunRecord:
+    """The run that the store hands out, once it does."""
+    async with asyncio.timeout(LIMIT):
+        while not (found := await store.take_over_lost()):
+            pass
+    (record,) = found
+    return record
+
+
+async def test_the_request_of_a_lost_run_comes_with_each_further_attempt(place: str) -> None:
+    async with worker(place) as third:
+        async with worker(place) as second:
+            async with worker(place) as first:
+                stored, _ = await first.acquire(run())
+                await first.append(stored.run_id, 1, 1, [b"id: 1\n\n"])
+            again = await taken(second)
+            assert (again.run_id, again.attempt, again.last_id, again.request) == (stored.run_id, 2, 1, REQUEST)
+            assert await second.append(stored.run_id, 2, 2, [b"id: 2\n\n"]) == 3
+        once_more = await taken(third)
+        assert (once_more.attempt, once_more.last_id, once_more.request) == (3, 2, REQUEST)
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_nobody_goes_on_with_a_run_that_somebody_wants_cancelled(place: str, own: bool) -> None:
+    async with worker(place) as second:
+        async with worker(place) as first:
+            stored, _ = await first.acquire(run())
+            await (first if own else second).request_cancel(stored.run_id)
+        assert (await taken(second)).request is None
+
+
+async def test_the_request_goes_with_the_end_and_is_not_read_with_the_record(place: str) -> None:
+    async with worker(place) as store:
+        stored, _ = await store.acquire(run())
+        kept = await store.get(stored.run_id)
+        assert kept is not None
+        assert kept.request is None
+        await store.append(stored.run_id, 1, 1, [b"id: 1\n\n"], Outcome("done"))
+        if isinstance(store, RedisStore):
+            assert not await store._client.do("EXISTS", store._keys.request(stored.run_id))
+        else:
+            assert isinstance(store, SqliteStore)
+            row = await store._writer.do(lambda writes: writes._one("SELECT request FROM runs"))
+            assert row == (None,)
