@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -20,8 +21,10 @@ from deploy.cluster import Replica, postgres
 from deploy.services import Missing, Service, free_port
 from streamserve import Chain
 from streamserve.app import create_app
+from streamserve.call import Call, current_call
 from streamserve.checkpoints import Checkpoints
 from streamserve.settings import Settings
+from streamserve.thread_keys import ThreadKeys
 from tests.fakes import Conversation, echo_graph, greeting, registry_of
 
 REPLICAS_AT_ONCE = 6
@@ -142,6 +145,7 @@ async def test_a_graph_has_the_saver_as_long_as_the_lifespan(tmp_path: Path) -> 
     checkpoints = Checkpoints(Settings(checkpoints=f"sqlite:///{tmp_path}/c.sqlite", _env_file=None))
     graph = checkpoints.bind(echo_graph())
     config: Any = {"configurable": {"thread_id": "one"}}
+    current_call.set(Call(chain="bot", principal="ann"))
     for turn in (1, 2):
         with pytest.raises(RuntimeError, match="lifespan"):
             await graph.ainvoke({"messages": ["hello"]}, config)
@@ -156,8 +160,10 @@ def test_the_declared_graph_stays_as_it_is() -> None:
     assert checkpoints.bind(declared) is not declared
     assert declared.checkpointer is None
     brought = declared.copy({"checkpointer": own})
-    assert checkpoints.bind(brought) is brought
+    bound = checkpoints.bind(brought)
     assert brought.checkpointer is own
+    assert isinstance(bound.checkpointer, ThreadKeys)
+    assert bound.checkpointer.saver is own
 
 
 @pytest.mark.parametrize(
@@ -186,7 +192,7 @@ def test_an_unknown_place_is_refused_without_showing_it(url: str) -> None:
 @pytest.fixture
 def redis_store(monkeypatch: pytest.MonkeyPatch) -> str:
     # Whether runs are shared is known from the address; the store itself is not asked for.
-    monkeypatch.setattr("streamserve.app.Runs", lambda settings: None)
+    monkeypatch.setattr("streamserve.app.Runs", lambda settings: SimpleNamespace())
     return "redis://127.0.0.1:1/0"
 
 

@@ -34,15 +34,62 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+# A team's own: LangGraph's server asks it for every caller, and a guard tells our routes whom it found.
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+KEYS = {"key-of-ann": "ann", "key-of-bob": "bob"}
+
+
+@auth.authenticate
+async def authenticate(headers):
+    name = KEYS.get(headers.get(b"x-api-key", b"").decode())
+    if name is None:
+        raise Auth.exceptions.HTTPException(status_code=401, detail="No such key")
+    return name
+"""
+GUARDED_SERVER = """
+from fastapi import Request
+
+from streamserve.app import create_app
+from streamserve.registry import discover
+
+
+def principal(request: Request) -> None:
+    request.state.principal = request.user.identity
+
+
+app = create_app(discover("chains"), guard=principal)
+"""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    folder = tmp_path_factory.mktemp("application")
+    async with development_server(application_in(tmp_path_factory.mktemp("application"))) as address:
+        yield address
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def guarded(tmp_path: Path) -> AsyncIterator[str]:
+    """The same application, with custom auth for LangGraph's routes and ours."""
+    folder = application_in(tmp_path)
+    (folder / "auth.py").write_text(AUTH)
+    (folder / "server.py").write_text(GUARDED_SERVER)
+    config = json.loads((folder / "langgraph.json").read_text())
+    config["auth"] = {"path": "auth:auth"}
+    config["http"]["enable_custom_route_auth"] = True
+    (folder / "langgraph.json").write_text(json.dumps(config))
+    async with development_server(folder) as address:
+        yield address
+
+
+def application_in(folder: Path) -> Path:
     for name in ("langgraph.json", "server.py", "README.md"):
         shutil.copy(ROOT / name, folder)
     for name in ("chains", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    async with development_server(folder) as address:
-        yield address
+    return folder
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -144,3 +191,25 @@ async def test_remote_runnable_streams_a_chain_from_the_same_process(url: str) -
         chunks = [chunk async for chunk in joke.astream({"topic": "llamas"})]
     assert len(chunks) > 5
     assert "llamas" in "".join(chunks)
+
+
+async def test_custom_auth_guards_its_routes_and_ours(guarded: str) -> None:
+    async with asyncio.timeout(2 * ANSWERS_WITHIN), httpx.AsyncClient(base_url=guarded, trust_env=False) as http:
+        joke, story = {"input": {"topic": "llamas"}}, {"input": {"premise": "a lighthouse"}}
+        for path, body in (
+            ("/assistants/search", {}),
+            ("/joke/invoke", joke),
+            ("/joke/stream", joke),
+            ("/joke/batch", {"inputs": [joke["input"]]}),
+            ("/story/invoke", story),
+        ):
+            for key, status in ((None, 401), ("no such key", 401), ("key-of-ann", 200)):
+                answer = await http.post(path, json=body, headers={"X-Api-Key": key} if key else {})
+                assert answer.status_code == status, (path, key, answer.text)
+        assert (await http.get("/joke/playground/")).status_code == 401
+        async with get_client(url=guarded, api_key="key-of-ann") as client:
+            assert await client.assistants.search()
+        started = await http.post("/joke/runs", json=joke, headers={"X-Api-Key": "key-of-ann"})
+        stream = f"/runs/{started.headers['Run-Id']}/stream"
+        owners = {"key-of-ann": 200, "key-of-bob": 404, "no such key": 401}
+        assert {key: (await http.get(stream, headers={"X-Api-Key": key})).status_code for key in owners} == owners

@@ -155,7 +155,7 @@ def _stream(remote: RemoteRunnable[Any, Any], into: list[Any], stop_after: int, 
         chunks.close()
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=["sync", "async", "aiohttp"])
 def streamed(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
     """Read a stream to its end, or to a number of chunks, by `stream` and by `astream`."""
 
@@ -163,6 +163,9 @@ def streamed(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
         url: str, *, stop_after: int = 0, into: list[Any] | None = None, call: Any = None, **options: Any
     ) -> list[Any]:
         chunks = [] if into is None else into
+        if request.param == "aiohttp":
+            pytest.importorskip("httpx_aiohttp")
+            options = {"transport": "aiohttp", **options}
         remote = RemoteRunnable(url, **{"retry": FAST, **options})
         if request.param == "sync":
             _stream(remote, chunks, stop_after, **(call or {}))

@@ -1,5 +1,7 @@
 """Bodies of calls, and answers."""
 
+from uuid import UUID
+
 import httpx
 import orjson
 import pytest
@@ -37,7 +39,12 @@ def test_a_config_without_what_is_only_local():
 
 def test_the_marks_of_a_surrounding_graph_stay_here():
     config = {"configurable": {"__pregel_task_id": "t", "checkpoint_ns": "n", "thread_id": "1"}}
-    assert for_server(config) == {"configurable": {"thread_id": "1"}}
+    assert for_server(config) == {"configurable": {"thread_id": "1", "__pregel_nested": True}}
+
+
+def test_a_thread_may_be_named_by_a_uuid():
+    sent = orjson.loads(body(WireSerializer(), "input", None, {"configurable": {"thread_id": UUID(int=1)}}))
+    assert sent["config"]["configurable"] == {"thread_id": "00000000-0000-0000-0000-000000000001"}
 
 
 def test_a_body_has_the_input_as_its_serializer_writes_it():
@@ -46,7 +53,16 @@ def test_a_body_has_the_input_as_its_serializer_writes_it():
         "inputs": [[1]],
         "config": [{"tags": ["a"]}],
         "kwargs": {"stream_mode": "values"},
+        "types": {"/0": "set"},
     }
+
+
+def test_a_serializer_of_the_caller_tells_no_types():
+    class Own(WireSerializer.__mro__[1]):
+        def dumps(self, obj):
+            return b'"own"'
+
+    assert orjson.loads(body(Own(), "input", {1}, {})) == {"input": "own", "config": {}}
 
 
 @pytest.mark.parametrize("text", [b"[]", b"{}", b"<p>", b""])

@@ -102,3 +102,19 @@ def test_a_block_without_end_is_bounded(monkeypatch):
 def test_many_small_blocks_are_not_bounded(monkeypatch):
     monkeypatch.setattr(sse, "MAX_BLOCK_BYTES", 100)
     assert len(parse(*[b"data: " + b"x" * 60 + b"\n\n"] * 30)) == 30
+
+
+def test_chunks_are_the_same_wherever_their_bytes_are_cut() -> None:
+    stream = (
+        b'retry: 1000\nid: 1\nevent: metadata\ndata: {}\n\n: \nid: 2\nevent: data\ndata: "a"\n\n'
+        b'id: 3\nevent: data\ndata: "b"\n\n: \n: \nid: 4\nevent: data\ndata: {}\ntypes: {"":"set"}\n\n'
+        b"retry: 7\nid: 5\nevent: data\ndata: \n\nid: 6\nevent: data\ndata: x\r\n\r\nid: 7\nevent: end\ndata:\n\n"
+    )
+    whole = list(EventParser().feed(stream))
+    one_by_one = EventParser()
+    assert [event for byte in stream for event in one_by_one.feed(bytes([byte]))] == whole
+    assert [(event.id, event.retry) for event in whole][4] == ("5", 7)
+    assert [event.id for event in whole] == list("1234567")
+    for cut in range(len(stream)):
+        parser = EventParser()
+        assert [*parser.feed(stream[:cut]), *parser.feed(stream[cut:])] == whole, cut

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from streamserve.graphs import Graph, with_checkpointer
 from streamserve.settings import Settings
+from streamserve.stores import StoreDown
+from streamserve.thread_keys import ThreadKeys
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,10 +37,20 @@ _SHARED = 2
 MIGRATIONS_LIMIT = 60.0
 BUSY_LIMIT = 15.0
 LOOK_AGAIN = 0.1
+# Seconds for a look whether the database is there; a probe does not wait much longer.
+CHECK_LIMIT = 2.0
+_NOBODYS: RunnableConfig = {"configurable": {"thread_id": "readyz", "checkpoint_ns": ""}}
 # Seconds until a run fails because Postgres is away. The saver asks for one connection at a time, so these add up.
 CONNECTION_LIMIT = 5.0
 # Any number, the same in all replicas.
 MIGRATIONS_LOCK = 7_305_227_041
+
+
+class CheckpointsDown(StoreDown):
+    """The conversations cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__("The store of the conversations cannot be reached")
 
 
 class Checkpoints:
@@ -59,18 +72,21 @@ class Checkpoints:
         if self.url and not _is_known(self.url):
             raise ValueError("STREAMSERVE_CHECKPOINTS: memory:, sqlite:///PATH or postgres://...")
         self._idle: Saver = InMemorySaver() if self._kind == "memory" else NotOpened()
+        self._keys = ThreadKeys(self._idle)
         self._graphs: list[Graph] = []
 
     def bind(self, graph: Graph) -> Graph:
-        """The graph with these checkpoints, unless it brought its own.
+        """The graph with these checkpoints, unless it brought its own; in either case each thread is its principal's.
 
         Raises:
             ValueError: the replicas share their runs, and nobody said where conversations are kept.
         """
-        bound = with_checkpointer(graph, self._idle)
-        if bound is not graph:
-            self._require_place(bound)
-            self._graphs.append(bound)
+        own = graph.checkpointer
+        if own is not None:
+            return with_checkpointer(graph, ThreadKeys(own)) if isinstance(own, BaseCheckpointSaver) else graph
+        bound = with_checkpointer(graph, self._keys)
+        self._require_place(bound)
+        self._graphs.append(bound)
         return bound
 
     def _require_place(self, graph: Graph) -> None:
@@ -87,6 +103,17 @@ class Checkpoints:
                 self._store,
             )
 
+    def seen_by(self, graph: Graph) -> str | None:
+        """Who of those that know of a run sees the checkpoints of its graph: "" for all, or the name of a machine; None
+        for this process alone."""
+        own = any(known is graph for known in self._graphs)
+        saver = graph.checkpointer.saver if isinstance(graph.checkpointer, ThreadKeys) else graph.checkpointer
+        in_memory = isinstance(saver, InMemorySaver)
+        reach = _REACH[self._kind] if own else _REACH["memory"] if in_memory else _SHARED
+        if reach >= _STORE_REACH.get(self._store, _SHARED):
+            return ""
+        return gethostname() if reach else None
+
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Opens the place, after its migrations; the graphs use it as long as the block lasts."""
@@ -94,18 +121,28 @@ class Checkpoints:
             yield
             return
         async with self._saver() as saver:
-            self._give(saver)
+            self._keys.saver = saver
             try:
                 yield
             finally:
-                self._give(self._idle)
+                self._keys.saver = self._idle
+
+    async def check(self) -> None:
+        """Returns if a conversation can be read now.
+
+        Raises:
+            CheckpointsDown: the database does not answer.
+        """
+        if self._keys.saver is self._idle:
+            return
+        try:
+            async with asyncio.timeout(CHECK_LIMIT):
+                await self._keys.saver.aget_tuple(_NOBODYS)
+        except Exception as error:  # whatever the driver calls it
+            raise CheckpointsDown() from error
 
     def _saver(self) -> AbstractAsyncContextManager[Saver]:
         return _sqlite(sqlite_path(self.url)) if self._kind == "sqlite" else _postgres(self.url)
-
-    def _give(self, saver: Saver) -> None:
-        for graph in self._graphs:
-            graph.checkpointer = saver
 
 
 class NotOpened(BaseCheckpointSaver[Any]):

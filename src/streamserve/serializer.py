@@ -24,6 +24,18 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
 
 
+class Enveloped(dict[str, Any]):
+    """A value that LangServe takes for an event, in which it looks for `metadata`.
+
+    Args:
+        value: what is sent.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(metadata={})
+        self.value = value
+
+
 class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
     """LangServe's serializer with a form for every value."""
 
@@ -33,7 +45,7 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
         Raises:
             InvalidOutput: the value has no JSON form (such as an object of an unknown class).
         """
-        return typed_line(obj)
+        return typed_line(obj.value if type(obj) is Enveloped else obj)
 
     def dumpd(self, obj: Any) -> Any:
         """Dicts, lists and scalars; the types go to the current call.

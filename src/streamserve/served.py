@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from types import new_class
 from typing import Any, Literal, cast
 
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.utils import ConfigurableFieldSpec, gather_with_concurrency
 from langgraph.pregel import Pregel
 from pydantic import BaseModel, ConfigDict, PrivateAttr, RootModel
 
-from streamserve import graphs
+from streamserve import graph_input, graphs, modes
 from streamserve.call import Call, current_call
 from streamserve.chain import StreamMode
 from streamserve.checkpoints import Checkpoints
+from streamserve.compact_events import compacted
+from streamserve.config_keys import ConfigKeys
+from streamserve.fast_chain import fast
+from streamserve.progress import at_the_last_checkpoint, marked, progress_of
+from streamserve.protocol_events import open_events
 from streamserve.registry import RegisteredChain
 from streamserve.serializer import keep_output
+from streamserve.stream_callbacks import without_aggregator
+from streamserve.thread_heads import begun
+from streamserve.traced_stream import closed
+from streamserve.widening import with_messages
 
 
 class BatchResults(Exception):
@@ -35,11 +46,29 @@ class BatchResults(Exception):
         super().__init__("batch results")
 
 
+class OtherOutput(Exception):
+    """An output in another form than the chain's own, which LangServe would check against the declared type.
+
+    Args:
+        output: chunks of a stream mode, or LangGraph's `GraphOutput`.
+    """
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+        super().__init__("other output")
+
+
 class ServedRunnable(RunnableBindingBase[Any, Any]):
     """A binding around the declared chain; LangServe calls it, the chain runs unchanged."""
 
     served: RegisteredChain
     _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
+    _keys: ConfigKeys | None = PrivateAttr(default=None)
+    _streamed: Runnable[Any, Any] = PrivateAttr()
+
+    def model_post_init(self, _context: Any) -> None:
+        """Prepares what is streamed in the chain's place."""
+        self._streamed = fast(self.bound)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
         """Keeps `served`, which the base class would lose."""
@@ -55,15 +84,24 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """The chain's configurable fields; a graph's are its thread and checkpoint."""
         return [*self.bound.config_specs, *(graphs.CONFIG_SPECS if self.graph else ())]
 
+    @property
+    def config_keys(self) -> ConfigKeys:
+        """The keys of a config that the chain knows."""
+        if self._keys is None:
+            self._keys = ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
+        return self._keys
+
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's input schema with the declared examples, which the playground takes as defaults."""
         return self._schema("input", lambda: self._make_input_schema(config))
 
     @property
     def input_schema(self) -> type[BaseModel]:
-        """What requests are validated against: for a graph also None and commands."""
-        schema = self.get_input_schema()
-        return self._schema("request", lambda: graphs.input_model(schema)) if self.graph else schema
+        """What requests are validated against: messages in any form, and for a graph also None and commands."""
+        schema, graph = self.get_input_schema(), self.graph
+        if graph is not None:
+            return self._schema("request", lambda: graph_input.input_model(schema, graph))
+        return self._schema("request", lambda: cast(type[BaseModel], with_messages(schema, in_graph=False)))
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's output schema in the form that the chat playground understands."""
@@ -88,8 +126,13 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain, marking where in the request a failure happens."""
+        asked = self._asked()
         with _in_chain():
-            return await super().ainvoke(input, config, **kwargs)
+            async with self._begun(input, config) as own:
+                output = await super().ainvoke(input, own, **asked, **kwargs)
+        if _changes_output(asked):
+            raise OtherOutput(output)
+        return output
 
     async def abatch(
         self,
@@ -100,11 +143,29 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         """As the chain; if the request asks for exceptions as results, they leave in a BatchResults."""
-        call = current_call.get() or Call()
-        asked = bool(call.kwargs.get("return_exceptions"))
+        asked = self._asked()
+        wanted = bool(asked.pop("return_exceptions", False))
+        configs = config if isinstance(config, list) else [config or {} for _ in inputs]
+
+        async def one(index: int) -> Any:
+            try:
+                async with self._begun(inputs[index], configs[index], index) as own:
+                    return await self.bound.ainvoke(inputs[index], own, **asked, **kwargs)
+            except Exception as error:
+                if not (wanted or return_exceptions):
+                    raise
+                return error
+
         with _in_chain():
-            results = await super().abatch(inputs, config, return_exceptions=asked or return_exceptions, **kwargs)
-        if asked:
+            if self.graph is None:
+                own = [cast(RunnableConfig, self._config(each, index)) for index, each in enumerate(configs)]
+                results = await super().abatch(
+                    inputs, own, return_exceptions=wanted or return_exceptions, **asked, **kwargs
+                )
+            else:  # each on a thread of its own
+                most = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
+                results = await gather_with_concurrency(most, *(one(index) for index in range(len(inputs))))
+        if wanted or _changes_output(asked):
             raise BatchResults(results)
         return results
 
@@ -112,21 +173,83 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """As the chain; a graph streams in the modes of the request."""
         call = current_call.get() or Call()
         call.phase, call.task = "chain", asyncio.current_task()
-        graph = self.graph
+        graph, config = self.graph, without_aggregator(config)
         if graph is not None:
-            modes = call.kwargs.get("stream_mode") or self._default_modes(graph)
-            config = self._merge_configs(config)
-            async for chunk in graphs.astream(graph, input, config, modes, keep_output):
-                yield chunk
+            arguments = {**self._default_modes(graph), **call.kwargs}
+            async with self._begun(input, config) as own:
+                async for chunk in modes.astream(graph, input, own, arguments, keep_output):
+                    yield chunk
             return
-        chunk = None
-        async for chunk in super().astream(input, config, **kwargs):
-            yield chunk
+        chunk, own = None, self._merge_configs(self._config(config))
+        stream = self._streamed.astream(input, own, **{**self.kwargs, **kwargs})
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            await closed(stream)
         if type(chunk) is dict:  # a snapshot: dicts that add up are AddableDicts
             keep_output(chunk)
 
-    def _default_modes(self, graph: graphs.Graph) -> StreamMode | None:
-        return None if graphs.keeps_messages(graph) else self.served.chain.stream_modes[0]
+    async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:
+        """As `astream`, for a graph's run whose worker died: from its last checkpoint, or else with its input."""
+        call, graph = current_call.get() or Call(), self.graph
+        assert graph is not None
+        call.phase, call.task = "chain", asyncio.current_task()
+        own = at_the_last_checkpoint(self._merge_configs(self._config(config)))
+        found = await progress_of(graph, own, call.run_id, call.kwargs)
+        if found is None:
+            stream = self.astream(input, config)
+        else:  # it has had its turn
+            arguments = {**self._default_modes(graph), **call.kwargs}
+            stream = modes.astream(cast(graphs.Graph, found), None, own, arguments, keep_output)
+        async with aclosing(cast(AsyncGenerator[Any], stream)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the chain; a graph with the arguments of the request. Version 3 is in its compact form."""
+        call = current_call.get() or Call()
+        async with self._begun(input, config) as own:
+            if call.events == "v3":
+                call.phase, call.task = "chain", asyncio.current_task()
+                modes = self.served.chain.stream_modes
+                events = compacted(await open_events(self.bound, input, own, modes, **self._asked()))
+            else:
+                kwargs["version"] = call.events
+                events = self._streamed.astream_events(input, own, **self._asked(), **kwargs)
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+
+    def _asked(self) -> dict[str, Any]:
+        call = current_call.get()
+        return dict(call.kwargs) if call else {}
+
+    @asynccontextmanager
+    async def _begun(self, input: Any, config: RunnableConfig | None, index: int = 0) -> AsyncIterator[RunnableConfig]:
+        """The whole config of one run, once it is its turn."""
+        call, graph = current_call.get(), self.graph
+        own = self._merge_configs(self._config(config, index))
+        if call is None or graph is None:
+            yield own
+            return
+        thread_id = ((config or {}).get("configurable") or {}).get("thread_id")
+        if self.served.chain.multitask_strategy == "rollback":
+            own = cast(RunnableConfig, marked(own, str(own.get("run_id"))))
+        async with begun(graph, call.turn, thread_id, own, input) as placed:
+            yield placed
+
+    def _config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig | None:
+        """A config with what LangServe dropped of the caller's, and for a graph without what LangServe added."""
+        call = current_call.get()
+        if config is None or call is None:
+            return config
+        own = config if self.graph is None else graphs.as_sent(config)
+        asked = call.configs[index if len(call.configs) > 1 else 0] if call.configs else {}
+        return merge_configs(own, self.config_keys.beside(asked))
+
+    def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
+        return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}
 
 
 def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
@@ -145,6 +268,14 @@ def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> Ser
         config_factories=[graphs.with_thread] if is_graph else [],
         custom_input_type=entry.chain.input_type,
         custom_output_type=entry.chain.output_type,
+    )
+
+
+def _changes_output(arguments: dict[str, Any]) -> bool:
+    return (
+        arguments.get("stream_mode", "values") != "values"
+        or arguments.get("version") == "v2"
+        or "output_keys" in arguments
     )
 
 

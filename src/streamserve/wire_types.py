@@ -8,14 +8,14 @@ standard has them ignore unknown fields. `dict` marks a dict that only looks lik
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, get_args
 from uuid import UUID
 
-from langchain_core.messages import AIMessageChunk, BaseMessage
-from langgraph.types import Command, Interrupt, Send
+from langchain_core.messages import AIMessageChunk, BaseMessage, RemoveMessage
+from langgraph.types import Command, GraphOutput, Interrupt, Overwrite, Send
 from langserve.serialization import WellKnownLCObject
 from pydantic import BaseModel
 
@@ -33,6 +33,9 @@ NAMES: dict[type, str] = {
     Interrupt: "interrupt",
     Command: "command",
     Send: "send",
+    Overwrite: "overwrite",
+    GraphOutput: "graph_output",
+    RemoveMessage: "remove_message",
 }
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -53,9 +56,9 @@ def types_of(value: Any) -> dict[str, str]:
     Args:
         value: what is about to be serialized.
     """
-    if type(value) is str or (type(value) is AIMessageChunk and _is_simple(value)):
-        return {}
-    return dict(_walk(value, ""))
+    found: dict[str, str] = {}
+    _walk(value, "", found)
+    return found
 
 
 def _is_simple(chunk: AIMessageChunk) -> bool:
@@ -65,18 +68,19 @@ def _is_simple(chunk: AIMessageChunk) -> bool:
     )
 
 
-def _walk(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in _PLAIN or (kind is AIMessageChunk and _is_simple(value)):
         return
     if isinstance(value, dict):
         tag = value.get("type")
         if type(tag) is str and tag in TAGS:
-            yield pointer, "dict"
+            found[pointer] = "dict"
     elif kind in NAMES:
-        yield pointer, NAMES[kind]
+        found[pointer] = NAMES[kind]
     for key, item in _children(value):
-        yield from _walk(item, f"{pointer}/{escaped(key)}")
+        if type(item) not in _PLAIN:  # most are: a token's metadata has a dozen
+            _walk(item, f"{pointer}/{escaped(key)}", found)
 
 
 def _children(value: Any) -> Iterable[tuple[Any, Any]]:

@@ -40,7 +40,7 @@ async def get(app: FastAPI, path: str) -> Any:
 
 
 def test_the_chains_are_those_of_the_design() -> None:
-    names = ["chat", "code-assistant", "docs-qa", "joke", "research-agent", "story"]
+    names = ["approval", "chat", "code-assistant", "docs-qa", "joke", "research-agent", "story"]
     assert list(REGISTRY.chains) == names
 
 

@@ -31,7 +31,7 @@ UPSTREAM = {
         "context_length_exceeded",
     ),
     "truncated": (UpstreamTruncated(SECRET), 502, "upstream_truncated"),
-    "unreachable": (openai.APIConnectionError(message=SECRET, request=RATE_LIMIT.request), 502, "upstream"),
+    "unreachable": (openai.APIConnectionError(message=SECRET, request=RATE_LIMIT.request), 502, "upstream_unreachable"),
     "own": (ValueError(SECRET), 500, "internal"),
 }
 

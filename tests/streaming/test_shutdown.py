@@ -134,3 +134,17 @@ def test_a_second_signal_ends_the_runs_now(serve: Serve, second: signal.Signals)
         server.signal(second)
         assert error_of(reader.rest()[-1])["code"] == "shutting_down"
     assert server.exit_code() == 0
+
+
+def test_a_hundred_streams_all_learn_how_they_end(serve: Serve) -> None:
+    server = serve(1.0)
+    with ExitStack() as stack:
+        limits = httpx.Limits(max_connections=None)
+        client = stack.enter_context(httpx.Client(base_url=server.client.base_url, timeout=LIMIT, limits=limits))
+        readers = [stack.enter_context(streaming(client, "/gated/stream")) for _ in range(100)]
+        for reader in readers:
+            reader.until(b'"first"')
+        server.signal(signal.SIGTERM)
+        ends = [reader.rest()[-1] for reader in readers]
+    assert {error_of(end)["code"] for end in ends} == {"shutting_down"}
+    assert server.exit_code() == 0

@@ -18,6 +18,7 @@ from streamserve_sdk.errors import (
     ServerShuttingDown,
     StreamServeError,
     StreamTruncated,
+    ThreadBusy,
     UpstreamError,
     UpstreamRateLimited,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ServerShuttingDown",
     "StreamServeError",
     "StreamTruncated",
+    "ThreadBusy",
     "UpstreamError",
     "UpstreamRateLimited",
     "WireSerializer",

@@ -23,6 +23,7 @@ from streamserve_sdk.wire import Request
 JSON_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
 
 OnRun = Callable[[str], None]
+OnAttempt = Callable[[int], None]
 Shape = Callable[[Any], Any]
 
 
@@ -82,6 +83,8 @@ class ChainClient:
         *,
         detach: bool | None = None,
         on_run: OnRun | None = None,
+        recover: bool | None = None,
+        on_attempt: OnAttempt | None = None,
         **fields: Any,
     ) -> StreamSession:
         """Return the session that starts a run.
@@ -93,12 +96,16 @@ class ChainClient:
             kwargs: the caller's further arguments.
             detach: leaving early lets the run go on; default: the client's own setting.
             on_run: called with the run's id as soon as it is known.
+            recover: another worker goes on with the run if its own dies; default: as the server has it.
+            on_attempt: called with the number of each further attempt.
             fields: further fields of the body.
         """
         detach = self.detach if detach is None else detach
         headers = {**STREAM_HEADERS, "Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
         if detach:
             headers["Run-On-Disconnect"] = "continue"
+        if recover is not None:
+            headers["Run-Recover"] = "true" if recover else "false"
         body = payload.body(self.serializer, "input", value, config, kwargs=kwargs, **fields)
         return StreamSession(
             Request("POST", endpoint(self.url, name), headers, body),
@@ -108,15 +115,17 @@ class ChainClient:
             one_shot=self._one_shot,
             detach=detach,
             on_run=on_run,
+            on_attempt=on_attempt,
         )
 
-    def attach(self, run_id: str, after: int, detach: bool) -> StreamSession:
+    def attach(self, run_id: str, after: int, detach: bool, on_attempt: OnAttempt | None = None) -> StreamSession:
         """Return the session that joins a run.
 
         Args:
             run_id: the run.
             after: the last block that the caller has; 0 for all.
             detach: leaving early lets the run go on.
+            on_attempt: called with the number of each further attempt.
         """
         return StreamSession(
             None,
@@ -127,6 +136,7 @@ class ChainClient:
             run_id=run_id,
             last_id=after,
             detach=detach,
+            on_attempt=on_attempt,
         )
 
     def chunks(self, session: StreamSession, shape: Shape) -> Generator[Any]:

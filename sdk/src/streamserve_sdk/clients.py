@@ -7,11 +7,12 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import httpx
 
+Transport = Literal["httpx", "aiohttp"]
 CertTypes = str | tuple[str, str] | tuple[str, str, str]
 
 # httpx's default of 100 connections makes stream 101 wait without a word; idle ones stay bounded.
@@ -40,13 +41,21 @@ class HttpClients:
         verify: as httpx's: True, False, a path of certificates, or a context.
         cert: as httpx's: the client's certificate.
         options: further arguments of httpx.Client and httpx.AsyncClient.
+        transport: "aiohttp" carries asynchronous calls over aiohttp.
     """
 
-    def __init__(self, verify: ssl.SSLContext | str | bool, cert: CertTypes | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        verify: ssl.SSLContext | str | bool,
+        cert: CertTypes | None,
+        options: dict[str, Any],
+        transport: Transport = "httpx",
+    ) -> None:
         """Keep the settings; nothing is opened yet."""
         self._verify = verify
         self._cert = cert
         self._options = {"limits": LIMITS, **options}
+        self._transport = transport
         self._lock = threading.Lock()
         self._sync: httpx.Client | None = None
         self._async: _Table = WeakKeyDictionary()
@@ -67,7 +76,7 @@ class HttpClients:
                 del self._async[dead]
             entry = self._async.get(loop)
             if entry is None or entry.client.is_closed:
-                client = httpx.AsyncClient(verify=self._context(), **self._options)
+                client = httpx.AsyncClient(verify=self._context(), **self._carried(), **self._options)
                 entry = self._async[loop] = _LoopClient(client, weakref.ref(self._async))
         await entry.start()
         return entry.client
@@ -103,6 +112,13 @@ class HttpClients:
         if entry is not None:
             await entry.stop()
         self.close()
+
+    def _carried(self) -> dict[str, Any]:
+        if self._transport == "httpx":
+            return {}
+        from streamserve_sdk.aiohttp_transport import transport
+
+        return {"transport": transport(self._context())}
 
     def _context(self) -> ssl.SSLContext:
         if isinstance(self._verify, ssl.SSLContext):

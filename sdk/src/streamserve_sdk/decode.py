@@ -26,6 +26,7 @@ from langchain_core.messages import (
     FunctionMessageChunk,
     HumanMessage,
     HumanMessageChunk,
+    RemoveMessage,
     SystemMessage,
     SystemMessageChunk,
     ToolMessage,
@@ -34,6 +35,8 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, LLMResult
 from langchain_core.prompt_values import ChatPromptValueConcrete, StringPromptValue
 from pydantic import BaseModel, TypeAdapter
+
+from streamserve_sdk.message_chunks import MessageChunks
 
 MODELS: dict[str, type[BaseModel]] = {
     "ai": AIMessage,
@@ -88,7 +91,10 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
     "decimal": Decimal,
     "frozenset": frozenset,
+    "graph_output": _from_langgraph("GraphOutput"),
     "interrupt": _from_langgraph("Interrupt"),
+    "overwrite": _from_langgraph("Overwrite"),
+    "remove_message": lambda value: RemoveMessage(**value),
     "send": _from_langgraph("Send"),
     "set": set,
     "time": time.fromisoformat,
@@ -99,6 +105,16 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 _TAGGED = {"__type__", "value"}
 # What a maker or a model raises when the dict only looked like its own; ArithmeticError is Decimal's.
 _NO_FIT = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, ImportError)
+
+
+_CHUNKS = MessageChunks()
+
+
+def _plain_chunk(value: dict[str, Any]) -> AIMessageChunk | None:
+    try:
+        return _CHUNKS.make(value)
+    except _NO_FIT:
+        return None
 
 
 def loads(data: bytes | str) -> Any:
@@ -127,6 +143,8 @@ def loadd(value: Any) -> Any:
     """
     kind = type(value)
     if kind is dict:
+        if value.get("type") == "AIMessageChunk" and (chunk := _plain_chunk(value)) is not None:
+            return chunk
         decoded = value.copy()
         for key, item in value.items():
             if item and type(item) in _CONTAINERS:

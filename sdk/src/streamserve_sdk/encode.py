@@ -1,5 +1,6 @@
 """Values of Python -> JSON, for inputs and call arguments."""
 
+import dataclasses
 from base64 import b64encode
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
@@ -10,14 +11,17 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+from streamserve_sdk.input_types import fields_of, of_langgraph
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 def dumps(value: Any) -> bytes:
     """Return the value as JSON, in the forms that pydantic reads back on the server.
 
     Messages, prompts, documents and other pydantic models are dumped by their fields, sets as lists, bytes in
-    base64, Decimal as text, timedelta in seconds.
+    base64, Decimal as text, timedelta in seconds, dataclasses and LangGraph's commands by their fields. The types that
+    are lost so are told by `input_types`.
 
     Args:
         value: what to encode.
@@ -39,4 +43,6 @@ def _default(value: Any) -> Any:
         return str(value)
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if of_langgraph(value) or dataclasses.is_dataclass(value):
+        return fields_of(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")

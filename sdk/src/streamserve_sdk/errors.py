@@ -3,6 +3,7 @@
     StreamServeError                    run_id, last_id, code, retryable
     ├── ServerError                     + httpx.HTTPStatusError: the server said so
     │   ├── RequestRejected             an HTTP status that is no success
+    │   │   └── ThreadBusy              another run of the thread is under way
     │   ├── RunFailed                   the chain failed
     │   │   ├── UpstreamError           the model's provider failed or broke off
     │   │   │   └── UpstreamRateLimited
@@ -89,6 +90,22 @@ class RequestRejected(ServerError):
     """The server answered a call with a status that is no success."""
 
     code = "rejected"
+
+
+class ThreadBusy(RequestRejected):
+    """Another run of the graph's thread is under way; `.holder` is its id, if the server named it."""
+
+    code = "thread_busy"
+    retryable = True
+
+    @property
+    def holder(self) -> str | None:
+        """The id of the run that has the thread."""
+        try:
+            fields = self.response.json()
+        except ValueError:
+            return None
+        return fields.get("holder") if isinstance(fields, dict) else None
 
 
 class RunFailed(ServerError):
@@ -204,6 +221,7 @@ BY_CODE: dict[str, type[ServerError]] = {
     "run_expired": RunExpired,
     "run_lost": RunLost,
     "shutting_down": ServerShuttingDown,
+    "thread_busy": ThreadBusy,
     "timeout": RunTimeout,
     "upstream": UpstreamError,
     "upstream_rate_limited": UpstreamRateLimited,

@@ -114,6 +114,12 @@ def run_id_in(data: bytes) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
+def attempt_in(data: bytes) -> int:
+    """Return the number of the attempt that a JSON object names; without one it is the first."""
+    attempt = _json_object(data).get("attempt")
+    return attempt if isinstance(attempt, int) else 1
+
+
 def _named(position: Position, fields: dict[str, Any]) -> Position:
     run_id = fields.get("run_id")
     return Position(run_id, position.last_id) if isinstance(run_id, str) else position

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
 import orjson
@@ -10,6 +11,7 @@ from langchain_core.runnables.config import RunnableConfig
 from streamserve_sdk import encode
 from streamserve_sdk.errors import Position, ProtocolError
 from streamserve_sdk.failures import from_answer, public_url
+from streamserve_sdk.input_types import types_of
 from streamserve_sdk.serializer import Serializer, WireSerializer
 from streamserve_sdk.wire import Reply, Request
 
@@ -17,6 +19,8 @@ from streamserve_sdk.wire import Reply, Request
 SENT_KEYS = ("tags", "metadata", "run_name", "max_concurrency", "recursion_limit", "configurable")
 # Marks of a surrounding LangGraph run; its checkpoints mean nothing to another server's graph.
 _GRAPH_MARK = "__pregel_"
+# Tells the server that nobody wrote such a config: what its chain does not know there is no mistake.
+_NESTED = {"__pregel_nested": True}
 _OWN_CHECKPOINT = frozenset({"checkpoint_id", "checkpoint_map", "checkpoint_ns"})
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -38,7 +42,9 @@ def body(
         fields: further fields, `kwargs` among them.
     """
     configs = [for_server(one) for one in config] if isinstance(config, Sequence) else for_server(config)
-    return encode.dumps({name: orjson.Fragment(serializer.dumps(value)), "config": configs, **fields})
+    types = types_of(value) if isinstance(serializer, WireSerializer) else {}
+    sent = {name: orjson.Fragment(serializer.dumps(value)), "config": configs, **fields}
+    return encode.dumps({**sent, "types": types} if types else sent)
 
 
 def for_server(config: RunnableConfig) -> dict[str, Any]:
@@ -55,11 +61,12 @@ def for_server(config: RunnableConfig) -> dict[str, Any]:
 
 def _without_graph(configurable: dict[str, Any]) -> dict[str, Any]:
     nested = any(key.startswith(_GRAPH_MARK) for key in configurable)
-    return {
+    kept = {
         key: value
         for key, value in configurable.items()
         if not key.startswith("__") and not (nested and key in _OWN_CHECKPOINT)
     }
+    return {**kept, **_NESTED} if nested else kept
 
 
 def _sendable(value: Any) -> Any:
@@ -72,7 +79,8 @@ def _sendable(value: Any) -> Any:
 
 
 def _fits(value: Any) -> bool:
-    return isinstance(value, (*_SCALARS, Mapping, list, tuple))
+    # An UUID is what LangGraph's users name their threads with.
+    return isinstance(value, (*_SCALARS, UUID, Mapping, list, tuple))
 
 
 class Answer(NamedTuple):

@@ -9,24 +9,25 @@ import httpx
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import RunnableConfig, ensure_config
-from langchain_core.runnables.schema import StreamEvent
 from langchain_core.runnables.utils import Input, Output
 from langchain_core.tracers.log_stream import RunLogPatch
 
 from streamserve_sdk import shapes
 from streamserve_sdk.callback_events import areplay, replay
-from streamserve_sdk.chain_client import ChainClient, OnRun
-from streamserve_sdk.clients import CertTypes, HttpClients
+from streamserve_sdk.chain_client import ChainClient, OnAttempt, OnRun
+from streamserve_sdk.clients import CertTypes, HttpClients, Transport
+from streamserve_sdk.event_streams import EventStreams
 from streamserve_sdk.failures import public_url
 from streamserve_sdk.links import runs_beside
 from streamserve_sdk.merge import merge
 from streamserve_sdk.retry import RetryPolicy
 from streamserve_sdk.runs import Runs
 from streamserve_sdk.serializer import Serializer, WireSerializer
+from streamserve_sdk.threads import Threads
 from streamserve_sdk.tracing import atraced, traced
 
 
-class RemoteRunnable(Runs, Runnable[Input, Output]):
+class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
     """A chain served by StreamServe or LangServe, with the interface of a local one.
 
     Streams survive broken connections; one that cannot be resumed raises, and never passes for a whole answer.
@@ -50,6 +51,7 @@ class RemoteRunnable(Runs, Runnable[Input, Output]):
         keepalive: float = 15.0,
         retry: RetryPolicy | None = None,
         runs_url: str | None = None,
+        transport: Transport = "httpx",
     ) -> None:
         """Keep the settings; nothing is opened before the first call.
 
@@ -69,13 +71,17 @@ class RemoteRunnable(Runs, Runnable[Input, Output]):
             keepalive: seconds between the server's keep-alives; default 15.
             retry: the bounds of reconnecting.
             runs_url: where runs live; default: `runs` beside the chain.
+            transport: "aiohttp" carries asynchronous calls over aiohttp (extra `aiohttp`); default "httpx".
+
+        Raises:
+            ModuleNotFoundError: at the first asynchronous call, if aiohttp is wanted and not installed.
         """
         options = {"timeout": timeout, "auth": auth, "headers": headers, "cookies": cookies}
         self.url = url
         self._client = ChainClient(
             url,
             runs_url or runs_beside(url),
-            HttpClients(verify, cert, {**options, **(client_kwargs or {})}),
+            HttpClients(verify, cert, {**options, **(client_kwargs or {})}, transport),
             serializer or WireSerializer(),
             retry or RetryPolicy(),
             keepalive,
@@ -147,6 +153,8 @@ class RemoteRunnable(Runs, Runnable[Input, Output]):
         *,
         detach: bool | None = None,
         on_run: OnRun | None = None,
+        recover: bool | None = None,
+        on_attempt: OnAttempt | None = None,
         **kwargs: Any,
     ) -> Iterator[Output]:
         """Yield the chain's chunks, each once and in order.
@@ -156,15 +164,20 @@ class RemoteRunnable(Runs, Runnable[Input, Output]):
             config: all but its callbacks goes to the server.
             detach: leaving early lets the run go on; default: the constructor's.
             on_run: called with the run's id as soon as it is known.
+            recover: another worker goes on with the run if its own dies; default: as the server has it.
+            on_attempt: called with the number of a further attempt, between its chunks and those of the one before.
+                A step that was not finished says again what it had said.
             kwargs: go to the server as JSON, for example `stream_mode`.
 
         Raises:
             StreamServeError: the stream failed, or ended without its end.
         """
         config = ensure_config(config)
-        session = self._client.start("stream", input, config, kwargs, detach=detach, on_run=on_run)
-        chunks = self._client.chunks(session, shapes.addable)
-        yield from traced(self.get_name(), input, config, chunks, merge)
+        session = self._client.start(
+            "stream", input, config, kwargs, detach=detach, on_run=on_run, recover=recover, on_attempt=on_attempt
+        )
+        chunks = self._client.chunks(session, shapes.chunk_shape(kwargs))
+        yield from traced(self.get_name(), input, config, chunks, shapes.merging(kwargs))
 
     async def astream(
         self,
@@ -173,13 +186,18 @@ class RemoteRunnable(Runs, Runnable[Input, Output]):
         *,
         detach: bool | None = None,
         on_run: OnRun | None = None,
+        recover: bool | None = None,
+        on_attempt: OnAttempt | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Output]:
         """Yield the chain's chunks, each once and in order; arguments and errors as of `stream`."""
         config = ensure_config(config)
-        session = self._client.start("stream", input, config, kwargs, detach=detach, on_run=on_run)
-        chunks = self._client.achunks(session, shapes.addable)
-        async with aclosing(atraced(self.get_name(), input, config, chunks, merge)) as traced_chunks:
+        session = self._client.start(
+            "stream", input, config, kwargs, detach=detach, on_run=on_run, recover=recover, on_attempt=on_attempt
+        )
+        chunks = self._client.achunks(session, shapes.chunk_shape(kwargs))
+        merging = shapes.merging(kwargs)
+        async with aclosing(atraced(self.get_name(), input, config, chunks, merging)) as traced_chunks:
             async for chunk in traced_chunks:
                 yield chunk
 
@@ -197,30 +215,6 @@ class RemoteRunnable(Runs, Runnable[Input, Output]):
         if parts := [part async for part in input]:
             async for chunk in self.astream(merge(parts), config, **kwargs):
                 yield chunk
-
-    async def astream_events(  # type: ignore[override]  # no version is awaited here: "v3" has no remote form
-        self, input: Any, config: RunnableConfig | None = None, *, version: str = "v2", **kwargs: Any
-    ) -> AsyncIterator[StreamEvent]:
-        """Yield the events of every step of the chain.
-
-        Args:
-            input: the chain's input.
-            config: all but its callbacks goes to the server.
-            version: for callers of local chains; the server decides between v1 and v2.
-            kwargs: the filters of `Runnable.astream_events`; the rest goes to the server as JSON.
-
-        Raises:
-            StreamServeError: the stream failed.
-            NotImplementedError: the version is `v3`.
-        """
-        if version not in ("v1", "v2"):
-            raise NotImplementedError(f"a remote chain has no events of version {version!r}")
-        config = ensure_config(config)
-        session = self._client.start("stream_events", input, config, **shapes.filtered(kwargs))
-        chunks = self._client.achunks(session, shapes.as_is)
-        async with aclosing(atraced(self.get_name(), input, config, chunks, shapes.all_events)) as events:
-            async for event in events:
-                yield event
 
     async def astream_log(  # type: ignore[override]  # patches only
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any

@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx
 
 from streamserve_sdk import payload, shapes
-from streamserve_sdk.chain_client import ChainClient
+from streamserve_sdk.chain_client import ChainClient, OnAttempt
 from streamserve_sdk.errors import RequestRejected
 from streamserve_sdk.failures import from_missing_run
 from streamserve_sdk.http import asend, send
@@ -20,22 +20,27 @@ class Runs:
 
     _client: ChainClient
 
-    def join(self, run_id: str, after: int = 0, *, detach: bool = True) -> Iterator[Any]:
+    def join(
+        self, run_id: str, after: int = 0, *, detach: bool = True, on_attempt: OnAttempt | None = None
+    ) -> Iterator[Any]:
         """Yield the chunks of a run that is under way, or is over and still kept.
 
         Args:
             run_id: the run, as `on_run` or an error's `run_id` told it.
             after: the last block already had, as an error's `last_id` told it; default 0: from the start.
             detach: leaving early lets the run go on; default True, because it was started elsewhere.
+            on_attempt: as of `stream`.
 
         Raises:
             StreamServeError: the run is unknown, or its stream failed.
         """
-        yield from self._client.chunks(self._client.attach(run_id, after, detach), shapes.addable)
+        yield from self._client.chunks(self._client.attach(run_id, after, detach, on_attempt), shapes.addable)
 
-    async def ajoin(self, run_id: str, after: int = 0, *, detach: bool = True) -> AsyncIterator[Any]:
+    async def ajoin(
+        self, run_id: str, after: int = 0, *, detach: bool = True, on_attempt: OnAttempt | None = None
+    ) -> AsyncIterator[Any]:
         """Yield the chunks of a run; arguments and errors as of `join`."""
-        session = self._client.attach(run_id, after, detach)
+        session = self._client.attach(run_id, after, detach, on_attempt)
         async with aclosing(self._client.achunks(session, shapes.addable)) as chunks:
             async for chunk in chunks:
                 yield chunk

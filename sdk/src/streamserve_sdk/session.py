@@ -18,8 +18,10 @@ from streamserve_sdk.errors import (
     ProtocolError,
     StreamServeError,
     StreamTruncated,
+    ThreadBusy,
 )
 from streamserve_sdk.failures import (
+    attempt_in,
     from_answer,
     from_error_block,
     from_missing_run,
@@ -59,6 +61,7 @@ class StreamSession:
         one_shot: the server is known to be unable to resume: fail at once.
         detach: a reader that leaves early lets the run go on.
         on_run: called with the run's id as soon as it is known.
+        on_attempt: called with the number of a further attempt, between its chunks and those of the one before.
     """
 
     first: Request | None
@@ -71,6 +74,7 @@ class StreamSession:
     one_shot: bool = False
     detach: bool = False
     on_run: Callable[[str], None] | None = None
+    on_attempt: Callable[[int], None] | None = None
     answered: bool = False
     reading: bool = False
     finished: bool = False
@@ -142,8 +146,8 @@ class StreamSession:
         """
         try:
             for event in self._parser.feed(data) if self.reading else ():
-                if self._is_new(event):
-                    yield from self._deliver(event)
+                if self._is_new(event) and self._is_chunk(event):
+                    yield event
                 if not self.reading:
                     return
         except BlockTooLargeError as error:
@@ -190,6 +194,12 @@ class StreamSession:
             if self.on_run is not None:
                 self.on_run(run_id)
 
+    def _note_attempt(self, attempt: int) -> None:
+        if attempt > 1:
+            logger.warning("run %s: attempt %d; unfinished steps say again what they said", self.run_id, attempt)
+            if self.on_attempt is not None:
+                self.on_attempt(attempt)
+
     def _is_new(self, event: ServerSentEvent) -> bool:
         if not self.resumable or (event.id is None and not self._has_ids):
             return True
@@ -204,7 +214,7 @@ class StreamSession:
             raise self._protocol_error(f"a block with the id {text!r}")
         return int(text)
 
-    def _deliver(self, event: ServerSentEvent) -> Iterator[ServerSentEvent]:
+    def _is_chunk(self, event: ServerSentEvent) -> bool:
         if event.event == "error":
             self.reading, self.finished = False, True
             raise from_error_block(event.data, self._url, self.position)
@@ -212,13 +222,15 @@ class StreamSession:
             self.last_id += 1
         self._attempts = 0
         if event.event == "data":
-            yield event
-        elif event.event == "end":
+            return True
+        if event.event == "end":
             self.reading, self.finished = False, True
         elif event.event == "metadata":
             self._name_run(run_id_in(event.data))
+            self._note_attempt(attempt_in(event.data))
         else:
             logger.debug("ignored a block of the unknown kind %r", event.event)
+        return False
 
     def _rejected(self, reply: Reply) -> None:
         method = "GET" if self.resumable else "POST"
@@ -226,7 +238,9 @@ class StreamSession:
         if self.resumable and reply.status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
             self.broken = True
             raise from_missing_run(error)
-        if not error.retryable and not (self.resumable and httpx.codes.is_server_error(reply.status)):
+        # The caller says whether to wait for a thread: its chain's record does not.
+        final = not error.retryable or isinstance(error, ThreadBusy)
+        if final and not (self.resumable and httpx.codes.is_server_error(reply.status)):
             self.broken = True
             raise error
         self._interrupted(error, retry_after(reply.headers))

@@ -1,5 +1,6 @@
 """What each endpoint's answers are turned into, and what its calls take beside input and config."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -7,10 +8,13 @@ from langchain_core.runnables.utils import AddableDict
 from langchain_core.tracers.log_stream import RunLogPatch
 
 from streamserve_sdk.errors import ProtocolError
+from streamserve_sdk.merge import merge
 from streamserve_sdk.payload import Answer
 
 # The filters of astream_events and astream_log: fields of their own in the body.
 FILTERS = tuple(f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags"))
+# Arguments of a graph with which its chunks are snapshots, updates or tuples.
+_GRAPH_FORMS = {"stream_mode", "subgraphs", "version"}
 
 
 def filtered(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +35,21 @@ def addable(chunk: Any) -> Any:
     return AddableDict(chunk) if type(chunk) is dict else chunk
 
 
+def chunk_shape(kwargs: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return what the chunks of a call are turned into: those of a graph's modes come as the graph makes them."""
+    return as_is if _GRAPH_FORMS & kwargs.keys() else addable
+
+
+def merging(kwargs: dict[str, Any]) -> Callable[[list[Any]], Any]:
+    """Return what makes one output of a call's chunks: those of a graph's modes are not added up."""
+    return last if _GRAPH_FORMS & kwargs.keys() else merge
+
+
+def last(chunks: list[Any]) -> Any:
+    """Return the last chunk, or None."""
+    return chunks[-1] if chunks else None
+
+
 def log_patch(chunk: Any) -> RunLogPatch:
     """Return the patch in a block of `/stream_log`."""
     if not isinstance(chunk, dict) or not isinstance(chunk.get("ops"), list):
@@ -42,6 +61,12 @@ def log_patch(chunk: Any) -> RunLogPatch:
 def whole_log(patches: list[RunLogPatch]) -> RunLogPatch:
     """Return one patch with the operations of all."""
     return RunLogPatch(*(operation for patch in patches for operation in patch.ops))
+
+
+def last_state(values: list[Any]) -> Any:
+    """Return the last state that events of version 3 tell of, or None."""
+    states = (value for value in reversed(values) if isinstance(value, dict) and value.get("method") == "values")
+    return next((state["data"] for state in states if not state["namespace"]), None)
 
 
 def all_events(events: list[Any]) -> list[Any]:

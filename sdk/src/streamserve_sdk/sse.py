@@ -4,6 +4,7 @@ The rules are those of https://html.spec.whatwg.org/multipage/server-sent-events
 one difference: a block that has an event name but no data is dispatched too (LangServe's `end` is one).
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ MAX_BLOCK_BYTES = 64 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")
+# Nearly all of a stream is blocks of this form. The lines of any other are read one by one.
+_CHUNK = re.compile(rb"id: ([0-9]+)\nevent: data\ndata: ([^\r\n]*)\n\n")
 
 
 class BlockTooLargeError(ValueError):
@@ -54,6 +57,23 @@ class EventParser:
             BlockTooLargeError: a block went over `MAX_BLOCK_BYTES`.
         """
         self._measure(len(data))
+        at = 0
+        while at < len(data):
+            if self._is_between_blocks():
+                while block := _CHUNK.match(data, at):
+                    at = block.end()
+                    self._at_start, self._size = False, 0
+                    yield ServerSentEvent("data", block[2], block[1].decode())
+            end = data.find(b"\n\n", at) + 2
+            end = end if end > 1 else len(data)
+            yield from self._feed(data[at:end])
+            at = end
+
+    def _is_between_blocks(self) -> bool:
+        has_lines = self._event or self._data or self._id or self._types or self._retry is not None
+        return not (has_lines or self._partial or self._after_cr)
+
+    def _feed(self, data: bytes) -> Iterator[ServerSentEvent]:
         for line in self._lines(data):
             if line:
                 self._take(line)

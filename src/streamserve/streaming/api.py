@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Query, Request, Response, params
+from fastapi import APIRouter, Depends, Query, Request, Response, params
 from fastapi.responses import JSONResponse
 
+from streamserve.auth import shares
+from streamserve.auth.guard import auth_of
 from streamserve.errors import NoOutput, RunExpired
-from streamserve.stores import RunRecord
+from streamserve.stores import RunRecord, Status
 from streamserve.streaming.access import principal_of, runs_base, runs_of
 from streamserve.streaming.output import output_of
 from streamserve.streaming.response import resume, run_headers
@@ -40,6 +42,7 @@ def router(dependencies: Sequence[params.Depends] = ()) -> APIRouter:
         dependencies: what every route must pass first.
     """
     routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(dependencies))
+    _add_shared(routes)
     routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)
     routes.get("/{run_id}/stream", summary="Stream a run from a cursor", responses=STREAM)(stream)
     routes.get(
@@ -47,12 +50,35 @@ def router(dependencies: Sequence[params.Depends] = ()) -> APIRouter:
     )(output)
     routes.post("/{run_id}/cancel", summary="Cancel a run", responses={202: {}, **ERRORS})(cancel)
     routes.delete("/{run_id}", summary="Cancel a run and drop it", status_code=204, responses=ERRORS)(delete)
+    routes.post("/{run_id}/share", summary="Make a token for a run", status_code=201, responses=ERRORS)(share)
     return routes
+
+
+def _add_shared(routes: APIRouter) -> None:
+    # In front of the guarded ones, for requests with a token only.
+    for path, endpoint, method, action in (
+        ("", status, "GET", "read"),
+        ("/stream", stream, "GET", "read"),
+        ("/output", output, "GET", "read"),
+        ("/cancel", cancel, "POST", "cancel"),
+    ):
+        allowed = [Depends(shares.shared(cast(shares.Action, action)))]
+        routes.routes.append(
+            shares.SharedRoute(
+                f"/runs/{{run_id}}{path}",
+                endpoint,
+                methods=[method],
+                dependencies=allowed,
+                include_in_schema=False,
+                response_model=None,
+            )
+        )
 
 
 async def status(run_id: str, request: Request) -> Response:
     """What is known of the run."""
-    return _state(await _find(run_id, request), request)
+    record = await _find(run_id, request)
+    return _state(record, request, status=await _status_of(record, runs_of(request)))
 
 
 async def stream(
@@ -107,15 +133,31 @@ async def delete(run_id: str, request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def share(run_id: str, asked: shares.ShareRequest, request: Request) -> shares.Share:
+    """A token with which others read or cancel this run only, in `?token=`: EventSource sends no headers."""
+    record = await _find(run_id, request)
+    return shares.make(request, record.run_id, record.principal, asked, runs_base(request, run_id))
+
+
 async def _find(run_id: str, request: Request) -> RunRecord:
-    return await runs_of(request).find(run_id, principal_of(request))
+    record = await runs_of(request).find(run_id, principal_of(request))
+    if not shares.is_shared(request):
+        auth_of(request).check(request, record.chain)
+    return record
 
 
-def _state(record: RunRecord, request: Request, status: int = 200) -> JSONResponse:
+async def _status_of(record: RunRecord, runs: Runs) -> Status:
+    # Its first block tells that a run is stored, not that it is its turn; a call of /invoke has none.
+    if record.ended or record.thread is None:
+        return record.status
+    return "queued" if await runs.store.ahead(record) else "running"
+
+
+def _state(record: RunRecord, request: Request, answered: int = 200, *, status: Status | None = None) -> JSONResponse:
     body: dict[str, Any] = {
         "run_id": record.run_id,
         "chain": record.chain,
-        "status": record.status,
+        "status": status or record.status,
         "first_id": None if record.purged else 1,
         "last_id": record.last_id,
         "created_at": record.created_at,
@@ -125,4 +167,4 @@ def _state(record: RunRecord, request: Request, status: int = 200) -> JSONRespon
     }
     if record.error is not None:
         body["error"] = record.error
-    return JSONResponse(body, status, headers=run_headers(record.run_id, runs_base(request, record.run_id)))
+    return JSONResponse(body, answered, headers=run_headers(record.run_id, runs_base(request, record.run_id)))

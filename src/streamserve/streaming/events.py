@@ -21,9 +21,10 @@ def data_block(seq: int, data: str) -> bytes:
     return f"id: {seq}\nevent: data\ndata: {data}\n\n".encode()
 
 
-def metadata_block(seq: int, run_id: str) -> bytes:
-    """The first block of /stream: the run's id, and when to reconnect."""
-    return f'retry: {RETRY}\nid: {seq}\nevent: metadata\ndata: {{"run_id":"{run_id}"}}\n\n'.encode()
+def metadata_block(seq: int, run_id: str, attempt: int = 1) -> bytes:
+    """The first block of /stream: the run's id, and when to reconnect. A later attempt begins with one, too."""
+    later = f',"attempt":{attempt}' if attempt > 1 else ""
+    return f'retry: {RETRY}\nid: {seq}\nevent: metadata\ndata: {{"run_id":"{run_id}"{later}}}\n\n'.encode()
 
 
 def end_block(seq: int) -> bytes:

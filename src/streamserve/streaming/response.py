@@ -97,12 +97,19 @@ class StreamResponse(Response):
             except StoreDown:
                 away_since = away_since or loop.time()
                 if loop.time() - away_since > self._runs.settings.store_patience:
-                    # Not a block of the run, so it has no id; a bare end of file would pass for the whole answer.
-                    await follower.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
+                    await self._give_up(send, follower)
                     return
                 loop.call_later(STORE_PAUSE, follower.wake)
-            if not await follower.wait():
-                await follower.send(send, KEEP_ALIVE)
+            if await follower.wait():
+                continue
+            if await self._runs.is_without_store():  # what is known here can be read on, but no end is stored
+                await self._give_up(send, follower)
+                return
+            await follower.send(send, KEEP_ALIVE)
+
+    async def _give_up(self, send: Send, follower: Follower) -> None:
+        # Not a block of the run, so it has no id; a bare end of file would pass for the whole answer.
+        await follower.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
 
     async def _send_pending(self, send: Send, follower: Follower) -> bool:
         """Sends what is stored; True once the terminal block was sent."""
@@ -225,6 +232,7 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
         return Response(status_code=204, headers=run_headers(record.run_id, base))
     if record.purged:
         raise RunExpired(None, record.last_id, record.status)
+    runs.observer.resumed(record.chain)
     return StreamResponse(runs, record.run_id, min(cursor, record.last_id), base, resumed=True)
 
 

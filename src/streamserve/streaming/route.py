@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -20,18 +21,40 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect
 
-from streamserve.body import ChainRequest, check_shape, locate, read_kwargs
+from streamserve import arguments, event_version
+from streamserve.body import LARGE, ChainRequest, aside, check_shape, locate, parse, read_kwargs
 from streamserve.call import Call, current_call
-from streamserve.errors import BadRequest, Cancelled, Internal, InvalidOutput, ServeError, ShuttingDown, classify
+from streamserve.chain import MultitaskStrategy
+from streamserve.config_keys import require_plausible
+from streamserve.errors import (
+    BadRequest,
+    Cancelled,
+    Internal,
+    InvalidInput,
+    InvalidOutput,
+    ServeError,
+    ShuttingDown,
+    ThreadBusy,
+    Unauthenticated,
+    UnknownThread,
+)
+from streamserve.failures import explain, record
+from streamserve.playground import is_playground, playground_answer
 from streamserve.serializer import to_line
-from streamserve.served import BatchResults, ServedRunnable
+from streamserve.served import BatchResults, OtherOutput, ServedRunnable
 from streamserve.stores import RunRecord, StoreDown
+from streamserve.streaming import turns
 from streamserve.streaming.access import principal_of, runs_base, runs_of
+from streamserve.streaming.recovery import HEADER
 from streamserve.streaming.response import StreamResponse, resume, run_headers
 from streamserve.streaming.run import Events
 from streamserve.streaming.runs import OnDisconnect, Runs
 from streamserve.streaming.threads import CallsInThreads, current_calls
+from streamserve.thread_heads import require_begun
+from streamserve.thread_keys import thread_key
+from streamserve.typed_input import with_types as with_input_types
 from streamserve.wire_types import types_of
 
 logger = logging.getLogger(__name__)
@@ -64,21 +87,36 @@ class RunRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """FastAPI's hook: LangServe's handler with ours around it."""
-        handler = super().get_route_handler()
+        admit, handler = self._handlers()
 
         async def handle(request: Request) -> Response:
             request = ChainRequest(request.scope, request.receive)
-            call = Call()
+            entry = self.served.served
+            call = Call(chain=entry.name, expose_errors=entry.chain.expose_errors)
             # Not reset: the context is the request's own, and the run's task copies it.
             current_call.set(call)
             try:
+                await admit(request)  # before anything of the body is read
                 return await self._answer(request, call, handler)
-            except (HTTPException, StoreDown):
+            except (HTTPException, StoreDown, Unauthenticated):
                 raise  # the application's handlers answer
+            except ClientDisconnect:
+                return answer(Cancelled("The caller left"))
             except Exception as error:
                 return answer(await self._explain(request, call, error), call.run_id)
+            finally:
+                if call.slot:
+                    call.slot.release()
 
         return handle
+
+    def _handlers(self) -> tuple[Handler, Handler]:
+        # FastAPI puts a route's dependencies first; LangServe's handler is called without them.
+        whole = self.dependant
+        self.dependant = replace(whole, dependencies=whole.dependencies[len(self.dependencies) :])
+        handler = super().get_route_handler()
+        self.dependant = whole
+        return APIRoute(self.path, _admitted, dependencies=self.dependencies).get_route_handler(), handler
 
     @property
     def endpoint_name(self) -> str:
@@ -86,46 +124,113 @@ class RunRoute(APIRoute):
         return self.path.rpartition("/")[2]
 
     async def _answer(self, request: ChainRequest, call: Call, handler: Handler) -> Response:
+        config_hash = str(request.path_params.get("config_hash", ""))
+        settings = runs_of(request).settings
+        require_plausible(config_hash, settings.max_config_hash)
         if request.method != "POST" or self.endpoint_name not in REQUIRED:
-            return await handler(request)
-        body = check_shape(await request.json(), REQUIRED[self.endpoint_name])
-        call.kwargs = read_kwargs(body, self.served.served.chain, self._allowed_kwargs())
+            self.served.config_keys.read_hash(config_hash)
+            return await (playground_answer(request, handler) if is_playground(self.path) else handler(request))
+        await self._prepare(request, call, config_hash)
         runs = runs_of(request)
         if self.endpoint_name in ("invoke", "batch"):
-            return await self._call(request, call, runs, handler)
+            call.turn = turns.of_call(runs, call, self.endpoint_name, self._strategy)
+            with runs.observer.calling(call, self.endpoint_name):
+                return await self._call(request, call, runs, handler)
         response = await handler(request)
         assert isinstance(response, EventSourceResponse)
-        return await self._stream(request, call, runs, cast(Events, response.body_iterator))
+        return await self._stream(request, call.body, call, runs, cast(Events, response.body_iterator))
+
+    async def _prepare(self, request: ChainRequest, call: Call, config_hash: str) -> None:
+        runs = runs_of(request)
+        body = check_shape(await request.json(), REQUIRED[self.endpoint_name], runs.settings.max_batch)
+        with_input_types(body, REQUIRED[self.endpoint_name])
+        if self.endpoint_name == "stream_events":
+            call.events, body = event_version.taken(body)
+        call.body = body
+        call.kwargs = self._read_kwargs(body)
+        call.configs = self.served.config_keys.read(body, config_hash)
+        self._prepare_to_recover(request, call, runs)
+        raw = await request.body()
+        if len(raw) >= LARGE and (error := await aside(raw, locate, body, *self._schemas)):
+            raise error  # LangServe would look for the places on the event loop
+
+    @property
+    def _schemas(self) -> tuple[Any, Any]:
+        return self.served.input_schema, self.served.config_schema(include=["configurable"])
 
     async def _call(self, request: ChainRequest, call: Call, runs: Runs, handler: Handler) -> Response:
         try:
             response = with_types(await _while_connected(request, runs, handler), call.types)
         except BatchResults as batch:
-            response = batch_answer(batch.results, call, self.served.served.name)
+            response = batch_answer(batch.results, call)
+        except OtherOutput as other:
+            response = invoke_answer(other.output, call)
         response.headers["Run-Id"] = call.run_id
         return response
 
-    def _allowed_kwargs(self) -> frozenset[str]:
-        graph = {"stream_mode"} if self.served.graph is not None else set()
-        return frozenset(graph | ({"return_exceptions"} if self.endpoint_name == "batch" else set()))
+    def _read_kwargs(self, body: dict[str, Any]) -> dict[str, Any]:
+        own = frozenset({"return_exceptions"} if self.endpoint_name == "batch" else ())
+        graph = self.served.graph
+        if graph is None:
+            return read_kwargs(body, own)
+        of_graph = arguments.OF_EVENTS if self.endpoint_name == "stream_events" else arguments.NAMES
+        return arguments.read_arguments(read_kwargs(body, own | of_graph), self.served.served.chain, graph)
 
-    async def _stream(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
+    def _prepare_to_recover(self, request: Request, call: Call, runs: Runs) -> None:
+        said = request.headers.get(HEADER)
+        call.recover = runs.recovery is not None and runs.recovery.wanted(
+            self.served, self.endpoint_name, said, call.kwargs
+        )
+        if call.recover:  # a step's checkpoint is stored before the next begins
+            call.kwargs["durability"] = "sync"
+
+    async def _request(self, request: ChainRequest, call: Call, on_disconnect: OnDisconnect) -> bytes | None:
+        recovery = runs_of(request).recovery
+        if not call.recover or recovery is None:
+            return None
+        body = parse(await request.body())
+        return recovery.pack(self.served, body, call, on_disconnect, request.headers.get(HEADER))
+
+    @property
+    def _strategy(self) -> MultitaskStrategy:
+        return self.served.served.chain.multitask_strategy
+
+    async def _on_thread(self, call: Call, runs: Runs, record: RunRecord, given: Any) -> None:
+        graph = self.served.graph
+        if graph is None:
+            return
+        thread_id = (call.configs[0].get("configurable") or {}).get("thread_id") or None
+        if thread_id is not None:
+            record.thread = thread_key(record.chain, record.principal, thread_id)
+            call.turn = turns.of_run(runs.store, record, self._strategy)
+        # A run ahead may begin the thread.
+        if not await runs.store.ahead(record):
+            await require_begun(graph, thread_id, given)
+
+    async def _stream(
+        self, request: ChainRequest, body: dict[str, Any], call: Call, runs: Runs, events: Events
+    ) -> Response:
         key = idempotency_key(request, self.path)
         chain = self.served.served.chain
+        on_disconnect = self._on_disconnect(request, runs)
+        asked = RunRecord(
+            run_id=call.run_id,
+            chain=self.served.served.name,
+            endpoint=self.endpoint_name,
+            principal=principal_of(request),
+            created_at=time.time(),
+            key=key,
+            fingerprint=await _fingerprint(request) if key else "",
+            request=await self._request(request, call, on_disconnect),
+        )
+        await self._on_thread(call, runs, asked, body["input"])
         record, new = await runs.start(
-            RunRecord(
-                run_id=call.run_id,
-                chain=self.served.served.name,
-                endpoint=self.endpoint_name,
-                principal=principal_of(request),
-                created_at=time.time(),
-                key=key,
-                fingerprint=await _fingerprint(request) if key else "",
-            ),
+            asked,
             events,
             call,
             timeout=chain.timeout,
-            on_disconnect=self._on_disconnect(request, runs),
+            on_disconnect=on_disconnect,
+            alone=self._strategy == "reject",
         )
         base = runs_base(request, record.run_id)
         if self.endpoint_name == "runs":
@@ -146,12 +251,12 @@ class RunRoute(APIRoute):
     async def _explain(self, request: Request, call: Call, error: Exception) -> ServeError:
         if call.phase == "input":
             return await self._explain_input(request, error)
-        shown = classify(error)
+        shown = explain(error, call)
         if call.phase == "output" and isinstance(error, ValidationError):
             shown = InvalidOutput()
-        if not isinstance(error, Cancelled | ShuttingDown):
-            extra = {"run_id": call.run_id, "chain": self.served.served.name}
-            logger.error("run failed: %s", shown.code, extra=extra, exc_info=error)
+        quiet = isinstance(error, Cancelled | ShuttingDown | ThreadBusy | UnknownThread)
+        if not quiet and not isinstance(shown, InvalidInput):
+            record(shown, error, call.run_id, call.chain)
         return shown
 
     async def _explain_input(self, request: Request, error: Exception) -> ServeError:
@@ -159,8 +264,7 @@ class RunRoute(APIRoute):
             return error
         place = None
         if request.method == "POST":
-            config = self.served.config_schema(include=["configurable"])
-            place = locate(await request.json(), self.served.input_schema, cast(Any, config))
+            place = locate(await request.json(), *self._schemas)
         if place is not None:
             return place
         if isinstance(error, RequestValidationError):
@@ -171,18 +275,24 @@ class RunRoute(APIRoute):
 
 def answer(error: ServeError, run_id: str | None = None) -> JSONResponse:
     """The JSON answer for an error."""
-    headers = {**error.headers, "Run-Id": run_id} if run_id else error.headers
+    headers = {**error.answer_headers, "Run-Id": run_id} if run_id else error.answer_headers
     return JSONResponse(error.body(run_id), status_code=error.status, headers=headers)
 
 
-def batch_answer(results: list[Any], call: Call, chain: str) -> Response:
+def invoke_answer(output: Any, call: Call) -> Response:
+    """The answer of /invoke with an output that is not of the chain's declared type."""
+    metadata = b'{"run_id":"%s","feedback_tokens":[]}' % call.run_id.encode()
+    body = b'{"output":%s,"metadata":%s}' % (to_line(output), metadata)
+    return with_types(Response(body, media_type="application/json"), types_of(output))
+
+
+def batch_answer(results: list[Any], call: Call) -> Response:
     """The answer to a batch whose items may fail one by one: `errors` holds null or an error for each output."""
-    failures = [classify(item) if isinstance(item, BaseException) else None for item in results]
+    failures = [explain(item, call) if isinstance(item, BaseException) else None for item in results]
     outputs = [None if failure else item for item, failure in zip(results, failures, strict=True)]
-    extra = {"run_id": call.run_id, "chain": chain}
-    for item in results:
-        if isinstance(item, BaseException):
-            logger.error("run failed: %s", classify(item).code, extra=extra, exc_info=item)
+    for item, failure in zip(results, failures, strict=True):
+        if failure is not None:
+            record(failure, item, call.run_id, call.chain)
     errors = [failure and failure.body(call.run_id) for failure in failures]
     body = b'{"output":%s,"errors":%s,"metadata":{"run_ids":[],"responses":[]}}'
     answered = Response(body % (to_line(outputs), orjson.dumps(errors)), media_type="application/json")
@@ -233,8 +343,12 @@ def parse_cursor(text: str, place: str) -> int:
 
 
 async def _fingerprint(request: ChainRequest) -> str:
-    canonical = orjson.dumps(await request.json(), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(canonical).hexdigest()
+    body = await request.body()
+    return await aside(body, _digest, body)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(orjson.dumps(parse(body), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 async def _while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
@@ -258,6 +372,10 @@ async def _while_connected(request: Request, runs: Runs, handler: Handler) -> Re
     if not task.done() or task.cancelled():
         raise ShuttingDown() if runs.draining else Cancelled("The caller left")
     return task.result()
+
+
+async def _admitted() -> Response:
+    return Response()
 
 
 async def _left(request: Request) -> None:

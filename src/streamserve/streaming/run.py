@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streamserve.call import Call
-from streamserve.errors import Cancelled, Internal, LogFull, RunLost, RunTimeout, ServeError, classify
+from streamserve.errors import Cancelled, Internal, InvalidInput, LogFull, RunLost, RunTimeout, ServeError
+from streamserve.failures import explain, record
 from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
 from streamserve.streaming.events import data_block, end_block, error_block, metadata_block
 from streamserve.streaming.threads import CallsInThreads, current_calls
@@ -58,16 +59,26 @@ class Run:
         events: LangServe's iterator, not started.
         call: the request's; its output is stored with the end.
         limits: its bounds.
+        stored: the blocks of earlier attempts.
     """
 
-    def __init__(self, record: RunRecord, store: RunStore, events: Events, call: Call, limits: RunLimits) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        store: RunStore,
+        events: Events,
+        call: Call,
+        limits: RunLimits,
+        stored: Sequence[bytes] = (),
+    ) -> None:
         self.record = record
-        strict = limits.store_strict
-        self._writer = Writer(record, store, limits.store_patience, self._unwritable, strict=strict)
+        strict, patience = limits.store_strict, limits.store_patience
+        self._writer = Writer(record, store, patience, self._unwritable, strict=strict, stored=stored)
+        self._store = store
         self._events = events
-        self._call = call
+        self.call = call
         self._limits = limits
-        self._bytes = 0
+        self._bytes = sum(map(len, stored))
         self._reason: ServeError | None = None
         self._failure: Exception | None = None
         self._calls = CallsInThreads()
@@ -75,19 +86,33 @@ class Run:
         self._producer: asyncio.Task[None] | None = None
         self._abandoned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
+        self.given_up = False
+        self.outcome: Outcome | None = None
+        self._on_block: Callable[[], None] | None = None
+        if record.request is not None and not store.immediate:
+            call.guard = self._require_ownership
 
     @property
     def run_id(self) -> str:
         """Its id."""
         return self.record.run_id
 
+    def observe(self, block: Callable[[], None] | None, stored: Callable[[float], None] | None) -> None:
+        """Calls these for each block of the chain, and with the seconds that each writing took."""
+        self._on_block, self._writer.on_stored = block, stored
+
     async def start(self) -> asyncio.Task[None]:
-        """Stores the first block, then runs in a task of its own, in the caller's context."""
+        """Stores the attempt's first block, then runs in a task of its own, in the caller's context."""
         if self.record.endpoint in ("stream", "runs"):
-            await self._writer.put(metadata_block(1, self.run_id))
+            await self._writer.put(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
         current_calls.set(self._calls)
         self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
         return asyncio.create_task(self._live(self._producer), name=f"run {self.run_id}")
+
+    async def _require_ownership(self) -> None:
+        stored = await self._store.get(self.run_id)
+        if stored is None or stored.attempt != self.record.attempt:
+            raise Fenced(self.run_id)
 
     def cancel(self, reason: ServeError) -> None:
         """Tells the chain to stop; the first reason counts. Returns at once: wait for `ended`.
@@ -118,7 +143,7 @@ class Run:
 
     def _inner_task(self) -> asyncio.Task[Any] | None:
         # /stream_log streams in a task of its own and waits for its end, deaf to being cancelled itself.
-        inner = self._call.task
+        inner = self.call.task
         return None if inner is self._producer else inner
 
     def _abandon(self) -> None:
@@ -133,7 +158,10 @@ class Run:
             await self._finish(error)
         except (Fenced, StoreDown) as error:
             # Nothing can be stored, so nothing is said: the run's readers learn its end from whoever takes it over.
+            self.given_up = True
             logger.error("run given up: %r", error, extra=self._extra())
+            if isinstance(error, StoreDown):
+                self._store.give_up(self.run_id)
         finally:
             deadline.cancel()
             self._writer.close()
@@ -159,8 +187,9 @@ class Run:
 
     def _explain(self, cause: BaseException | None, still_running: bool) -> ServeError:
         if self._reason is None:
-            shown = Internal() if cause is None else classify(cause)
-            logger.error("run failed: %s", shown.code, extra=self._extra(), exc_info=cause)
+            shown = Internal() if cause is None else explain(cause, self.call)
+            if not isinstance(shown, InvalidInput):
+                record(shown, cause, self.run_id, self.record.chain)
             return shown
         if still_running:
             logger.warning("run %s: a step ignores its cancellation", self.run_id, extra=self._extra())
@@ -213,6 +242,8 @@ class Run:
             await self._events.athrow(asyncio.CancelledError())
 
     async def _take(self, data: str) -> None:
+        if self._on_block is not None:
+            self._on_block()
         block = data_block(self._writer.next_seq, data)
         self._bytes += len(block)
         if self._failure is not None or isinstance(self._reason, LogFull):
@@ -228,10 +259,12 @@ class Run:
     async def _finish(self, error: ServeError | None) -> None:
         seq = self._writer.next_seq
         if error is None:
-            await self._writer.put(end_block(seq), Outcome("done", output=self._call.output))
+            outcome, block = Outcome("done", output=self.call.output), end_block(seq)
         else:
             body = error.event(self.run_id)
-            await self._writer.put(error_block(seq, body), Outcome(_status_of(error), body))
+            outcome, block = Outcome(_status_of(error), body), error_block(seq, body)
+        await self._writer.put(block, outcome)
+        self.outcome = outcome
 
 
 # A task that nobody refers to may vanish before its end.

@@ -7,24 +7,29 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamserve.call import Call
 from streamserve.errors import (
     Cancelled,
     IdempotencyConflict,
     NotFound,
-    RunLost,
     ServeError,
     ShuttingDown,
+    ThreadBusy,
     TooManyReaders,
 )
 from streamserve.settings import Settings
-from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, StoreDown, store_at
-from streamserve.streaming.events import error_block
+from streamserve.stores import RunRecord, RunStore, StoreDown, store_at
+from streamserve.stores import ThreadBusy as Busy
 from streamserve.streaming.live import LiveRun
+from streamserve.streaming.lost import LostRuns
+from streamserve.streaming.observer import Load, Observer
 from streamserve.streaming.run import Events, Run, RunLimits
+
+if TYPE_CHECKING:
+    from streamserve.streaming.recovery import Recovery
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +54,28 @@ class Runs:
         self.store = store or store_at(settings)
         self.store.on_cancel = self._cancel_here
         self.store.on_readers = self._readers_changed
+        self.recovery: Recovery | None = None
+        self.observer = Observer()
         self.draining = False
         self._live: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
+        self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
         self._reading: Counter[str] = Counter()
         self._side_tasks: set[asyncio.Task[None]] = set()
-        self._lost: list[RunRecord] = []
+        self._away_since: float | None = None
+        self._lost = LostRuns(self.store, settings.max_attempts, self._recover)
 
     async def start(
-        self, record: RunRecord, events: Events, call: Call, *, timeout: float | None, on_disconnect: OnDisconnect
+        self,
+        record: RunRecord,
+        events: Events,
+        call: Call,
+        *,
+        timeout: float | None,
+        on_disconnect: OnDisconnect,
+        alone: bool = False,
     ) -> tuple[RunRecord, bool]:
         """Stores a run and starts it, or finds the one that its key names.
 
@@ -69,20 +85,19 @@ class Runs:
             call: the request's.
             timeout: of the chain, in seconds; None: the server's.
             on_disconnect: what happens when the last reader leaves.
+            alone: only if no live run has its thread.
 
         Returns:
             The record, and whether it is new.
 
         Raises:
             IdempotencyConflict: the key names a run made from another body.
+            ThreadBusy: a live run has its thread.
             ShuttingDown: no new runs are taken.
         """
-        if self.draining:
-            await events.aclose()
-            raise ShuttingDown()
         try:
-            stored, new = await self.store.acquire(record)
-        except StoreDown:
+            stored, new = await self.claim(record, alone=alone)
+        except (StoreDown, ServeError):
             await events.aclose()  # before any call of a model
             raise
         if not new:
@@ -91,20 +106,60 @@ class Runs:
                 raise IdempotencyConflict()
             return stored, False
         run = Run(stored, self.store, events, call, self._limits(timeout))
-        live = LiveRun(run, self._grace(record, on_disconnect), self._cancel_if_orphaned)
-        self._live[run.run_id] = live
-        task = await run.start()
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._forget(run.run_id, done))
+        live = await self._begin(run, self._grace(record, on_disconnect))
+        if call.slot:
+            call.slot.keep()
         if record.endpoint == "runs":
             live.orphan()  # nobody reads it yet, and perhaps nobody will
         return stored, True
+
+    async def claim(self, record: RunRecord, *, alone: bool) -> tuple[RunRecord, bool]:
+        """Stores a run, or finds the one that its key names.
+
+        Args:
+            record: not stored yet.
+            alone: only if no live run has its thread.
+
+        Raises:
+            ThreadBusy: a live run has its thread.
+            ShuttingDown: no new runs are taken.
+        """
+        if self.draining:
+            raise ShuttingDown()
+        try:
+            return await self.store.acquire(record, alone=alone)
+        except Busy as busy:
+            raise ThreadBusy(busy.holder) from busy
+
+    @property
+    def busy(self) -> int:
+        """How many runs and calls are under way here."""
+        return len(self._live) + len(self._calls)
+
+    @contextmanager
+    def cancellable(self, run_id: str, cancel: Callable[[ServeError], None]) -> Iterator[None]:
+        """Lets a run of this process that nobody reads be cancelled by its id."""
+        self._cancellers[run_id] = cancel
+        try:
+            yield
+        finally:
+            del self._cancellers[run_id]
+
+    async def _begin(self, run: Run, grace: float | None) -> LiveRun:
+        watched = self.observer.begin(run.record, run.call)
+        run.observe(watched.block, self.observer.stored)
+        live = self._live[run.run_id] = LiveRun(run, grace, self._cancel_if_orphaned)
+        task = await run.start()
+        self._tasks.add(task)
+        task.add_done_callback(lambda _done: watched.ended(run.outcome))
+        task.add_done_callback(lambda done: self._forget(live, done))
+        return live
 
     def _grace(self, record: RunRecord, on_disconnect: OnDisconnect) -> float | None:
         if on_disconnect == "continue":
             return None
         # Without a key, and without knowing the id before its connection broke, a caller cannot come back.
-        can_return = record.key is not None or record.endpoint == "runs"
+        can_return = record.key is not None or record.request is not None or record.endpoint == "runs"
         return self.settings.orphan_grace if can_return else 0.0
 
     def _limits(self, timeout: float | None) -> RunLimits:
@@ -118,11 +173,16 @@ class Runs:
             store_strict=settings.store_strict,
         )
 
-    def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
+    def _forget(self, live: LiveRun, task: asyncio.Task[None]) -> None:
+        run_id = live.run.run_id
         self._tasks.discard(task)
-        live = self._live.pop(run_id, None)
-        if live is not None:
-            live.watch()
+        live.watch()
+        if live.run.call.slot:
+            live.run.call.slot.release(kept=True)
+        if self._live.get(run_id) is live:  # not if this process has recovered it meanwhile
+            del self._live[run_id]
+            if live.run.given_up and self._reading[run_id]:
+                self._tell_owner(run_id, reading=True)
 
     async def find(self, run_id: str, principal: str) -> RunRecord:
         """The record of a run that this principal made.
@@ -211,6 +271,7 @@ class Runs:
         """
         if record.ended:
             return record
+        self.observer.cancelling(record.chain)
         await self.store.request_cancel(record.run_id)
         return await self.wait(record, wait)
 
@@ -235,6 +296,13 @@ class Runs:
         live = self._live.get(run_id)
         if live is not None:
             live.run.cancel(Cancelled())
+        if cancel := self._cancellers.get(run_id):
+            cancel(Cancelled())
+        self._lost.cancel(run_id)
+
+    def load(self) -> Load:
+        """What is open in this process."""
+        return Load(len(self._live), len(self._calls), len(self._readers), self._away_since is not None)
 
     @contextmanager
     def calling(self, task: asyncio.Task[object]) -> Iterator[None]:
@@ -249,20 +317,43 @@ class Runs:
         """Ends what other processes left behind, and drops what is past its retention, now and then."""
         while True:
             await asyncio.sleep(LOOK_INTERVAL)
-            await _despite_the_store(self._reap())
+            try:
+                await self._reap()
+            except StoreDown as error:
+                self._away_since = self._away_since or time.monotonic()
+                logger.warning("left for later, the store is away: %s", error)
+            else:
+                self._away_since = None
+
+    async def is_without_store(self) -> bool:
+        """Whether the store has been away for longer than a run waits for it, and is still."""
+        if self._away_since is None or time.monotonic() - self._away_since <= self.settings.store_patience:
+            return False
+        try:
+            await self.store.check()
+        except StoreDown:
+            return True
+        return False
 
     async def _reap(self) -> None:
-        self._lost += await self.store.take_over_lost()
-        while self._lost:  # each is handed out once: what could not be ended is kept for the next look
-            await self._end_lost(self._lost[0])
-            del self._lost[0]
+        if not self.draining:  # who goes away leaves them to those that stay
+            await self._lost.take_over()
+        await self._lost.settle()
         await self.store.reap(time.time())
 
-    async def _end_lost(self, record: RunRecord) -> None:
-        logger.warning("run lost: its worker is gone", extra={"run_id": record.run_id, "chain": record.chain})
-        seq, body = record.last_id + 1, RunLost().event(record.run_id)
-        with suppress(Fenced):
-            await self.store.append(record.run_id, record.attempt, seq, [error_block(seq, body)], Outcome("lost", body))
+    async def _recover(self, record: RunRecord) -> bool:
+        if self.recovery is None or self.draining:
+            return False
+        found = await self.recovery.attempt(record, self.store, self._limits)
+        if found is None:
+            return False
+        grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
+        live = await asyncio.create_task(self._begin(found.run, grace), context=found.context)
+        if self._reading[record.run_id]:
+            self._tell_owner(record.run_id, reading=False)  # that is now this process
+        else:
+            live.orphan()
+        return True
 
     async def drain(self) -> None:
         """Takes no new runs, lets those under way be finished and read within the drain time, then ends the rest."""

@@ -1,0 +1,75 @@
+"""A pipe from a task of its own to whoever iterates, filled from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+# Items that a producer may be ahead of a slow reader: enough for a burst, a bound for memory.
+AHEAD = 256
+
+
+class Pipe:
+    """Items on their way; made in the event loop that reads them."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def put(self, item: Any) -> None:
+        """Adds an item, from any thread."""
+        if threading.get_ident() == self._thread:
+            self._add(item)
+        else:
+            self._loop.call_soon_threadsafe(self._add, item)
+
+    def _add(self, item: Any) -> None:
+        self._items.append(item)
+        self._filled.set()
+
+    async def room(self) -> None:
+        """Waits until the reader has caught up."""
+        while len(self._items) >= AHEAD:
+            self._room.clear()
+            await self._room.wait()
+
+    async def get(self) -> Any:
+        """The next item."""
+        while not self._items:
+            self._filled.clear()
+            await self._filled.wait()
+        self._room.set()
+        return self._items.popleft()
+
+
+_END = object()
+
+
+async def piped(fill: Callable[[Pipe], Coroutine[Any, Any, None]]) -> AsyncGenerator[Any]:
+    """What `fill` puts into a pipe in a task of its own, until it returns.
+
+    Args:
+        fill: the producer, cancelled when its reader leaves; what it raises is raised here.
+    """
+    pipe = Pipe()
+    task = asyncio.create_task(_filled(pipe, fill))
+    try:
+        while (item := await pipe.get()) is not _END:
+            yield item
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _filled(pipe: Pipe, fill: Callable[[Pipe], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await fill(pipe)
+    finally:
+        pipe.put(_END)

@@ -1,0 +1,180 @@
+"""Which runs can be recovered, who asks for it, and how stock clients see a further attempt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Response
+from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langserve import RemoteRunnable as StockRunnable
+from streamserve_sdk import RemoteRunnable
+from typing_extensions import TypedDict
+
+from streamserve import Chain
+from streamserve.app import create_app
+from streamserve.call import Call
+from streamserve.chain import InvalidChain
+from streamserve.settings import Settings
+from streamserve.stores import Fenced, RunRecord
+from streamserve.stores.sqlite import SqliteStore
+from streamserve.streaming.events import data_block, end_block, metadata_block
+from streamserve.streaming.recovery import MAX_REQUEST
+from streamserve.streaming.run import Run, RunLimits
+from tests.fakes import registry_of
+from tests.serving import serving
+from tests.streaming.support import client_of
+from tests.streaming.test_stock_clients import langchain_js  # noqa: F401 - a fixture
+
+RUN_ID = "6ff61ac8-1a26-4c26-9b3c-b2f8ab7d3d0c"
+
+
+class State(TypedDict):
+    text: str
+
+
+def graph(checkpointer: Any = None) -> Any:
+    step = StateGraph(State).add_node("step", lambda state: {"text": state["text"][:9]}).add_edge(START, "step")
+    return step.compile(checkpointer)
+
+
+def app(store: str = "memory:", checkpoints: str = "", **chains: Chain) -> FastAPI:
+    return create_app(registry_of(chains), Settings(store=store, checkpoints=checkpoints, _env_file=None))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    chains = {
+        "graph": Chain(runnable=graph()),
+        "always": Chain(runnable=graph(), recover=True),
+        "text": Chain(runnable=RunnableLambda(str), input_type=str),
+    }
+    with client_of(app(**chains)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("runnable", [RunnableLambda(str), graph(False), graph(True)])
+def test_only_a_graph_with_checkpoints_can_declare_it(runnable: Any) -> None:
+    with pytest.raises(InvalidChain, match="recover: only a graph with checkpoints"):
+        Chain(runnable=runnable, input_type=Any, recover=True).build()
+
+
+@pytest.mark.parametrize(
+    ("runnable", "checkpoints"), [(graph(), "memory:"), (graph(InMemorySaver()), "sqlite:///points.sqlite")]
+)
+def test_checkpoints_that_other_workers_do_not_see_are_refused(runnable: Any, checkpoints: str) -> None:
+    chain = Chain(runnable=runnable, recover=True)
+    with pytest.raises(ValueError, match=r"chains/g\.py: recover: other workers do not see"):
+        app("sqlite:///runs.sqlite", checkpoints, g=chain)
+    assert app("memory:", "memory:", g=chain)
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "detail"),
+    [
+        ("/graph/stream", "yes", "Run-Recover: true or false"),
+        ("/graph/stream_log", "true", "Run-Recover: runs of /stream and /runs only"),
+        ("/graph/stream_events", "true", "Run-Recover: runs of /stream and /runs only"),
+        ("/graph/invoke", "true", "Run-Recover: runs of /stream and /runs only"),
+        ("/text/stream", "true", "Run-Recover: only a graph with checkpoints can go on"),
+    ],
+)
+def test_a_request_that_cannot_be_recovered_is_refused(path: str, said: str, detail: str, client: httpx.Client) -> None:
+    body = {"input": "x" if path.startswith("/text") else {"text": "x"}, "version": "v2"}
+    body = body if path.endswith("events") else {"input": body["input"]}
+    answer = client.post(path, json=body, headers={"Run-Recover": said})
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
+
+
+def test_what_the_record_says_holds_where_it_can(client: httpx.Client) -> None:
+    for path in ("stream", "stream_log", "invoke"):
+        assert client.post(f"/always/{path}", json={"input": {"text": "x"}}).status_code == 200
+    large = {"input": {"text": "x" * MAX_REQUEST}}
+    assert client.post("/always/stream", json=large).status_code == 200
+    refused = client.post("/always/stream", json=large, headers={"Run-Recover": "true"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+
+
+def test_a_run_is_not_recovered_from_checkpoints_that_come_late(client: httpx.Client) -> None:
+    body = {"input": {"text": "x"}, "kwargs": {"durability": "exit"}}
+    refused = client.post("/graph/stream", json=body, headers={"Run-Recover": "true"})
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "kwargs", "durability"])
+    assert client.post("/always/stream", json=body).status_code == 200
+
+
+async def test_an_owner_whose_run_was_taken_over_is_told_before_it_keeps_anything(tmp_path: Path) -> None:
+    async def events() -> Any:
+        yield {"event": "end"}
+
+    first, second = (SqliteStore(tmp_path / "runs.sqlite", lease=1.0) for _ in range(2))
+    await first.open()
+    await second.open()
+    record, _ = await first.acquire(RunRecord(RUN_ID, "graph", "runs", "me", 0.0, request=b"{}"))
+    call = Call(RUN_ID)
+    Run(record, first, events(), call, RunLimits(10, 1000, 1.0, 1.0, 1.0))
+    assert call.guard is not None
+    await call.guard()
+    await first.close()
+    while not await second.take_over_lost():
+        pass
+    late = Call(RUN_ID)
+    Run(record, second, events(), late, RunLimits(10, 1000, 1.0, 1.0, 1.0))
+    assert late.guard is not None
+    with pytest.raises(Fenced):
+        await late.guard()
+    await second.close()
+
+
+@pytest.fixture(scope="module")
+def recovered() -> Iterator[str]:
+    """The URL of a chain whose every run is cut and goes on as attempt 2."""
+    blocks = [
+        metadata_block(1, RUN_ID),
+        data_block(2, '"one "'),
+        metadata_block(3, RUN_ID, 2),
+        data_block(4, '"one "'),
+        data_block(5, '"two"'),
+        end_block(6),
+    ]
+    made = FastAPI()
+
+    @made.post("/chain/stream")
+    async def stream() -> Response:
+        headers = {"Run-Id": RUN_ID, "Location": f"/runs/{RUN_ID}/stream"}
+        return Response(b"".join(blocks), media_type="text/event-stream", headers=headers)
+
+    with serving(made) as url:
+        yield f"{url}/chain"
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")  # raised by langserve
+def test_langserves_client_reads_over_the_block_of_an_attempt(recovered: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert list(StockRunnable(recovered).stream("x")) == ["one ", "one ", "two"]
+    assert [record for record in caplog.records if record.name.startswith("langserve")] == []
+
+
+def test_langchain_js_reads_over_it(recovered: str, langchain_js: Path) -> None:  # noqa: F811 - the fixture
+    script = """
+      import { RemoteRunnable } from "@langchain/core/runnables/remote";
+      const chunks = [];
+      for await (const chunk of await new RemoteRunnable({ url: process.argv[1] }).stream("x")) chunks.push(chunk);
+      console.log(JSON.stringify(chunks));
+    """
+    command = ["node", "--input-type=module", "-e", script, f"{recovered}/"]
+    done = subprocess.run(command, cwd=langchain_js, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == ["one ", "one ", "two"]
+
+
+def test_our_client_tells_of_the_attempt_between_the_chunks(recovered: str, caplog: pytest.LogCaptureFixture) -> None:
+    got: list[Any] = []
+    got.extend(RemoteRunnable(recovered).stream("x", on_attempt=got.append))
+    assert got == ["one ", 2, "one ", "two"]
+    assert "attempt 2" in caplog.text

@@ -1,0 +1,134 @@
+"""What goes on with a graph's run whose worker died, by its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command, interrupt
+from typing_extensions import TypedDict
+
+from streamserve.graphs import INTERRUPT
+from streamserve.modes import astream
+from streamserve.progress import Stopped, at_the_last_checkpoint, marked, progress_of
+
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+RUN: Any = marked(THREAD, "r")
+ran: list[str] = []
+
+
+class State(TypedDict, total=False):
+    text: str
+    answer: str
+
+
+class Died(BaseException):
+    """What ends a worker here."""
+
+
+def first(_state: State) -> State:
+    ran.append("first")
+    return {"text": "first"}
+
+
+def second(_state: State) -> State:
+    ran.append("second")
+    if "dies" in _state.get("answer", ""):
+        raise Died
+    return {"text": "second"}
+
+
+def ask(_state: State) -> State:
+    ran.append("ask")
+    return {"answer": interrupt("sure?")}
+
+
+def graph(*steps: Any, **compiling: Any) -> Any:
+    ran.clear()
+    return (
+        StateGraph(State).add_sequence(steps).add_edge(START, steps[0].__name__).compile(InMemorySaver(), **compiling)
+    )
+
+
+async def output_of(found: Any, arguments: Any = {}) -> tuple[list[Any], Any]:  # noqa: B006 - not changed
+    outputs: list[Any] = []
+    chunks = [chunk async for chunk in astream(found, None, at_the_last_checkpoint(RUN), arguments, outputs.append)]
+    return chunks, outputs[0]
+
+
+async def test_a_run_that_left_no_checkpoint_begins_again() -> None:
+    made = graph(first, second)
+    assert await progress_of(made, THREAD, "r", {}) is None
+
+
+async def test_the_checkpoints_of_another_run_on_the_thread_do_not_count() -> None:
+    made = graph(first, second)
+    await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
+    assert await progress_of(made, THREAD, "r", {}) is None
+
+
+async def test_finished_steps_do_not_run_again() -> None:
+    made = graph(first, second)
+    with pytest.raises(Died):
+        await made.ainvoke({"text": "", "answer": "dies"}, RUN, durability="sync")
+    found = await progress_of(made, THREAD, "r", {})
+    assert found is made
+    await made.aupdate_state(THREAD, {"answer": ""})
+    assert await progress_of(made, THREAD, "r", {}) is made
+    assert (await output_of(made))[1] == {"text": "second", "answer": ""}
+    assert ran == ["first", "second", "second"]
+
+
+async def test_a_run_that_was_through_gives_its_output_and_runs_nothing() -> None:
+    made = graph(first, second)
+    await made.ainvoke({"text": ""}, RUN)
+    found = await progress_of(made, THREAD, "r", {})
+    assert (await output_of(found))[1] == {"text": "second"}
+    assert ran == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "asked"),
+    [
+        ({"interrupt_before": ["second"]}, {}),
+        ({"interrupt_after": ["first"]}, {}),
+        ({"interrupt_before": "*"}, {"interrupt_before": ["second"]}),
+        ({}, {"interrupt_before": ["second"]}),
+        ({}, {"interrupt_after": "*"}),
+    ],
+)
+async def test_a_breakpoint_that_nobody_has_passed_is_not_passed_by_recovery(compiled: Any, asked: Any) -> None:
+    made = graph(first, second, **compiled)
+    await made.ainvoke({"text": ""}, RUN, **asked)
+    found = await progress_of(made, THREAD, "r", asked)
+    assert isinstance(found, Stopped)
+    assert await output_of(found) == ([{INTERRUPT: []}], {"text": "first"})
+    assert ran == ["first"]
+
+
+async def test_a_breakpoint_that_somebody_has_passed_is_passed_again() -> None:
+    made = graph(first, second, interrupt_before=["second"])
+    await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
+    assert await progress_of(made, THREAD, "r", {}) is None
+    assert await made.ainvoke(None, RUN) == {"text": "second"}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_a_question_is_asked_again_without_its_step(version: Literal["v1", "v2"]) -> None:
+    made = graph(first, ask)
+    await made.ainvoke({"text": ""}, RUN)
+    found = await progress_of(made, THREAD, "r", {})
+    chunks, output = await output_of(found, {"version": version})
+    (asked,) = output.interrupts if version == "v2" else output[INTERRUPT]
+    assert (asked.value, len(chunks)) == ("sure?", 1)
+    assert ran == ["first", "ask"]
+
+
+async def test_an_answer_that_was_not_taken_yet_is_given_again() -> None:
+    made = graph(ask, second)
+    await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
+    assert await progress_of(made, THREAD, "r", {}) is None
+    assert (await made.ainvoke(Command(resume="yes"), RUN))["answer"] == "yes"
+    assert await progress_of(made, THREAD, "r", {}) is made
