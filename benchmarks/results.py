@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results.json")
+ELSEWHERE = "STREAMSERVE_BENCH_RESULTS"  # a file to keep results in instead; empty: none
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """The figure as it is kept."""
         rounded = [round(value, 3) for value in self.values]
-        return {"unit": self.unit, "median": round(self.median, 3), "rounds": rounded}
+        return {"unit": self.unit, "median": round(self.median, 3), "minimum": min(rounded), "rounds": rounded}
 
 
 def report(benchmark: str, figures: Sequence[Figure]) -> None:
@@ -49,10 +51,14 @@ def report(benchmark: str, figures: Sequence[Figure]) -> None:
 
 
 def _keep(benchmark: str, figures: Sequence[Figure]) -> None:
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    where = os.environ.get(ELSEWHERE, str(RESULTS))
+    if not where:
+        return
+    kept = Path(where)
+    results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     results[benchmark] = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "figures": {figure.name: figure.as_json() for figure in figures},
     }
-    RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    kept.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -85,6 +85,14 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.stream_chunk_timeout == 7
 
 
+@pytest.mark.parametrize(("value", "fast"), [(None, True), ("false", False)])
+def test_a_setting_turns_the_cheaper_stream_off(monkeypatch: pytest.MonkeyPatch, value: str | None, fast: bool) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    if value:
+        monkeypatch.setenv("STREAMSERVE_FAST_OPENAI", value)
+    assert openai_model().fast_stream is fast  # type: ignore[attr-defined]
+
+
 def test_a_missing_gguf_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STREAMSERVE_MODEL", f"gguf:{tmp_path / 'none.gguf'}")
     with pytest.raises(FileNotFoundError, match=r"none\.gguf"):

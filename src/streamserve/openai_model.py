@@ -12,16 +12,16 @@ import openai
 from langchain_core.exceptions import ContextOverflowError, ModelConnectionError
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import OpenAIContextOverflowError
 
+from streamserve.openai_chunks import ChunkChatOpenAI
 from streamserve.upstream import UpstreamTruncated
 
 # A provider name without a translator in langchain-core: `content_blocks` then shows the reasoning.
 COMPATIBLE = "openai-compatible"
 
 
-class CompatibleChatOpenAI(ChatOpenAI):
+class CompatibleChatOpenAI(ChunkChatOpenAI):
     """The chat model for OpenAI and for every server that speaks its protocol.
 
     Takes ChatOpenAI's arguments. Raises what ChatOpenAI raises, `UpstreamTruncated` for a stream that stops

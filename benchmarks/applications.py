@@ -1,0 +1,185 @@
+"""The variants that are compared, each as an ASGI application that answers `POST /{chain}/stream`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from benchmarks import workload
+from benchmarks.workload import Order, TokenModel, order_in, tokens
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+RUN_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+MESSAGE = {
+    "content": "",
+    "additional_kwargs": {},
+    "response_metadata": {},
+    "type": "AIMessageChunk",
+    "name": None,
+    "id": "lc_run--0f8fad5b-d9cb-469f-a165-70867728950e",
+    "tool_calls": [],
+    "invalid_tool_calls": [],
+    "usage_metadata": None,
+    "tool_call_chunks": [],
+    "chunk_position": None,
+}
+# The model's server reads these; the key is that of nobody.
+UPSTREAM = "STREAMSERVE_BENCH_UPSTREAM"
+
+
+def stock() -> Application:
+    """LangServe with its own defaults."""
+    from fastapi import FastAPI
+    from langserve import add_routes
+
+    app = FastAPI()
+    add_routes(app, workload.text_chain(), path="/text", input_type=workload.Question)
+    add_routes(app, workload.messages_chain(), path="/messages", input_type=workload.Question)
+    if url := os.environ.get(UPSTREAM):
+        from langchain_openai import ChatOpenAI
+
+        model = ChatOpenAI(base_url=url, api_key="none", model="bench", use_responses_api=False)  # type: ignore[arg-type]
+        add_routes(app, workload.text_chain(model), path="/openai", input_type=workload.Question)
+    return app
+
+
+def ours(store: str) -> Application:
+    """StreamServe, with its run log in a store."""
+    from streamserve.app import create_app
+    from streamserve.chain import Chain
+    from streamserve.registry import RegisteredChain, Registry
+    from streamserve.settings import Settings
+
+    runnables: dict[str, Any] = {"text": workload.text_chain(), "messages": workload.messages_chain()}
+    if url := os.environ.get(UPSTREAM):
+        from streamserve.models import chat_model
+
+        os.environ |= {"OPENAI_BASE_URL": url, "STREAMSERVE_MODEL": "bench"}
+        runnables["openai"] = workload.text_chain(chat_model())
+    chains = {name: Chain(runnable=each, input_type=workload.Question) for name, each in runnables.items()}
+    chains["graph"] = Chain(runnable=workload.graph(), input_type=workload.Conversation)
+    entries = {
+        name: RegisteredChain(name, f"benchmarks.{name}", f"{name}.py", chain, chain.build(), name)
+        for name, chain in chains.items()
+    }
+    return create_app(Registry(entries), Settings(store=store, checkpoints="memory:", _env_file=None))
+
+
+def starlette() -> Application:
+    """The blocks through Starlette's own response."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
+
+    async def stream(request: Request) -> StreamingResponse:
+        content = blocks(request.path_params["chain"], order_in(await request.json()))
+        return StreamingResponse(content, media_type="text/event-stream", headers=run_headers())
+
+    return Starlette(routes=[Route("/{chain}/stream", stream, methods=["POST"])])
+
+
+def raw() -> Application:
+    """The blocks as bare ASGI messages: what the web server itself takes."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = await _body(receive)
+        headers = {"content-type": "text/event-stream", **run_headers()}
+        await send(_head(headers))
+        async for block in blocks(scope["path"].split("/")[1], order_in(body)):
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def in_process() -> Application:
+    """The same streams without a server: driven to their end, and answered with nothing but that they ended."""
+    graph, model = workload.graph(), TokenModel()
+    streams: dict[str, Callable[[Order], Any]] = {
+        "model": lambda order: model.astream(str(order)),
+        "text": lambda order: text.astream({"order": str(order)}),
+        "messages": lambda order: messages.astream({"order": str(order)}),
+        "graph": lambda order: graph.astream({"messages": [("human", str(order))]}, stream_mode="messages"),
+    }
+    text, messages = workload.text_chain(), workload.messages_chain()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        order = order_in(await _body(receive))
+        async for _ in streams[scope["path"].split("/")[1]](order):
+            pass
+        await send(_head({"content-type": "text/plain"}))
+        await send({"type": "http.response.body", "body": b"ended"})
+
+    return app
+
+
+def upstream() -> Application:
+    """A model server of OpenAI's protocol."""
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        body = await _body(receive)
+        await send(_head({"content-type": "text/event-stream"}))
+        async for token in tokens(Order.read(body["messages"][-1]["content"])):
+            await send({"type": "http.response.body", "body": _completion({"content": token}), "more_body": True})
+        end = _completion({}, "stop") + b"data: [DONE]\n\n"
+        await send({"type": "http.response.body", "body": end})
+
+    return app
+
+
+VARIANTS: dict[str, Callable[[], Application]] = {
+    "stock": stock,
+    "starlette": starlette,
+    "raw": raw,
+    "process": in_process,
+    "upstream": upstream,
+}
+
+
+def application(variant: str, store: str) -> Application:
+    """The application of a variant; `store` is that of the variants that are ours."""
+    return VARIANTS[variant]() if variant in VARIANTS else ours(store)
+
+
+async def blocks(chain: str, order: Order) -> AsyncIterator[bytes]:
+    """What our server would send, without a chain."""
+    yield b'retry: 1000\nid: 1\nevent: metadata\ndata: {"run_id":"%s"}\n\n' % RUN_ID.encode()
+    frame = _frame(chain)
+    number = 1
+    async for token in tokens(order):
+        number += 1
+        yield frame % (number, token.encode())
+    yield b"id: %d\nevent: end\ndata:\n\n" % (number + 1)
+
+
+def run_headers() -> dict[str, str]:
+    """Headers by which a client knows a run."""
+    return {"run-id": RUN_ID, "location": f"/runs/{RUN_ID}/stream"}
+
+
+def _frame(chain: str) -> bytes:
+    data = '"%s"' if chain == "text" else json.dumps(MESSAGE | {"content": "%s"}, separators=(",", ":"))
+    return b"id: %d\nevent: data\ndata: " + data.encode() + b"\n\n"
+
+
+def _completion(delta: dict[str, str], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    meta = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "bench"}
+    return b"data: " + json.dumps(meta | {"choices": [choice]}).encode() + b"\n\n"
+
+
+def _head(headers: dict[str, str]) -> dict[str, Any]:
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": 200, "headers": pairs}
+
+
+async def _body(receive: Any) -> Any:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return json.loads(body)

@@ -1,0 +1,133 @@
+"""What one hostile request does to the streams of others: 50 of them run while it is refused.
+
+The server and the readers are processes of their own; the longest gap between two reads of any stream is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.results import Figure, report
+from tests.faults.attacks import BOMB, request
+from tests.faults.hostile_server import attacked
+from tests.faults.rhythm import watched
+
+STREAMS = 50
+ROUNDS = 3
+LIMIT = 60.0
+MEGABYTE = 2**20
+QUIET = 3.0  # seconds without an attack, for comparison
+
+Parts = Iterator[bytes]
+
+
+def body_of_100_mb() -> Parts:
+    """Declared as what it is."""
+    yield request("/greeting/invoke", b"", declared=100 * MEGABYTE)
+    yield from repeat(b"x" * MEGABYTE, 100)
+
+
+def chunks_of_100_mb() -> Parts:
+    """In chunks, without a length."""
+    yield request("/greeting/invoke", b"", "Transfer-Encoding: chunked")
+    yield from repeat(b"100000\r\n" + b"x" * MEGABYTE + b"\r\n", 100)
+
+
+def batch_of_20_000() -> Parts:
+    """Inputs that all fit."""
+    yield request("/greeting/batch", json.dumps({"inputs": [{"topic": "cats"}] * 20_000}).encode())
+
+
+def million_integers() -> Parts:
+    """As stock LangServe freezes on."""
+    yield request("/greeting/invoke", b'{"input": [' + b"1," * 1_000_000 + b"1]}")
+
+
+def most_messages() -> Parts:
+    """As many as are let through, none of which fits."""
+    messages = [{"type": "human", "content": {"a": 1}}] * 3_300
+    yield request("/chat/invoke", json.dumps({"input": {"messages": messages}}).encode())
+
+
+def byte_per_second() -> Parts:
+    """The server gives a body two seconds here; its default is thirty."""
+    yield request("/greeting/invoke", b"", declared=1000)
+    while True:
+        time.sleep(1)
+        yield b" "
+
+
+def unpacking_hash() -> Parts:
+    """Two million characters in a path of three thousand."""
+    yield request(f"/greeting/c/{BOMB}/invoke", b'{"input": {"topic": "cats"}}')
+
+
+ATTACKS = (
+    body_of_100_mb,
+    chunks_of_100_mb,
+    batch_of_20_000,
+    million_integers,
+    most_messages,
+    byte_per_second,
+    unpacking_hash,
+)
+
+
+def refused(url: str, parts: Parts) -> tuple[int, float]:
+    """The status, and the seconds from the first byte until it came."""
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), timeout=LIMIT) as connection:
+        begun = time.perf_counter()
+        try:
+            for part in parts:
+                connection.sendall(part)
+                if answer := _read_now(connection):
+                    return int(answer[9:12]), time.perf_counter() - begun
+            connection.setblocking(True)
+            return int(connection.recv(65536)[9:12]), time.perf_counter() - begun
+        except (ConnectionResetError, BrokenPipeError):
+            return 0, time.perf_counter() - begun
+
+
+def _read_now(connection: socket.socket) -> bytes:
+    connection.setblocking(False)
+    try:
+        return connection.recv(65536)
+    except BlockingIOError:
+        return b""
+    finally:
+        connection.settimeout(LIMIT)
+
+
+def main() -> None:
+    """Measures, prints and keeps."""
+    figures = []
+    with tempfile.TemporaryDirectory() as folder, attacked(Path(folder) / "log") as url:
+        with watched(url, STREAMS) as rhythm:
+            time.sleep(QUIET)
+        figures.append(Figure("without an attack: longest gap", "ms", [rhythm.longest * 1000]))
+        for attack in ATTACKS:
+            gaps, times, statuses = [], [], set()
+            for _ in range(ROUNDS):
+                with watched(url, STREAMS) as rhythm:
+                    status, seconds = refused(url, attack())
+                    time.sleep(0.5)
+                statuses.add(status)
+                gaps.append(rhythm.longest * 1000)
+                times.append(seconds)
+                assert rhythm.broken == 0
+            name = attack.__name__.replace("_", " ")
+            figures.append(Figure(f"{name}: refused ({statuses}) after", "s", times))
+            figures.append(Figure(f"{name}: longest gap", "ms", gaps))
+    report("hostile", figures)
+
+
+if __name__ == "__main__":
+    main()

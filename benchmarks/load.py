@@ -1,0 +1,202 @@
+"""The load client: bare sockets in a process of its own, so that it costs next to nothing and no server pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import uvloop
+
+from benchmarks.memory_server import allow_files
+from benchmarks.servers import core
+from benchmarks.workload import HELD, Order, body_of
+
+MARK = b"event: data"
+LIMIT = 120.0
+OPENED_A_SECOND = 200
+T = TypeVar("T")
+
+
+class Burst(NamedTuple):
+    """What some streams brought that were read to their ends."""
+
+    tokens: int
+    bytes: int
+    seconds: float
+
+
+class Paced(NamedTuple):
+    """What paced streams brought within a window: the share of the tokens due, and the gaps between them (seconds)."""
+
+    share: float
+    gap_p99: float
+    gap_longest: float
+
+
+class Stream(asyncio.Protocol):
+    """One request, and what comes back: numbers of tokens and bytes, and moments of arrival if they are wanted."""
+
+    def __init__(self, request: bytes, keeps: bool) -> None:
+        self.tokens = 0
+        self.bytes = 0
+        self.moments: list[float] = []
+        self.first: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._keeps = keeps
+        self._tail = b""
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.began = time.perf_counter()
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes += len(data)
+        data = self._tail + data
+        self._tail = data[1 - len(MARK) :]
+        found = data.count(MARK)
+        if not found:
+            return
+        self.tokens += found
+        now = time.perf_counter()
+        if not self.first.done():
+            self.first.set_result(now - self.began)
+        if self._keeps:
+            self.moments.extend([now] * found)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+        if not self.first.done():
+            self.first.cancel()
+
+
+class Client:
+    """Loads servers from another process.
+
+    Args:
+        pool: of one process.
+    """
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    def burst(self, port: int, chain: str, order: Order, streams: int) -> Burst:
+        """Reads streams to their ends, all at once."""
+        return self._do(_burst, port, chain, order, streams)
+
+    def paced(self, port: int, chain: str, rate: float, streams: int, window: float) -> Paced:
+        """Reads paced streams for some seconds, once all have begun."""
+        return self._do(_paced, port, chain, rate, streams, window)
+
+    def first_tokens(self, port: int, chain: str, rate: float, streams: int, probes: int) -> list[float]:
+        """Seconds to the first token of requests, one after the other, beside streams that make up the number."""
+        return self._do(_first_tokens, port, chain, rate, streams, probes)
+
+    def held(self, port: int, chain: str, count: int, streams: int) -> int:
+        """Resident bytes of a server while it has said all tokens of streams that do not end."""
+        return self._do(_held, port, chain, count, streams)
+
+    def _do(self, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        return self._pool.submit(_run, work, arguments).result()
+
+
+@contextmanager
+def client() -> Iterator[Client]:
+    """The client's process, ended with the block."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_start) as pool:
+        yield Client(pool)
+
+
+def _start() -> None:
+    core(of_servers=False)
+    allow_files(8192)
+
+
+def _run(work: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...]) -> T:
+    async def limited() -> T:
+        async with asyncio.timeout(LIMIT):
+            return await work(*arguments)
+
+    return uvloop.run(limited())
+
+
+async def _open(port: int, chain: str, order: Order, keeps: bool = False) -> Stream:
+    body = json.dumps(body_of(chain, order)).encode()
+    head = f"POST /{chain}/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+    loop = asyncio.get_running_loop()
+    _, stream = await loop.create_connection(lambda: Stream(request, keeps), "127.0.0.1", port)
+    return stream
+
+
+async def _burst(port: int, chain: str, order: Order, streams: int) -> Burst:
+    began = time.perf_counter()
+    opened = await asyncio.gather(*(_open(port, chain, order) for _ in range(streams)))
+    await asyncio.gather(*(stream.ended for stream in opened))
+    seconds = time.perf_counter() - began
+    return Burst(sum(stream.tokens for stream in opened), sum(stream.bytes for stream in opened), seconds)
+
+
+async def _paced(port: int, chain: str, rate: float, streams: int, window: float) -> Paced:
+    opened = await _begun(port, chain, rate, streams, 600.0)
+    await asyncio.sleep(0.5)
+    for stream in opened:
+        stream.moments.clear()
+    await asyncio.sleep(window)
+    moments = [list(stream.moments) for stream in opened]
+    _leave(opened)
+    gaps = [after - before for each in moments for before, after in pairwise(each)]
+    share = sum(map(len, moments)) / (streams * rate * window)
+    if len(gaps) < 2 or min(map(len, moments)) < 2:
+        return Paced(share, window, window)
+    return Paced(share, statistics.quantiles(gaps, n=100)[98], max(gaps))
+
+
+async def _begun(port: int, chain: str, rate: float, streams: int, seconds: float) -> list[Stream]:
+    order = Order(round(rate * seconds), f"{rate:g}")
+    opened = []
+    for _ in range(streams):  # spread over time, so that their tokens are too
+        opened.append(await _open(port, chain, order, keeps=True))
+        await asyncio.sleep(1 / OPENED_A_SECOND)
+    await asyncio.gather(*(stream.first for stream in opened))
+    return opened
+
+
+async def _first_tokens(port: int, chain: str, rate: float, streams: int, probes: int) -> list[float]:
+    beside = await _begun(port, chain, rate, streams - 1, 600.0)
+    found = []
+    for _ in range(probes):
+        stream = await _open(port, chain, Order(3, "hot"))
+        found.append(await stream.first)
+        await stream.ended
+    _leave(beside)
+    return found
+
+
+async def _held(port: int, chain: str, count: int, streams: int) -> int:
+    opened = await asyncio.gather(*(_open(port, chain, Order(count, HELD)) for _ in range(streams)))
+    while sum(stream.tokens for stream in opened) < count * streams:  # noqa: ASYNC110  # an event would cost per token
+        await asyncio.sleep(0.02)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /bench/memory HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    _leave(opened)
+    return int(answer.partition(b"\r\n\r\n")[2])
+
+
+def _leave(streams: Sequence[Stream]) -> None:
+    for stream in streams:
+        stream.transport.abort()

@@ -1,0 +1,46 @@
+"""What every benchmark of servers is given: the servers, the client, and how much to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from benchmarks.load import Client
+from benchmarks.results import Figure
+from benchmarks.servers import Fleet
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of benchmarks.
+
+    Args:
+        fleet: the servers.
+        client: what loads them.
+        quick: only show that everything works: one round of a few tokens.
+    """
+
+    fleet: Fleet
+    client: Client
+    quick: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """How often each measurement is made."""
+        return 1 if self.quick else 5
+
+    def amount(self, whole: T, quick: T) -> T:
+        """How much to do: all, or what shows that it works."""
+        return quick if self.quick else whole
+
+    def there(self, variants: Sequence[str]) -> list[str]:
+        """Those of the variants that this machine has: without redis-server there is no Redis."""
+        return [variant for variant in variants if variant != "redis" or "redis" in self.fleet.stores]
+
+
+def ratio(name: str, above: Sequence[float], below: Sequence[float]) -> Figure:
+    """How many times one is the other, round by round."""
+    return Figure(name, "x", [one / max(other, 1e-9) for one, other in zip(above, below, strict=True)])

@@ -1,0 +1,109 @@
+"""The SDK against LangServe's RemoteRunnable: CPU of the client per token, by the client's own accounting.
+
+The server is the bare ASGI one with our blocks, so that it is never the client who waits. Clients take turns within a
+round, with short streams and long ones: the difference is what tokens cost. Each is a process of its own, because what
+one leaves to the collector another would pay for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import uvloop
+
+from benchmarks.plan import Plan, ratio
+from benchmarks.results import Figure, report
+from benchmarks.servers import core
+from benchmarks.workload import Order
+
+RATE = 50
+CHAINS = ("text", "messages")
+
+
+def _stock(url: str) -> Any:
+    from langserve import RemoteRunnable
+
+    return RemoteRunnable(url)
+
+
+def _ours(url: str) -> Any:
+    from streamserve_sdk import RemoteRunnable
+
+    return RemoteRunnable(url)
+
+
+def _aiohttp(url: str) -> Any:
+    from streamserve_sdk import RemoteRunnable
+
+    return RemoteRunnable(url, transport="aiohttp")
+
+
+CLIENTS: dict[str, Callable[[str], Any]] = {"stock": _stock, "sdk": _ours, "sdk on aiohttp": _aiohttp}
+
+
+def main(plan: Plan) -> None:
+    """Hot: one stream, as fast as the client reads. Paced: 50 streams of 50 tokens/s."""
+    names = [name for name in CLIENTS if "aiohttp" not in name or importlib.util.find_spec("httpx_aiohttp")]
+    hot = Order(plan.amount(5000, 20), "yielding")
+    paced = Order(plan.amount(150, 15), str(RATE))
+    figures = []
+    with ExitStack() as stack:
+        pools = {name: stack.enter_context(_pool()) for name in names}
+        for regime, order, streams in (("hot", hot, 1), ("paced", paced, plan.amount(50, 2))):
+            for chain in CHAINS:
+                url = f"http://127.0.0.1:{plan.fleet['raw'].port}/{chain}"
+                figures += _figures(plan, pools, f"{chain}, {regime}", (url, order, streams))
+    report("sdk", figures)
+
+
+def _figures(
+    plan: Plan, pools: dict[str, ProcessPoolExecutor], what: str, load: tuple[str, Order, int]
+) -> list[Figure]:
+    for name, pool in pools.items():  # connects, and imports what is imported late
+        pool.submit(_cost, name, *load).result()
+    found: dict[str, list[float]] = {name: [] for name in pools}
+    for _ in range(plan.rounds):
+        for name, pool in pools.items():
+            found[name].append(pool.submit(_cost, name, *load).result())
+    figures = [Figure(f"{name} {what}", "us per token", values) for name, values in found.items()]
+    ratios = [ratio(f"stock / {name} {what}", found["stock"], values) for name, values in found.items()]
+    return [*figures, *ratios[1:]]
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
+
+
+def _start() -> None:
+    core(of_servers=False)
+
+
+def _cost(name: str, url: str, order: Order, streams: int) -> float:
+    short = Order(order.count // 10, order.pace)
+    used = [uvloop.run(_read(CLIENTS[name], url, each, streams)) for each in (short, order)]
+    return (used[1] - used[0]) / ((order.count - short.count) * streams) * 1e6
+
+
+async def _read(make: Callable[[str], Any], url: str, order: Order, streams: int) -> float:
+    remote = make(url)
+
+    async def one() -> int:
+        count = 0
+        async for _ in remote.astream({"order": str(order)}):
+            count += 1
+        return count
+
+    began = time.process_time()
+    counts = await asyncio.gather(*(one() for _ in range(streams)))
+    used = time.process_time() - began
+    assert counts == [order.count] * streams, counts
+    if hasattr(remote, "aclose"):
+        await remote.aclose()
+    return used

@@ -1,0 +1,197 @@
+"""One variant in a process of its own, which accounts for itself; and the processes of a run of benchmarks.
+
+Each variant has its own process because a server's collector, executor and signals are the process's: in one process
+LangServe would run with our settings of them. All are up together, so rounds can be interleaved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory_server import ROOT, allow_files
+
+TICK = 0.001  # seconds: how finely stalls of the loop are seen
+STARTS_WITHIN = 120.0
+OURS = ("memory", "sqlite", "redis")
+
+
+class Accounts:
+    """Wraps an application: `GET /bench/cpu`, `/bench/memory`, `/bench/watch` and `/bench/stall` are answered here."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._watching: asyncio.Task[None] | None = None
+        self._longest = 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if not path.startswith("/bench/"):
+            await self._app(scope, receive, send)
+            return
+        answer = json.dumps(getattr(self, f"_{path.removeprefix('/bench/')}")()).encode()
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]}
+        )
+        await send({"type": "http.response.body", "body": answer})
+
+    def _cpu(self) -> float:
+        return time.process_time()
+
+    def _memory(self) -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+    def _watch(self) -> None:
+        self._longest = 0.0
+        self._watching = asyncio.create_task(self._tick())
+
+    def _stall(self) -> float:
+        assert self._watching is not None
+        self._watching.cancel()
+        return self._longest
+
+    async def _tick(self) -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(TICK)
+            self._longest = max(self._longest, time.perf_counter() - began - TICK)
+
+
+class Server:
+    """The process of a variant.
+
+    Args:
+        variant: its name.
+        store: where runs are kept, for the variants that are ours.
+        upstream: the model server's port; 0: there is none.
+    """
+
+    def __init__(self, variant: str, store: str, upstream: int = 0) -> None:
+        environment = dict(os.environ)
+        if upstream:
+            environment["STREAMSERVE_BENCH_UPSTREAM"] = f"http://127.0.0.1:{upstream}/v1"
+        # It listens before the process starts, so that no client comes too early.
+        with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+            self.port = listener.getsockname()[1]
+            command = [sys.executable, "-m", "benchmarks.servers", str(listener.fileno()), variant, store]
+            began = time.perf_counter()
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, pass_fds=[listener.fileno()], env=environment, stdout=subprocess.DEVNULL
+            )
+        try:
+            self.cpu()
+        except BaseException:
+            self.stop()
+            raise
+        self.started = time.perf_counter() - began
+
+    def cpu(self) -> float:
+        """Seconds of CPU that all threads of the process have used."""
+        return float(self._ask("cpu"))
+
+    def memory(self) -> int:
+        """Resident bytes after a collection."""
+        return int(self._ask("memory"))
+
+    def watch(self) -> None:
+        """Begins to look for stalls of the loop."""
+        self._ask("watch")
+
+    def stall(self) -> float:
+        """Seconds of the longest stall since `watch`."""
+        return float(self._ask("stall"))
+
+    def settle(self) -> None:
+        """Waits until the process does nothing: what clients left has been cleared away."""
+        deadline, before = time.monotonic() + STARTS_WITHIN, self.cpu()
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            now = self.cpu()
+            if now - before < 0.01:
+                return
+            before = now
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, what: str) -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=STARTS_WITHIN)
+        try:
+            connection.request("GET", f"/bench/{what}")
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+class Fleet:
+    """The servers of a run of benchmarks; each is started when it is first asked for."""
+
+    def __init__(self, stores: dict[str, str], stack: ExitStack) -> None:
+        self.stores = stores
+        self._stack = stack
+        self._servers: dict[str, Server] = {}
+
+    def __getitem__(self, variant: str) -> Server:
+        if variant not in self._servers:
+            self._servers[variant] = self._stack.enter_context(self.fresh(variant))
+        return self._servers[variant]
+
+    @contextmanager
+    def fresh(self, variant: str) -> Iterator[Server]:
+        """A further server of a variant, ended with the block."""
+        upstream = self["upstream"].port if variant in ("stock", *OURS) else 0
+        server = Server(variant, self.stores.get(variant, ""), upstream)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def fleet() -> Iterator[Fleet]:
+    """Servers as they are needed, ended with the block."""
+    from benchmarks.stores import addresses
+
+    with ExitStack() as stack:
+        yield Fleet(stack.enter_context(addresses()), stack)
+
+
+def core(*, of_servers: bool) -> None:
+    """Puts this process on one core: servers on one, what loads them on another, as far as there are two."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[0] if of_servers else cores[-1]})
+
+
+def _serve(descriptor: int, variant: str, store: str) -> None:
+    if variant in OURS:
+        gc.disable()  # as the command line does; the lifespan goes on
+    import uvicorn
+
+    from benchmarks.applications import application
+
+    core(of_servers=variant != "upstream")
+    allow_files(8192)
+    lifespan: Any = "on" if variant in OURS else "auto"
+    app = Accounts(application(variant, store))
+    config = uvicorn.Config(app, log_level="error", access_log=False, backlog=4096, lifespan=lifespan)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,224 @@
+"""Streams that are read, cut, resumed, cancelled and that fail, for minutes; then what is left in the server.
+
+`python -m benchmarks.soak --seconds 600 --streams 100`; exits with 1 if a stream was not whole or something is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+START = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
+ID = re.compile(rb"^id: (\d+)", re.MULTILINE)
+RUN = re.compile(rb"(?i)^run-id: (\S+)", re.MULTILINE)
+# How often each happens.
+ACTS = {"whole": 70, "cut": 8, "resumed": 12, "cancelled": 5, "failed": 5}
+LIMIT = 60.0
+SETTLE = 30.0
+# Memory that an allocator may keep after thousands of streams; a leak of a kilobyte for each token is far above.
+GROWTH_KB = 20_000
+
+
+class Server:
+    """A server process.
+
+    Args:
+        log: where its records go.
+    """
+
+    def __init__(self, log: Path) -> None:
+        command = [sys.executable, "-m", "uvicorn", "benchmarks.soak_server:app", "--port", "0", "--no-access-log"]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+        deadline = monotonic() + LIMIT
+        while not (found := START.search(log.read_text("utf-8"))):
+            if self.process.poll() is not None or monotonic() > deadline:
+                raise RuntimeError(f"the server did not start: {log}")
+        self.port = int(found[1])
+
+    async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> AsyncIterator[bytes]:
+        """The answer, as it comes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        names = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{names}"
+        head += f"Content-Length: {len(body)}\r\n"
+        try:
+            writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            async with asyncio.timeout(LIMIT):
+                while part := await reader.read(65_536):
+                    yield part
+        finally:
+            writer.transport.abort()
+
+    async def whole(self, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+        """The answer once it is complete."""
+        return b"".join([part async for part in self.request(method, path, body, **headers)])
+
+    async def left(self) -> dict[str, int]:
+        """What there is in the process."""
+        answer = await self.whole("GET", "/left")
+        found: dict[str, int] = json.loads(answer.partition(b"\r\n\r\n")[2])
+        return found
+
+
+class Soak:
+    """The callers of a server.
+
+    Args:
+        server: to call.
+        seed: of what they do.
+    """
+
+    def __init__(self, server: Server, seed: int) -> None:
+        self._server = server
+        self._random = random.Random(seed)
+        self.done: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    async def call_until(self, end: float) -> None:
+        """One caller: one stream after the other."""
+        while monotonic() < end:
+            (act,) = self._random.choices(list(ACTS), list(ACTS.values()))
+            try:
+                fault = await getattr(self, act)()
+            except (OSError, TimeoutError) as error:
+                fault = repr(error)
+            self.done[act] += 1
+            if fault:
+                self.wrong.append(f"{act}: {fault}")
+
+    async def whole(self) -> str:
+        """A stream read to its end."""
+        return wrong(await self._post("steady"), b"event: end")
+
+    async def failed(self) -> str:
+        """A chain that fails."""
+        return wrong(await self._post("failing"), b"event: error")
+
+    async def cut(self) -> str:
+        """A reader that leaves."""
+        await self._part("steady")
+        return ""
+
+    async def resumed(self) -> str:
+        """A reader whose connection broke."""
+        got = await self._part("steady", Idempotency_Key=os.urandom(8).hex())
+        seen = [int(number) for number in ID.findall(got[: got.rfind(b"\n\n") + 2])]
+        last = str(seen[-1]) if seen else "0"
+        rest = await self._server.whole("GET", f"/runs/{run_of(got)}/stream", Last_Event_ID=last)
+        return wrong(rest, b"event: end", int(last))
+
+    async def cancelled(self) -> str:
+        """A caller that cancels."""
+        got = await self._part("steady", Run_On_Disconnect="continue")
+        answer = await self._server.whole("POST", f"/runs/{run_of(got)}/cancel?wait=10")
+        return "" if b'"cancelled"' in answer or b'"done"' in answer else answer[-200:].decode()
+
+    async def _post(self, chain: str, **headers: str) -> bytes:
+        return await self._server.whole("POST", f"/{chain}/stream", b'{"input": "x"}', **headers)
+
+    async def _part(self, chain: str, **headers: str) -> bytes:
+        got, enough = b"", self._random.randrange(700, 3500)
+        async with aclosing(self._server.request("POST", f"/{chain}/stream", b'{"input": "x"}', **headers)) as parts:  # type: ignore[type-var]
+            async for part in parts:
+                got += part
+                if len(got) > enough:
+                    break
+        return got
+
+
+def run_of(answer: bytes) -> str:
+    """The run's id in an answer's head."""
+    found = RUN.search(answer)
+    return found[1].decode() if found else "unknown"
+
+
+def wrong(answer: bytes, terminal: bytes, after: int = 0) -> str:
+    """What is wrong with a stream: its ids are dense, and it has one terminal block of this kind."""
+    ids = [int(number) for number in ID.findall(answer)]
+    if ids != list(range(after + 1, after + 1 + len(ids))):
+        return f"ids {ids[:3]}...{ids[-3:]} after {after}"
+    if len(re.findall(rb"event: (?:end|error)", answer)) != 1 or terminal not in answer:
+        return f"no {terminal.decode()}: {answer[-200:]!r}"
+    return ""
+
+
+async def soak(server: Server, streams: int, seconds: float, warm: float) -> dict[str, Any]:
+    """Soaks a server; gives what was done, what was wrong, and what was in the process before and after.
+
+    Args:
+        server: running.
+        streams: at a time.
+        seconds: how long.
+        warm: seconds of the same before the first look.
+    """
+    callers = Soak(server, seed=1)
+    await _run(callers, streams, warm)
+    before = await settled(server, await server.left() | {"runs": 0, "readers": 0, "tasks": 0})
+    await _run(callers, streams, seconds)
+    after = await settled(server, before)
+    return {"done": dict(callers.done), "wrong": callers.wrong, "before": before, "after": after}
+
+
+async def _run(callers: Soak, streams: int, seconds: float) -> None:
+    end = monotonic() + seconds
+    await asyncio.gather(*(callers.call_until(end) for _ in range(streams)))
+
+
+async def settled(server: Server, before: dict[str, int]) -> dict[str, int]:
+    """What there is once runs are forgotten and connections closed, or after a while all the same."""
+    deadline = monotonic() + SETTLE
+    while True:
+        found = await server.left()
+        rest = ("runs", "readers", "tasks", "files")
+        if all(found[name] <= before[name] for name in rest) or monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.5)
+        if not before["tasks"] and not found["runs"] + found["readers"]:
+            return await server.left()
+
+
+def leaks(result: dict[str, Any]) -> list[str]:
+    """What is more than before."""
+    before, after = result["before"], result["after"]
+    found = [name for name in ("runs", "readers", "tasks", "files") if after[name] > before[name]]
+    return found + (["memory"] if after["memory_kb"] > before["memory_kb"] + GROWTH_KB else [])
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--warm", type=float, default=20)
+    parser.add_argument("--log", type=Path, default=ROOT / "build" / "soak.log")
+    given = parser.parse_args()
+    given.log.parent.mkdir(exist_ok=True)
+    server = Server(given.log)
+    try:
+        result = asyncio.run(soak(server, given.streams, given.seconds, given.warm))
+        server.process.send_signal(signal.SIGTERM)
+        result["exit_code"] = server.process.wait(LIMIT)
+    finally:
+        server.process.kill()
+    result["leaks"] = leaks(result)
+    print(json.dumps(result, indent=2))
+    sys.exit(1 if result["wrong"] or result["leaks"] or result["exit_code"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What all servers stream: a model that says as many tokens as it is asked for, and the chains around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import cycle, islice
+from typing import Any, NamedTuple
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, BaseMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
+from langgraph.graph import START, MessagesState, StateGraph
+from pydantic import BaseModel
+
+WORDS = ("The ", "quick ", "brown ", "fox ", "jumps ", "over ", "the ", "lazy ", "dog. ")
+HOT, YIELDING, HELD = "hot", "yielding", "held"
+
+
+class Order(NamedTuple):
+    """What a model is asked for, written as `400 yielding`.
+
+    Args:
+        count: of tokens.
+        pace: `hot`: never yields to the loop; `yielding`: per token; `held`: so too, and then silence without an
+            end; else tokens a second.
+    """
+
+    count: int
+    pace: str
+
+    @classmethod
+    def read(cls, text: str) -> Order:
+        """The order in a prompt."""
+        count, pace = text.split()
+        return cls(int(count), pace)
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.pace}"
+
+
+async def tokens(order: Order) -> AsyncIterator[str]:
+    """The tokens of an order, at its pace."""
+    words = islice(cycle(WORDS), order.count)
+    if order.pace == HOT:
+        for word in words:
+            yield word
+    elif order.pace in (YIELDING, HELD):
+        for word in words:
+            await asyncio.sleep(0)
+            yield word
+    else:
+        async for word in _paced(words, float(order.pace)):
+            yield word
+    if order.pace == HELD:
+        await asyncio.get_running_loop().create_future()
+
+
+async def _paced(words: Any, rate: float) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    for word in words:
+        due += 1 / rate
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        yield word
+
+
+class TokenModel(BaseChatModel):
+    """A chat model without a cost of its own: what a stream takes beyond it is the chain's and the server's."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "tokens"
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,  # noqa: ARG002
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async for token in tokens(Order.read(messages[-1].text)):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=token))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,  # noqa: ARG002
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> ChatResult:
+        text = "".join(islice(cycle(WORDS), Order.read(messages[-1].text).count))
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
+
+
+class Question(BaseModel):
+    """Input of the chains."""
+
+    order: str
+
+
+class Conversation(BaseModel):
+    """Input of the graph."""
+
+    messages: list[AnyMessage]
+
+
+def messages_chain(model: BaseChatModel | None = None) -> Runnable[Any, Any]:
+    """A prompt and a model."""
+    return ChatPromptTemplate.from_template("{order}") | (model or TokenModel())
+
+
+def text_chain(model: BaseChatModel | None = None) -> Runnable[Any, Any]:
+    """A prompt, a model and a parser."""
+    return messages_chain(model) | StrOutputParser()
+
+
+def graph() -> Any:
+    """A graph of one node that calls the model."""
+    model = TokenModel()
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    return StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+
+
+def body_of(chain: str, order: Order) -> dict[str, Any]:
+    """The request's body."""
+    if chain == "graph":
+        return {"input": {"messages": [{"type": "human", "content": str(order)}]}}
+    return {"input": {"order": str(order)}}
+
+
+def order_in(body: Any) -> Order:
+    """The order of a request's body."""
+    asked = body["input"]
+    return Order.read(asked["messages"][-1]["content"] if "messages" in asked else asked["order"])

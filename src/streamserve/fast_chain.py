@@ -1,0 +1,156 @@
+"""A chain as it is streamed: the same steps and runs with less work per chunk; the declared chain is left as it is.
+
+Rebuilt is what is known: sequences, bindings, maps, branches, fallbacks and the string parser; the rest streams as it
+always does. The classes have upstream's names, because runs are named after them. Unlike upstream, the parser gives
+plain strings, where there it is a subclass of `str`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, cast
+
+from langchain_core import output_parsers
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables import (
+    Runnable,
+    RunnableAssign,
+    RunnableBranch,
+    RunnableConfig,
+    RunnableParallel,
+    RunnableWithFallbacks,
+    base,
+)
+from langchain_core.runnables.config import patch_config
+
+from streamserve.known_langchain import is_known
+from streamserve.traced_stream import Stream, buffered, traced
+
+
+def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """The runnable to stream in place of a chain: its streams and its runs are the same.
+
+    Args:
+        chain: a step that is exchanged in it later is not seen.
+    """
+    return _rebuilt(chain) if is_known() else chain
+
+
+class RunnableSequence(base.RunnableSequence[Any, Any]):
+    """A sequence without a task per item."""
+
+    def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        defers_inputs = kwargs.pop("defers_inputs", False)
+        pipe = partial(self._pipe, kwargs)
+        return traced(self, input, pipe, config, name=self.name, defers_inputs=defers_inputs)
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        return self.atransform(_once(input), config, **kwargs)
+
+    def _pipe(
+        self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> Stream:
+        for number, step in enumerate(self.steps, 1):
+            config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
+            inputs, kwargs = _transformed(step, inputs, config, kwargs), {}
+        return inputs
+
+
+class RunnableBinding(base.RunnableBinding[Any, Any]):
+    """A binding that adds nothing to a stream's way."""
+
+    def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        if self.config_factories:  # these are to be called when the stream starts
+            return super().atransform(input, config, **kwargs)
+        return _transformed(self.bound, input, self._merge_configs(config), {**self.kwargs, **kwargs})
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        if self.config_factories:
+            return super().astream(input, config, **kwargs)
+        return self.bound.astream(input, self._merge_configs(config), **{**self.kwargs, **kwargs})
+
+
+class StrOutputParser(output_parsers.StrOutputParser):
+    """The string parser without a thread per chunk."""
+
+    def atransform(self, input: Stream, config: RunnableConfig | None = None, **_: Any) -> Stream:
+        """As upstream."""
+        return traced(self, input, self._texts, config, run_type="parser")
+
+    async def _texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
+        async for chunk in chunks:
+            yield _text(self, chunk)
+
+
+def _text(parser: StrOutputParser, chunk: Any) -> str:
+    kind = type(chunk)
+    if kind is str:
+        return cast(str, chunk)
+    if kind is AIMessageChunk and type(chunk.content) is str:
+        return chunk.content
+    if isinstance(chunk, BaseMessage):
+        return parser.parse_result([ChatGeneration(message=chunk)])
+    return parser.parse_result([Generation(text=chunk)])
+
+
+async def _once(value: Any) -> AsyncIterator[Any]:
+    yield value
+
+
+def _transformed(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, kwargs: dict[str, Any]) -> Stream:
+    if type(step).atransform is Runnable.atransform:
+        return buffered(step, inputs, config, **kwargs)
+    return step.atransform(inputs, config, **kwargs)
+
+
+def _rebuilt(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    rebuild = _REBUILDS.get(type(chain))
+    return rebuild(chain) if rebuild else chain
+
+
+def _sequence(chain: base.RunnableSequence[Any, Any]) -> RunnableSequence:
+    first, *middle, last = map(_rebuilt, chain.steps)
+    return RunnableSequence(first=first, middle=middle, last=last, name=chain.name)
+
+
+def _binding(chain: base.RunnableBinding[Any, Any]) -> RunnableBinding:
+    return RunnableBinding(
+        bound=_rebuilt(chain.bound), kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories
+    )
+
+
+# Of these only what is in them is rebuilt.
+def _parallel(chain: RunnableParallel[Any]) -> RunnableParallel[Any]:
+    return chain.model_copy(update={"steps__": {name: _rebuilt(step) for name, step in chain.steps__.items()}})
+
+
+def _assign(chain: RunnableAssign) -> RunnableAssign:
+    return chain.model_copy(update={"mapper": _rebuilt(chain.mapper)})
+
+
+def _branch(chain: RunnableBranch[Any, Any]) -> RunnableBranch[Any, Any]:
+    branches = [(condition, _rebuilt(branch)) for condition, branch in chain.branches]
+    return chain.model_copy(update={"branches": branches, "default": _rebuilt(chain.default)})
+
+
+def _fallbacks(chain: RunnableWithFallbacks[Any, Any]) -> RunnableWithFallbacks[Any, Any]:
+    fallbacks = [_rebuilt(fallback) for fallback in chain.fallbacks]
+    return chain.model_copy(update={"runnable": _rebuilt(chain.runnable), "fallbacks": fallbacks})
+
+
+_REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {
+    base.RunnableSequence: _sequence,
+    base.RunnableBinding: _binding,
+    RunnableParallel: _parallel,
+    RunnableAssign: _assign,
+    RunnableBranch: _branch,
+    RunnableWithFallbacks: _fallbacks,
+    output_parsers.StrOutputParser: lambda parser: StrOutputParser(name=parser.name),
+}

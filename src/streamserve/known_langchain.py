@@ -1,0 +1,69 @@
+"""Whether the installed langchain-core is one whose streaming is known: only then is it streamed in another way."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import linecache
+import logging
+from functools import cache
+from importlib.metadata import version
+from types import FunctionType
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import add_ai_message_chunks
+from langchain_core.output_parsers import BaseTransformOutputParser, StrOutputParser
+from langchain_core.output_parsers.base import BaseOutputParser
+from langchain_core.runnables import Runnable, RunnableSequence, config, utils
+from langchain_core.runnables.base import RunnableBindingBase
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "langchain-core"
+
+# What fast_chain.py and traced_stream.py write anew, and what they rely on to stay as it is.
+METHODS: tuple[Any, ...] = (
+    Runnable.atransform,
+    Runnable.get_name,
+    Runnable._atransform_stream_with_config,
+    RunnableSequence.astream,
+    RunnableSequence.atransform,
+    RunnableSequence._atransform,
+    RunnableBindingBase.astream,
+    RunnableBindingBase.atransform,
+    RunnableBindingBase._merge_configs,
+    BaseTransformOutputParser.atransform,
+    BaseTransformOutputParser._atransform,
+    BaseOutputParser.parse_result,
+    StrOutputParser.parse,
+    AIMessageChunk.__add__,
+    add_ai_message_chunks,
+    config.patch_config,
+    config.ensure_config,
+    utils.coro_with_context,
+)
+KNOWN = frozenset({"fc6016806dcf2e1909a61f811b1ff2088a98128c0e0d766a46c36502ce03591c"})  # 1.7.2
+
+
+def digest() -> str:
+    """Of the methods' source texts; a method that somebody has wrapped or replaced counts as what it is now."""
+    return hashlib.sha256("".join(map(_source, METHODS)).encode()).hexdigest()
+
+
+@cache
+def is_known() -> bool:
+    """Whether langchain-core is as it was when its streaming was written anew; if not, the log says so once."""
+    known = digest() in KNOWN
+    if not known:
+        logger.info("unknown langchain-core %s: chains stream as it does, at its cost per token", version(PACKAGE))
+    return known
+
+
+def _source(method: Any) -> str:
+    # By its code, so that `functools.wraps` does not show the method inside; a proxy of a function is no function.
+    if not isinstance(method, FunctionType):
+        return ""
+    # As `inspect.getsource`, which takes ten times as long to find the file.
+    code = method.__code__
+    return "".join(inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))

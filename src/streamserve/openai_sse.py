@@ -1,0 +1,99 @@
+"""Decodes an event stream from bytes, for the streams of the `openai` package.
+
+Divergence from that package's decoder: an event without data is not dispatched, as the specification has it
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#dispatchMessage); there it is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import orjson
+
+EVENT_END = b"\n\n"
+
+
+class SSEEvent:
+    """One event of a stream.
+
+    Args:
+        data: its data lines, joined.
+        event: its type, if it names one.
+    """
+
+    __slots__ = ("data", "event")
+
+    def __init__(self, data: str, event: str | None = None) -> None:
+        self.data = data
+        self.event = event
+
+    def json(self) -> Any:
+        """The data as JSON; raises `json.JSONDecodeError`."""
+        try:
+            return orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            # The standard library's parser takes NaN and lone surrogates too, and its errors are what is expected.
+            return json.loads(self.data)
+
+
+class SSEDecoder:
+    """Finds the events in bytes that come in pieces of any size; linear in the number of bytes."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> Iterator[SSEEvent]:
+        """The events that these bytes complete."""
+        if b"\r" in data or self._after_cr:
+            data = self._with_lf_only(data)
+        if not self._pending and data.endswith(EVENT_END):
+            return _events(data)
+        return self._completed(data)
+
+    def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[SSEEvent]:
+        """The events of a stream; one that is cut off is none."""
+        for data in iterator:
+            yield from self.feed(data)
+
+    async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[SSEEvent]:
+        """The events of a stream; one that is cut off is none."""
+        async for data in iterator:
+            for event in self.feed(data):
+                yield event
+
+    def _with_lf_only(self, data: bytes) -> bytes:
+        after_cr, self._after_cr = self._after_cr, data.endswith(b"\r") if data else self._after_cr
+        rest = data[1:] if after_cr and data.startswith(b"\n") else data
+        return rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _completed(self, data: bytes) -> Iterator[SSEEvent]:
+        searched = max(0, len(self._pending) - 1)
+        self._pending += data
+        end = self._pending.rfind(EVENT_END, searched)
+        if end < 0:
+            return iter(())
+        complete = bytes(self._pending[:end])
+        del self._pending[: end + len(EVENT_END)]
+        return _events(complete)
+
+
+def _events(complete: bytes) -> Iterator[SSEEvent]:
+    # One by one: those before an event that is not UTF-8 are good.
+    return filter(None, map(_event, complete.split(EVENT_END)))
+
+
+def _event(block: bytes) -> SSEEvent | None:
+    # The shape of nearly every event: one line of data.
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return SSEEvent(block.decode()[6:])
+    lines, kind = [], ""
+    for line in block.decode().split("\n"):
+        field, _, value = line.partition(":")
+        if field == "data":
+            lines.append(value.removeprefix(" "))
+        elif field == "event":
+            kind = value.removeprefix(" ")
+    return SSEEvent("\n".join(lines), kind or None) if lines else None

@@ -1,0 +1,32 @@
+"""The callbacks of a stream, without the one that LangServe adds and never asks."""
+
+from __future__ import annotations
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.runnables import RunnableConfig
+from langserve.callbacks import AsyncEventAggregatorCallback
+
+
+def without_aggregator(config: RunnableConfig | None) -> RunnableConfig | None:
+    """A config without LangServe's event aggregator, which would keep every token's event of a stream.
+
+    Args:
+        config: left as it is. On /invoke and /batch, where the events are answered with, it must stay.
+    """
+    callbacks = (config or {}).get("callbacks")
+    if config is None or not callbacks:
+        return config
+    if isinstance(callbacks, list):
+        return {**config, "callbacks": [handler for handler in callbacks if not _aggregates(handler)]}
+    return {**config, "callbacks": _reduced(callbacks)}
+
+
+def _reduced(callbacks: BaseCallbackManager) -> BaseCallbackManager:
+    reduced = callbacks.copy()
+    for handler in filter(_aggregates, callbacks.handlers):
+        reduced.remove_handler(handler)
+    return reduced
+
+
+def _aggregates(handler: BaseCallbackHandler) -> bool:
+    return type(handler) is AsyncEventAggregatorCallback

@@ -1,0 +1,139 @@
+"""The chain as it is streamed: nobody who watches can tell it from the declared one."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+)
+
+from streamserve.fast_chain import fast
+from tests.observed import (
+    AsyncRecorder,
+    SyncRecorder,
+    calls_of,
+    chunks_of,
+    comparable,
+    events_of,
+    patches_of,
+    runs_of,
+)
+from tests.streamed_chains import CASES, Case, model, said, shouted, worded
+
+pytestmark = pytest.mark.filterwarnings(  # of message histories, which chains still have
+    "ignore::langchain_core._api.deprecation.LangChainDeprecationWarning"
+)
+each_chain = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+# Of a step that is left before its end, upstream's run ends at some later time, or never.
+finished = {name: case for name, case in CASES.items() if not case.abandons}
+each_finished_chain = pytest.mark.parametrize("case", finished.values(), ids=finished.keys())
+
+
+async def both(case: Case, watch: Any, *args: Any) -> tuple[list[str], list[str]]:
+    """What a watcher sees of the declared chain, and of the one that is streamed."""
+
+    async def seen(chain: Runnable[Any, Any]) -> list[str]:
+        return comparable(await watch(chain, copy.deepcopy(case.value), {**case.config}), ordered=case.ordered)
+
+    return await seen(case.make()), await seen(fast(case.make()))
+
+
+async def callbacks_of(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
+    """What an asynchronous handler is called with."""
+    return await calls_of(AsyncRecorder(), chain, value, config)
+
+
+@each_chain
+def test_known_steps_are_rebuilt_and_no_others(case: Case) -> None:
+    chain = case.make()
+    assert (fast(chain) is not chain) is case.rebuilt
+
+
+@each_chain
+async def test_its_chunks_are_the_same(case: Case) -> None:
+    declared, streamed = await both(case, chunks_of)
+    assert streamed == declared
+    assert declared
+
+
+@each_chain
+@pytest.mark.parametrize("recorder", [SyncRecorder, AsyncRecorder])
+async def test_callbacks_are_called_the_same(case: Case, recorder: type[Any]) -> None:
+    async def calls(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
+        calls = await calls_of(recorder(), chain, value, config)
+        return [call for call in calls if not (case.abandons and "GeneratorExit()" in str(call))]
+
+    declared, streamed = await both(case, calls)
+    assert streamed == declared
+    assert declared
+
+
+@each_finished_chain
+async def test_tracers_see_the_same_runs(case: Case) -> None:
+    declared, streamed = await both(case, runs_of)
+    assert streamed == declared
+    assert declared
+
+
+@each_finished_chain
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_its_events_are_the_same(case: Case, version: str) -> None:
+    async def events(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
+        return await events_of(chain, value, config, version)
+
+    declared, streamed = await both(case, events)
+    assert streamed == declared
+    assert declared
+
+
+@each_finished_chain
+async def test_its_log_is_the_same(case: Case) -> None:
+    declared, streamed = await both(case, patches_of)
+    assert streamed == declared
+    assert declared
+
+
+@each_chain
+async def test_nothing_is_added_to_the_declared_chain(case: Case) -> None:
+    chain = case.make()
+    before = repr(chain), type(chain), [type(step) for step in getattr(chain, "steps", ())]
+    await chunks_of(fast(chain), copy.deepcopy(case.value), {**case.config})
+    assert (repr(chain), type(chain), [type(step) for step in getattr(chain, "steps", ())]) == before
+
+
+_PARTS: dict[str, Callable[[Runnable[Any, Any]], Runnable[Any, Any]]] = {
+    "parse": lambda chain: chain | StrOutputParser(),
+    "shout": lambda chain: chain | RunnableGenerator(shouted),
+    "pass": lambda chain: chain | RunnablePassthrough(),
+    "gather": lambda chain: chain | RunnableLambda(said),
+    "split": lambda chain: chain | RunnableLambda(worded),
+    "name": lambda chain: chain.with_config(run_name="named", tags=["t"]),
+    "prefix": lambda chain: RunnablePassthrough() | chain,
+    "parallel": lambda chain: RunnableParallel(only=chain) | itemgetter("only"),
+    "fall back": lambda chain: chain.with_fallbacks([model]),
+    "model": lambda chain: chain | RunnableLambda(str) | model,
+}
+
+
+@given(parts=st.lists(st.sampled_from(sorted(_PARTS)), min_size=1, max_size=5), listened=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_composed_streams_the_same(parts: list[str], listened: bool) -> None:
+    chain: Runnable[Any, Any] = RunnableLambda(str) | model
+    for part in parts:
+        chain = _PARTS[part](chain)
+    case = Case(lambda: chain, "Hi")
+    declared, streamed = asyncio.run(both(case, callbacks_of if listened else chunks_of))
+    assert streamed == declared
