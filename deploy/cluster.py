@@ -166,6 +166,11 @@ class Cluster:
             replica.stop()
         self._ending.close()
 
+    @property
+    def services(self) -> list[Service]:
+        """Everything that was started."""
+        return [self.redis, self.postgres, *self.replicas, self.nginx]
+
     def restart(self, replica: Replica) -> None:
         """Ends a replica by SIGTERM, and starts it anew."""
         replica.stop()

@@ -85,6 +85,7 @@ class Service:
         self._account = account
         self._end = end
         self._asked = False
+        self.overdue = False
 
     def start(self) -> Self:
         """Starts it and waits until it is ready.
@@ -139,6 +140,7 @@ class Service:
         try:
             return self.process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:
+            self.overdue = True
             print(f"{self.name} did not end within {STOP_LIMIT:.0f} s", file=sys.stderr)
             return self.kill()
 

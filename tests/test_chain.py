@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
@@ -89,12 +90,15 @@ def test_an_example_that_does_not_fit_is_refused_with_its_number_and_field() -> 
         chain.build()
 
 
-@pytest.mark.parametrize(
-    "message", [["human", "hi"], {"role": "user", "content": "hi"}, {"type": "tool", "content": "x"}]
-)
+@pytest.mark.parametrize("message", [["robot", "hi"], {"role": "user"}, {"type": "tool", "content": "x"}])
 def test_an_example_with_a_message_that_does_not_fit_is_refused(message: Any) -> None:
     with pytest.raises(InvalidChain, match=r"examples\[0\]"):
         Chain(runnable=echo_graph(), examples=[{"messages": [message]}]).build()
+
+
+@pytest.mark.parametrize("message", [["human", "hi"], {"role": "user", "content": "hi"}, "hi", HumanMessage("hi")])
+def test_an_example_takes_messages_in_any_form(message: Any) -> None:
+    Chain(runnable=echo_graph(), examples=[{"messages": [message]}]).build()
 
 
 def test_a_function_that_makes_no_runnable_is_refused() -> None:

@@ -74,6 +74,20 @@ def test_an_app_that_does_not_resolve(graphs: Team, app: str) -> None:
     assert problem.startswith(f"langgraph.json: http.app: {app} does not resolve: ")
 
 
+@pytest.mark.parametrize("path", ["no_such_module:auth", "json:no_such_name"])
+def test_an_auth_that_does_not_resolve(graphs: Team, path: str) -> None:
+    declare(graphs, graphs={"agent": f"{graphs.package}.agent:graph"}, auth={"path": path})
+    (problem,) = problems(graphs)
+    assert problem.startswith(f"langgraph.json: auth.path: {path} does not resolve: ")
+
+
+@pytest.mark.parametrize("place", [("http", "app"), ("auth", "path")])
+def test_a_file_where_a_module_belongs(graphs: Team, place: tuple[str, str]) -> None:
+    section, name = place
+    declare(graphs, graphs={"agent": f"{graphs.package}.agent:graph"}, **{section: {name: "./auth.py:auth"}})
+    assert problems(graphs) == [f"langgraph.json: {section}.{name}: ./auth.py:auth: name a module, not a file"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"graphs": []}', '{"graphs": {"agent": 3}}', '{"http": 3}'])
 def test_a_langgraph_json_that_cannot_be_read_is_a_problem(graphs: Team, text: str) -> None:
     (graphs.root / "langgraph.json").write_text(text)

@@ -67,7 +67,7 @@ class Record:
         ((n for n in (1, 2)), [1, 2]),
         (2**64 - 1, 2**64 - 1),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_every_value_has_a_json_form(value: Any, form: Any) -> None:
     assert json.loads(to_line(value)) == form

@@ -6,21 +6,28 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, params
+from fastapi import APIRouter, FastAPI, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from streamserve import health, home, mount
+from streamserve import browsers, health, home, mount, openapi, reference
+from streamserve.auth import Auth, pages
+from streamserve.auth.shares import ShareTokens
 from streamserve.checkpoints import Checkpoints
-from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, error_body
+from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, Unauthenticated, error_body
+from streamserve.intake import Intake
 from streamserve.lifespan import lifespan
+from streamserve.limits import Limits
 from streamserve.registry import Registry, discover
 from streamserve.served import ServedRunnable, serve
 from streamserve.settings import Settings
 from streamserve.stores import StoreDown
 from streamserve.streaming import api
+from streamserve.streaming.recovery import Recovery
 from streamserve.streaming.runs import Runs
+from streamserve.telemetry import Telemetry, exposition
+from streamserve.telemetry.requests import RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +44,13 @@ def create_app(
         registry: what `discover` found.
         settings: default: from the environment.
         guard: a FastAPI dependency that every route of a chain or run must pass; it sets
-            `request.state.principal` to the name of the caller, who then owns the runs it makes.
+            `request.state.principal` to the name of the caller, who then owns the runs it makes, or returns that
+            name or an `auth.Identity`, which has scopes too; default: what `settings.auth` says.
 
     Raises:
         BrokenModules: a chain module is broken, and the settings do not say `dev`.
-        ValueError: the settings name no place that there is for runs or checkpoints.
+        ValueError: the settings name no place that there is for runs or checkpoints, or none that `recover` needs;
+            or the settings of authentication do not fit.
     """
     settings = settings or Settings()
     for broken in registry.broken if settings.dev else registry.require_whole().broken:
@@ -50,17 +59,40 @@ def create_app(
         title="StreamServe",
         description="LangChain chains and LangGraph graphs, streamed without losing a token.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from another server
+        redoc_url=None,
     )
+    app.state.limits = Limits(settings)
+    auth = app.state.auth = Auth(settings, guard)
     app.state.runs = Runs(settings)
+    telemetry = app.state.telemetry = app.state.runs.observer = Telemetry(settings)
     app.state.checkpoints = Checkpoints(settings)
-    dependencies = [Depends(guard)] if guard else []
+    dependencies = auth.dependencies
     chains = _mount_chains(app, registry, dependencies)
-    app.include_router(api.router(dependencies))
-    app.include_router(health.router)
-    app.include_router(home.router(chains, registry.broken))
+    measured = exposition.router(telemetry.metrics, settings, dependencies)
+    for router in (
+        api.router(dependencies),
+        health.router,
+        measured,
+        home.router(chains, registry.broken, dependencies),
+        reference.router(app, [] if settings.public_docs else dependencies),
+    ):
+        _add(app, router)
+    if auth.sessions is not None:
+        _add(app, auth.sessions.router())
+    app.add_middleware(Intake, settings=settings)
+    app.add_middleware(RequestContext, **telemetry.of_requests())
+    app.add_middleware(ShareTokens)
+    pages.guard_docs(app, auth)
+    browsers.allow_origins(app, settings)
     _answer_errors(app)
-    _document_streams(app)
+    _document(app)
     return app
+
+
+def _add(app: FastAPI, router: APIRouter) -> None:
+    # Not include_router, which keeps the router whole: LangGraph's server puts its auth around single routes.
+    app.router.routes.extend(router.routes)
 
 
 def create_default_app() -> FastAPI:
@@ -72,12 +104,15 @@ def create_default_app() -> FastAPI:
 def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[params.Depends]) -> list[ServedRunnable]:
     chains = [serve(entry, app.state.checkpoints) for entry in registry.chains.values()]
     for served in chains:
-        app.include_router(mount.chain_router(served, dependencies))
+        _add(app, mount.chain_router(served, dependencies))
+    app.state.auth.require({served.served.name: served.served.chain.scopes for served in chains})
+    app.state.runs.recovery = Recovery(chains, app.state.checkpoints)
     return chains
 
 
 def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(ServeError, _serve_error)
+    app.add_exception_handler(Unauthenticated, _unauthenticated)
     app.add_exception_handler(StoreDown, _store_down)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -85,7 +120,12 @@ def _answer_errors(app: FastAPI) -> None:
 
 async def _serve_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServeError)
-    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.answer_headers)
+
+
+async def _unauthenticated(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServeError)
+    return pages.sign_in(request) if pages.wants_page(request) else await _serve_error(request, error)
 
 
 async def _store_down(request: Request, _error: Exception) -> JSONResponse:
@@ -121,12 +161,12 @@ def _from_request(place: Sequence[Any]) -> list[Any]:
     return [*place] if place and place[0] in REQUEST_PARTS else ["body", *place]
 
 
-def _document_streams(app: FastAPI) -> None:
+def _document(app: FastAPI) -> None:
     original = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = mount.document(original())
+            app.openapi_schema = openapi.document(original())
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = document  # type: ignore[method-assign]

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, NotRequired, Required, get_args, get_origin
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NotRequired, ParamSpec, Required, TypeVar, get_args, get_origin
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import get_type_hints, is_typeddict
 
-from streamserve.chain import Chain
 from streamserve.errors import InvalidInput
+from streamserve.json_bounds import passed_bound
+from streamserve.settings import Settings
 
 Place = tuple[str | int, ...]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Bytes of a body from which on other streams would feel its parsing.
+LARGE = 32 * 2**10
+# More places help nobody.
+MAX_PLACES = 100
+# Threads of their own: those of the chains may all be taken.
+_parsers = ThreadPoolExecutor(2, thread_name_prefix="parse")
 
 
 class ChainRequest(Request):
@@ -23,11 +36,33 @@ class ChainRequest(Request):
         """The parsed body.
 
         Raises:
-            InvalidInput: it is not JSON.
+            InvalidInput: it is not JSON, or has more than it may.
         """
         if not hasattr(self, "_json"):
-            self._json = parse(await self.body())
+            body, settings = await self.body(), self.app.state.runs.settings
+            self._json = await aside(body, parse_bounded, body, settings)
         return self._json
+
+
+async def aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Does work with a body, in a thread if the body is large."""
+    if len(body) < LARGE:
+        return work(*args, **kwargs)
+    return await asyncio.wrap_future(_parsers.submit(work, *args, **kwargs))
+
+
+def parse_bounded(body: bytes, settings: Settings) -> Any:
+    """JSON to Python, unless it is too deep or has too many values. Of duplicate keys, the last counts.
+
+    Raises:
+        InvalidInput: it is, or no JSON.
+    """
+    passed = passed_bound(body, settings.max_json_depth, settings.max_json_items)
+    if passed == "depth":
+        raise invalid(("body",), f"More than {settings.max_json_depth} levels of nesting", "too_deep")
+    if passed == "items":
+        raise invalid(("body",), f"More than {settings.max_json_items} values", "too_long")
+    return parse(body)
 
 
 def parse(body: bytes) -> Any:
@@ -44,15 +79,16 @@ def parse(body: bytes) -> Any:
 
 def invalid(place: Place, message: str, kind: str) -> InvalidInput:
     """The error for one place of the input."""
-    return InvalidInput([{"loc": list(place), "msg": message, "type": kind}])
+    return InvalidInput([entry(place, message, kind)])
 
 
-def check_shape(body: Any, required: str | None) -> dict[str, Any]:
+def check_shape(body: Any, required: str | None, max_batch: int | None = None) -> dict[str, Any]:
     """The body as an object whose outer fields have the right types; `config: null` counts as absent.
 
     Args:
         body: what was parsed.
         required: the field that must be there: "input", "inputs" or None.
+        max_batch: inputs at most.
 
     Raises:
         InvalidInput: with the place.
@@ -63,6 +99,8 @@ def check_shape(body: Any, required: str | None) -> dict[str, Any]:
         raise invalid(("body", required), "Field required", "missing")
     if required == "inputs" and not isinstance(body["inputs"], list):
         raise invalid(("body", "inputs"), "Input should be a list", "list_type")
+    if required == "inputs" and max_batch is not None and len(body["inputs"]) > max_batch:
+        raise invalid(("body", "inputs"), f"More than {max_batch} inputs", "too_long")
     if body.get("config", ...) is None:
         del body["config"]
     _check_config(body.get("config", {}), in_batch=required == "inputs")
@@ -78,7 +116,7 @@ def _check_config(config: Any, in_batch: bool) -> None:
         raise invalid(("body", "config"), "Input should be an object", "dict_type")
 
 
-def read_kwargs(body: Mapping[str, Any], chain: Chain, allowed: Collection[str]) -> dict[str, Any]:
+def read_kwargs(body: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
     """The keyword arguments for the runnable, all of them allowed.
 
     Raises:
@@ -92,16 +130,7 @@ def read_kwargs(body: Mapping[str, Any], chain: Chain, allowed: Collection[str])
             raise invalid(("body", "kwargs", name), "This chain does not take this argument", "extra_forbidden")
     if not isinstance(kwargs.get("return_exceptions", False), bool):
         raise invalid(("body", "kwargs", "return_exceptions"), "Input should be a valid boolean", "bool_type")
-    if "stream_mode" in kwargs:
-        _check_modes(kwargs["stream_mode"], chain)
     return kwargs
-
-
-def _check_modes(modes: Any, chain: Chain) -> None:
-    for mode in modes if isinstance(modes, list) and modes else [modes]:
-        if mode not in chain.stream_modes:
-            allowed = ", ".join(chain.stream_modes)
-            raise invalid(("body", "kwargs", "stream_mode"), f"Input should be one of: {allowed}", "literal_error")
 
 
 def locate(body: dict[str, Any], schema: type[BaseModel], config: type[BaseModel]) -> InvalidInput | None:
@@ -113,11 +142,10 @@ def locate(body: dict[str, Any], schema: type[BaseModel], config: type[BaseModel
         config: of one config.
 
     Returns:
-        The error with all places, or None if everything fits.
+        The error with the first places, or None if everything fits.
     """
-    errors = [
-        error for place, value, model in _parts(body, schema, config) for error in _errors_of(place, value, model)
-    ]
+    found = (error for place, value, model in _parts(body, schema, config) for error in _errors_of(place, value, model))
+    errors = list(islice(found, MAX_PLACES))
     return InvalidInput(errors) if errors else None
 
 
@@ -137,10 +165,13 @@ def _errors_of(place: Place, value: Any, model: type[BaseModel]) -> list[dict[st
     try:
         model.model_validate(value)
     except ValidationError as error:
-        return [_entry((*place, *item["loc"]), item["msg"], item["type"]) for item in error.errors()]
+        return [
+            entry((*place, *item["loc"]), item["msg"], item["type"])
+            for item in islice(error.errors(include_url=False, include_context=False, include_input=False), MAX_PLACES)
+        ]
     except Exception as error:  # LangChain's own validators raise KeyError, TypeError and more
         deeper = _descend(place, value, model)
-        return [_entry(deeper, _text(error), "value_error")]
+        return [entry(deeper, _text(error), "value_error")]
     return []
 
 
@@ -188,5 +219,6 @@ def _text(error: Exception) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
-def _entry(place: Place, message: str, kind: str) -> dict[str, Any]:
+def entry(place: Place, message: str, kind: str) -> dict[str, Any]:
+    """One place of the input that does not fit, as FastAPI's clients expect it."""
     return {"loc": list(place), "msg": message, "type": kind}

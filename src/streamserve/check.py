@@ -23,6 +23,7 @@ class _Declared(BaseModel):
 
     graphs: dict[str, str] = {}
     http: dict[str, Any] = {}
+    auth: dict[str, Any] = {}
 
 
 def check(root: Path, settings: Settings) -> list[str]:
@@ -56,8 +57,9 @@ def _check_langgraph(file: Path, registry: Registry) -> Iterator[str]:
         yield from _check_listed(name, target, targets)
     for module in targets.keys() - {target.partition(":")[0] for target in declared.graphs.values()}:
         yield f"{file.name}: the graph of {module} is not listed"
-    if app := declared.http.get("app"):
-        yield from _check_resolves("http.app", str(app))
+    for place, named in (("http.app", declared.http.get("app")), ("auth.path", declared.auth.get("path"))):
+        if named:
+            yield from _check_resolves(place, str(named))
 
 
 def _check_listed(name: str, target: str, graphs: dict[str, RegisteredChain]) -> Iterator[str]:
@@ -70,6 +72,9 @@ def _check_listed(name: str, target: str, graphs: dict[str, RegisteredChain]) ->
 
 def _check_resolves(place: str, target: str) -> Iterator[str]:
     module, _, attribute = target.partition(":")
+    if "/" in module:  # LangGraph's server takes it, but imports the file beside the module that everybody else has
+        yield f"langgraph.json: {place}: {target}: name a module, not a file"
+        return
     try:
         getattr(importlib.import_module(module), attribute)
     except BrokenModules:

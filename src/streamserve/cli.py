@@ -1,4 +1,4 @@
-"""The command `streamserve`: serve, list, check, new."""
+"""The command `streamserve`: serve, list, check, new, key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import gc
 import os
 import sys
 from pathlib import Path
+from secrets import token_urlsafe
 
 import click
 
+from streamserve.key_commands import key
 from streamserve.registry import discover
 from streamserve.settings import Settings
 
@@ -19,6 +21,9 @@ def main() -> None:
     # Chains are modules of the team's own application, which need not be installed.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+main.add_command(key)
 
 
 @main.command()
@@ -41,31 +46,49 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
     gc.disable()
     import uvicorn
 
+    from streamserve.auth import AuthError
+    from streamserve.auth.guard import require_private
     from streamserve.registry import BrokenModules
+    from streamserve.telemetry.logs import log_config
+    from streamserve.telemetry.workers import shared_metrics
 
     # The processes that uvicorn starts read the same settings.
     if dev:
         os.environ["STREAMSERVE_DEV"] = "1"
     if workers is not None:
         os.environ["STREAMSERVE_WORKERS"] = str(workers)
+    if host is not None:
+        os.environ["STREAMSERVE_HOST"] = host
     settings = Settings()
     processes = _workers(settings)
+    _share_secret(settings, processes)
     target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
     try:
-        uvicorn.run(
-            target,
-            factory=target.endswith(":create_default_app"),
-            host=host or settings.host,
-            port=settings.port if port is None else port,
-            root_path=settings.root_path,
-            workers=processes,
-            reload=settings.dev,
-            app_dir=str(Path.cwd()),
-        )
-    except BrokenModules as broken:
+        if target.endswith(":create_default_app") and not settings.auth:
+            require_private(settings)  # an application of the team's own may have a guard: its lifespan tells
+        with shared_metrics(settings, processes):
+            uvicorn.run(
+                target,
+                factory=target.endswith(":create_default_app"),
+                host=host or settings.host,
+                port=settings.port if port is None else port,
+                root_path=settings.root_path,
+                forwarded_allow_ips=settings.trusted_proxies,
+                http="streamserve.http_protocol:BoundedHead",
+                workers=processes,
+                reload=settings.dev,
+                app_dir=str(Path.cwd()),
+                log_config=log_config(settings),
+            )
+    except (BrokenModules, AuthError) as broken:
         raise click.ClickException(str(broken)) from None
     finally:
         gc.enable()
+
+
+def _share_secret(settings: Settings, processes: int) -> None:
+    if settings.secret is None and processes > 1:
+        os.environ["STREAMSERVE_SECRET"] = token_urlsafe(32)
 
 
 def _workers(settings: Settings) -> int:

@@ -3,10 +3,27 @@
     ServeError                      an answer other than success
     |-- InvalidInput                422  invalid_input: the place is in `detail`
     |-- BadRequest                  400  bad_request: a header or parameter does not fit
+    |-- Unauthenticated             401  unauthenticated: no credential, or one that does not count
+    |-- Forbidden                   403  forbidden: who asks may not do this
     |-- NotFound                    404  not_found
+    |-- UnknownThread               404  unknown_thread: it has not begun, or is somebody else's
+    |-- UnknownCheckpoint           404  unknown_checkpoint: the thread has no such checkpoint
+    |-- ThreadBusy                  409  thread_busy: another run of the thread is under way
     |-- NoOutput                    409  no_output: this kind of run has no single output
+    |-- BodyTimeout                 408  body_timeout: the body came too slowly
+    |-- BodyTooLarge                413  body_too_large
+    |-- UnsupportedMediaType        415  unsupported_media_type: a body that is not declared as JSON
+    |-- HeadersTooLarge             431  headers_too_large
+    |-- RateLimited                 429  rate_limited: the caller asks more often than it may
+    |-- TooManyRuns                 429  too_many_runs: the caller has as many runs as it may
+    |-- Overloaded                  503  overloaded: the worker has as many runs as it may
     |-- ContextLengthExceeded       400  context_length_exceeded: the model's context is too small
+    |-- ContentFiltered             400  content_filtered: by the model's provider
     |-- UpstreamRateLimited         429  upstream_rate_limited
+    |-- UpstreamAuthentication      502  upstream_authentication: the provider refuses the server's key
+    |-- UpstreamRejected            502  upstream_rejected: the provider refuses what the chain asks
+    |-- UpstreamUnreachable         502  upstream_unreachable
+    |-- UpstreamTimeout             504  upstream_timeout
     |-- UpstreamTruncated           502  upstream_truncated: the model's stream ended early
     |-- UpstreamFailed              502  upstream
     |-- Cancelled                   499  cancelled
@@ -14,6 +31,7 @@
     |-- RunLost                     503  run_lost: the run's worker is gone
     |-- ShuttingDown                503  shutting_down
     |-- StoreUnavailable            503  store_unavailable
+    |-- IdentityUnavailable         503  identity_unavailable: the issuer of tokens is away
     |-- LogFull                     507  log_full: the run made more than may be kept
     |-- RunExpired                  410  run_expired: past its retention
     |-- TooManyReaders              429  too_many_readers
@@ -26,12 +44,9 @@ The JSON shape of every error is `{"detail", "code", "retryable", "run_id"}`; `d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
-
-from langchain_core.exceptions import ContextOverflowError, ModelError, ModelRateLimitError
-
-from streamserve import upstream
 
 
 class ServeError(Exception):
@@ -39,6 +54,7 @@ class ServeError(Exception):
 
     Args:
         detail: a text, or a list of `{"loc", "msg", "type"}` for bad input; default: the class's own text.
+        retry_after: seconds after which another try may help; default: what the class's headers say.
     """
 
     status: ClassVar[int] = 500
@@ -47,9 +63,19 @@ class ServeError(Exception):
     message: ClassVar[str] = "Internal server error"
     headers: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, detail: str | Sequence[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, detail: str | Sequence[dict[str, Any]] | None = None, *, retry_after: float | None = None
+    ) -> None:
         self.detail = detail if detail is not None else self.message
+        self.retry_after = retry_after
         super().__init__(self.detail)
+
+    @property
+    def answer_headers(self) -> dict[str, str]:
+        """The headers of the answer."""
+        if self.retry_after is None:
+            return self.headers
+        return {**self.headers, "Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
     @property
     def text(self) -> str:
@@ -60,7 +86,9 @@ class ServeError(Exception):
 
     def event(self, run_id: str) -> dict[str, Any]:
         """The data of a terminal `error` block, as LangServe's clients read it and more."""
+        later = {} if self.retry_after is None else {"retry_after": self.retry_after}
         return {
+            **later,
             "status_code": self.status,
             "message": self.text,
             "code": self.code,
@@ -85,16 +113,111 @@ class NotFound(ServeError):
     status, code, message = 404, "not_found", "Not found"
 
 
+class Unauthenticated(ServeError):
+    """There is no credential."""
+
+    status, code, message = 401, "unauthenticated", "A credential is needed"
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+    @classmethod
+    def wrong(cls, detail: str) -> Unauthenticated:
+        """The error for a credential that does not count (RFC 6750, section 3.1)."""
+        error = cls(detail)
+        error.headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # type: ignore[misc]
+        return error
+
+
+class Forbidden(ServeError):
+    """Who asks may not do this."""
+
+    status, code, message = 403, "forbidden", "The credential does not allow this"
+
+
+class UnknownThread(ServeError):
+    """The caller has begun no thread of this name with the graph."""
+
+    status, code, message = 404, "unknown_thread", "There is no such thread"
+
+
+class UnknownCheckpoint(ServeError):
+    """The thread has no checkpoint of this name."""
+
+    status, code, message = 404, "unknown_checkpoint", "The thread has no such checkpoint"
+
+
 class BadRequest(ServeError):
     """A header or a parameter does not fit; the text names it."""
 
     status, code, message = 400, "bad_request", "Bad request"
 
 
+class ThreadBusy(ServeError):
+    """Another run of the thread is under way, and the chain's strategy is to reject.
+
+    Args:
+        holder: its id.
+    """
+
+    status, code, retryable, message = 409, "thread_busy", True, "Another run of the thread is under way"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"{self.message}: {holder}")
+        self.holder = holder
+
+    def body(self, run_id: str | None = None) -> dict[str, Any]:
+        """The JSON body of the answer, with the run that has the thread."""
+        return {**super().body(run_id), "holder": self.holder}
+
+
 class NoOutput(ServeError):
     """The run streams a log or events: there is no output as /invoke gives it."""
 
     status, code, message = 409, "no_output", "A run of this endpoint has no single output"
+
+
+class BodyTimeout(ServeError):
+    """The body did not come within its time."""
+
+    status, code, retryable, message = 408, "body_timeout", True, "The body came too slowly"
+
+
+class BodyTooLarge(ServeError):
+    """The body has more bytes than the server takes."""
+
+    status, code, message = 413, "body_too_large", "The body is too large"
+
+
+class UnsupportedMediaType(ServeError):
+    """A body that is not declared as JSON: a form of another site can send such a one without being asked."""
+
+    status, code, message = 415, "unsupported_media_type", "Content-Type: application/json"
+
+
+class HeadersTooLarge(ServeError):
+    """The request's path and headers together are too long."""
+
+    status, code, message = 431, "headers_too_large", "The headers are too large"
+
+
+class RateLimited(ServeError):
+    """The caller asks a chain more often than it may."""
+
+    status, code, retryable, message = 429, "rate_limited", True, "Too many requests to this chain"
+
+
+class TooManyRuns(ServeError):
+    """The caller has as many runs of a chain under way as it may."""
+
+    status, code, retryable, message = 429, "too_many_runs", True, "Too many runs of this chain are under way"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class Overloaded(ServeError):
+    """The worker has as many runs under way as it takes."""
+
+    status, code, retryable, message = 503, "overloaded", True, "The server has as many runs as it takes"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 class ContextLengthExceeded(ServeError):
@@ -110,6 +233,38 @@ class UpstreamRateLimited(ServeError):
     message = "The model's provider is rate limited"
 
 
+class ContentFiltered(ServeError):
+    """The model's provider filtered the input or the answer."""
+
+    status, code, message = 400, "content_filtered", "The model's provider filtered the content"
+
+
+class UpstreamAuthentication(ServeError):
+    """The model's provider refuses the server's own credential; the caller can do nothing about it."""
+
+    status, code, message = 502, "upstream_authentication", "The model's provider refuses this server"
+
+
+class UpstreamRejected(ServeError):
+    """The model's provider refuses what the chain asks: an unknown model, an argument that does not fit."""
+
+    status, code, message = 502, "upstream_rejected", "The model's provider refuses the request"
+
+
+class UpstreamUnreachable(ServeError):
+    """The model's provider cannot be reached, or broke the connection."""
+
+    status, code, retryable = 502, "upstream_unreachable", True
+    message = "The model's provider cannot be reached"
+
+
+class UpstreamTimeout(ServeError):
+    """The model's provider was silent for too long."""
+
+    status, code, retryable = 504, "upstream_timeout", True
+    message = "The model's provider took too long"
+
+
 class UpstreamTruncated(ServeError):
     """The model's stream ended before its answer was whole."""
 
@@ -118,7 +273,7 @@ class UpstreamTruncated(ServeError):
 
 
 class UpstreamFailed(ServeError):
-    """The model's provider failed or could not be reached."""
+    """The model's provider failed."""
 
     status, code, retryable, message = 502, "upstream", True, "The model's provider failed"
 
@@ -154,6 +309,13 @@ class StoreUnavailable(ServeError):
 
     status, code, retryable, message = 503, "store_unavailable", True, "The store of the runs cannot be reached"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
+
+
+class IdentityUnavailable(ServeError):
+    """The keys of the tokens' issuer cannot be fetched."""
+
+    status, code, retryable, message = 503, "identity_unavailable", True, "The issuer of tokens cannot be reached"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "10"}
 
 
 class LogFull(ServeError):
@@ -213,46 +375,11 @@ HTTP_CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
 }
 
 
 def error_body(detail: Any, code: str, retryable: bool = False, run_id: str | None = None) -> dict[str, Any]:
     """The one shape of an error answer."""
     return {"detail": detail, "code": code, "retryable": retryable, "run_id": run_id}
-
-
-def classify(error: BaseException) -> ServeError:
-    """The error to show for an exception that a chain raised.
-
-    Args:
-        error: what was raised while the chain ran.
-
-    Returns:
-        Itself if it is a ServeError; a typed upstream error for failures of the model's provider; else Internal.
-    """
-    if isinstance(error, ServeError):
-        return error
-    if type(error).__name__ == "EmptyInputError":  # LangGraph's: `null` came for a thread that has no checkpoint
-        message = "There is nothing to go on from: the thread is new"
-        return InvalidInput([{"loc": ["body"], "msg": message, "type": "missing"}])
-    shown = _classify_upstream(error)
-    return shown() if shown else Internal()
-
-
-def _classify_upstream(error: BaseException) -> type[ServeError] | None:
-    for kind, shown in _UPSTREAM.items():
-        if isinstance(error, kind):
-            return shown
-    # The rest by name: importing the provider's SDK here would cost every server that does not use it.
-    names = {base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] in _PROVIDERS}
-    return UpstreamFailed if names & {"APIError", "OpenAIError", "StreamChunkTimeoutError"} else None
-
-
-_PROVIDERS = {"openai", "langchain_openai"}
-# The first that fits; a provider's classes inherit from these.
-_UPSTREAM: dict[type[Exception], type[ServeError]] = {
-    upstream.UpstreamTruncated: UpstreamTruncated,
-    ContextOverflowError: ContextLengthExceeded,
-    ModelRateLimitError: UpstreamRateLimited,
-    ModelError: UpstreamFailed,
-}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from streamserve.checkpoints import CheckpointsDown
 from streamserve.errors import ShuttingDown, StoreUnavailable
 from streamserve.stores import StoreDown
 from streamserve.streaming.access import runs_of
@@ -27,13 +28,14 @@ async def readyz(request: Request) -> dict[str, str]:
 
     Raises:
         ShuttingDown: no new runs are taken.
-        StoreUnavailable: the runs' store is away.
+        StoreUnavailable: the runs' store is away, or that of the conversations; the detail says which.
     """
     runs = runs_of(request)
     if runs.draining:
         raise ShuttingDown()
     try:
         await runs.store.check()
+        await request.app.state.checkpoints.check()
     except StoreDown as error:
-        raise StoreUnavailable() from error
+        raise StoreUnavailable(str(error) if isinstance(error, CheckpointsDown) else None) from error
     return {"status": "ready"}

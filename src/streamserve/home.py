@@ -15,17 +15,20 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, params
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_jsonable_python
 
+from streamserve.auth.guard import auth_of
+from streamserve.auth.sessions import COOKIE
 from streamserve.chain import Playground
 from streamserve.errors import NotFound
 from streamserve.mount import playground_of
 from streamserve.registry import BrokenModule
 from streamserve.served import ServedRunnable
 
-MEDIA_TYPES = {"home.js": "text/javascript", "home.css": "text/css", "icon.svg": "image/svg+xml"}
+SCRIPTS = ("home.js", "panel.js", "questions.js", "runs.js", "session.js", "transcript.js")
+MEDIA_TYPES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "home.css": "text/css", "icon.svg": "image/svg+xml"}
 PAGE_HEADERS = {
     # The page shows the request's own host, so no cache may keep it for others.
     "Cache-Control": "no-store",
@@ -40,19 +43,26 @@ ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "X-Cont
 MAX_ROWS = 14  # of an example in its text field
 
 
-def router(chains: Iterable[ServedRunnable], broken: Sequence[BrokenModule] = ()) -> APIRouter:
+def router(
+    chains: Iterable[ServedRunnable], broken: Sequence[BrokenModule] = (), dependencies: Sequence[params.Depends] = ()
+) -> APIRouter:
     """The routes of the home page.
 
     Args:
         chains: what is served.
         broken: modules that could not be loaded, named on the page.
+        dependencies: what who asks for the page must pass first.
     """
     routes = APIRouter(include_in_schema=False)
     cards = [Card.of(served) for served in chains]
 
-    @routes.get("/")
+    @routes.get("/", dependencies=list(dependencies))
     async def home(request: Request) -> HTMLResponse:
-        return HTMLResponse(page(cards, broken, origin_of(request), root_of(request)), headers=PAGE_HEADERS)
+        allowed = [card for card in cards if auth_of(request).allows(request, card.name)]
+        return HTMLResponse(
+            page(allowed, broken, origin_of(request), root_of(request), signed_in=COOKIE in request.cookies),
+            headers=PAGE_HEADERS,
+        )
 
     @routes.get("/static/{name}")
     async def static(name: str, v: str = "") -> Response:
@@ -125,7 +135,9 @@ class Card:
         )
 
 
-def page(cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, root: str) -> str:
+def page(
+    cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, root: str, *, signed_in: bool = False
+) -> str:
     """The whole page as HTML.
 
     Args:
@@ -133,14 +145,16 @@ def page(cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, roo
         broken: modules that could not be loaded.
         origin: scheme and host, such as `http://127.0.0.1:8000`.
         root: path under which the application is served, without a slash at its end.
+        signed_in: in a session, which can be ended.
     """
     index = [f'<a href="#{card.name}">{card.name}</a>' for card in cards]
     return _template("home.html").substitute(
         root=escape(root),
-        script=escape(_asset(root, "home.js")),
-        style=escape(_asset(root, "home.css")),
-        icon=escape(_asset(root, "icon.svg")),
+        script=escape(asset(root, "home.js")),
+        style=escape(asset(root, "home.css")),
+        icon=escape(asset(root, "icon.svg")),
         title=f"{len(cards)} chain{'' if len(cards) == 1 else 's'}",
+        session='<button type="button" name="sign-out">Sign out</button>' if signed_in else "",
         broken=_broken(broken) if broken else "",
         index=_list("index", index) if len(cards) > 1 else "",
         chains="".join(card.html(origin, root) for card in cards),
@@ -176,7 +190,8 @@ def _template(name: str) -> Template:
     return Template(read(name).decode())
 
 
-def _asset(root: str, name: str) -> str:
+def asset(root: str, name: str) -> str:
+    """The address of a file of the folder static/."""
     return f"{root}/static/{name}?v={version(name)}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from streamserve.collector import collect_what_is_new
 from streamserve.errors import ShuttingDown
 from streamserve.streaming.runs import Runs
 from streamserve.streaming.threads import RunThreads
@@ -24,7 +24,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """FastAPI's lifespan of the application."""
-    async with app.state.checkpoints.opened(), _running(app.state.runs):
+    app.state.auth.require_private()
+    runs: Runs = app.state.runs
+    async with app.state.checkpoints.opened(), app.state.telemetry.measuring(runs), _running(runs):
         yield
 
 
@@ -33,7 +35,7 @@ async def _running(runs: Runs) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     threads = RunThreads(runs.settings.threads, thread_name_prefix="chain")
     loop.set_default_executor(threads)
-    _collect_what_is_new()
+    collect_what_is_new(runs.settings.gc_threshold)
     await runs.store.open()
     reaper = asyncio.create_task(runs.reap_forever())
     try:
@@ -45,15 +47,6 @@ async def _running(runs: Runs) -> AsyncIterator[None]:
         with contextlib.suppress(asyncio.CancelledError):
             await reaper
         await runs.store.close()
-
-
-def _collect_what_is_new() -> None:
-    # The command line loads without the collector. What was loaded stays, so it is left out from here on: with it,
-    # the longest gap in streams is five times as long.
-    if not gc.isenabled():
-        gc.collect()
-        gc.freeze()
-        gc.enable()
 
 
 @contextmanager

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
-from fastapi import APIRouter, Request, params
+from fastapi import APIRouter, Depends, Request, params
 from langserve import add_routes
 
+from streamserve.auth.guard import auth_of
 from streamserve.call import current_call
 from streamserve.chain import Playground
+from streamserve.limits import Limits
+from streamserve.progress import marked
 from streamserve.serializer import Serializer
 from streamserve.served import ServedRunnable
-from streamserve.streaming.route import RunRoute
-
-EVENT_STREAM = {
-    "description": "Server-sent events",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
-}
-
-ACCEPTED = {"description": "The run goes on in the background; `Location` is its stream"}
+from streamserve.streaming.access import principal_of
+from streamserve.streaming.route import REQUIRED, RunRoute
+from streamserve.threads_api import add_thread_routes
 
 
 def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
@@ -30,7 +27,13 @@ def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] 
         served: the runnable with its record.
         dependencies: what every route must pass first.
     """
-    router = APIRouter(route_class=RunRoute.of(served), dependencies=list(dependencies))
+    # Last, so that the guard has said who asks.
+    dependencies = [
+        *dependencies,
+        Depends(_knows(served.served.name)),
+        Depends(_admission(served)),
+    ]
+    router = APIRouter(route_class=RunRoute.of(served), dependencies=dependencies)
     playground = playground_of(served)
     add_routes(
         router,
@@ -42,13 +45,41 @@ def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] 
         serializer=Serializer(),
     )
     _add_background_runs(router)
+    add_thread_routes(router, served)
     return router
+
+
+def _knows(chain: str) -> Callable[[Request], Awaitable[None]]:
+    async def know_caller(request: Request) -> None:
+        auth_of(request).check(request, chain)
+        if call := current_call.get():
+            call.principal = principal_of(request)
+
+    return know_caller
+
+
+def _admission(served: ServedRunnable) -> Callable[[Request], Awaitable[None]]:
+    async def admit(request: Request) -> None:
+        if request.method != "POST":
+            return
+        limits: Limits = request.app.state.limits
+        entry = served.served
+        starts_run = request.url.path.rpartition("/")[2] in REQUIRED
+        await limits.admit(request, entry.name, entry.chain, starts_run=starts_run)
+
+    return admit
 
 
 def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
     # One id for the run, LangServe's metadata and the trace; the runs of a batch have one each.
     call = current_call.get()
-    return config if call is None or request.url.path.endswith("/batch") else {**config, "run_id": call.run_id}
+    if call is None or request.url.path.endswith("/batch"):
+        return config
+    # What a further attempt at the run begins with.
+    asked = call.configs[0] if call.configs else {}
+    named = {**config, **{key: value for key, value in asked.items() if key != "configurable"}, "run_id": call.run_id}
+    call.config = marked(named, call.run_id) if call.recover else named
+    return call.config
 
 
 def _add_background_runs(router: APIRouter) -> None:
@@ -87,13 +118,3 @@ def _is_chat(served: ServedRunnable) -> bool:
 def _is_answer(schema: dict[str, Any]) -> bool:
     options = schema.get("anyOf") or schema.get("oneOf") or []
     return schema.get("type") == "string" or any("AIMessage" in str(option) for option in options)
-
-
-def document(openapi: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with event streams documented as such."""
-    for path, methods in openapi["paths"].items():
-        if re.search(r"/stream(_log|_events)?$", path) and "post" in methods:
-            methods["post"]["responses"]["200"] = EVENT_STREAM
-        if path.endswith("/runs") and "post" in methods:
-            methods["post"]["responses"]["202"] = ACCEPTED
-    return openapi

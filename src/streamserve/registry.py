@@ -24,7 +24,7 @@ ENTRY_POINT_GROUP = "streamserve.chains"
 
 # First path segments that the server answers itself.
 RESERVED_NAMES = frozenset(
-    {"docs", "redoc", "openapi.json", "runs", "healthz", "readyz", "metrics", "static", "threads", "ok"}
+    {"docs", "redoc", "openapi.json", "runs", "healthz", "readyz", "metrics", "static", "threads", "ok", "session"}
 )
 
 

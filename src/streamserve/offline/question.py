@@ -22,6 +22,7 @@ _SUBJECTS = (
 _EXPRESSION = re.compile(r"\(*-?\d+(?:\.\d+)?\)*(?:\s*[-+*/%^]+\s*\(*-?\d+(?:\.\d+)?\)*)+")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _PLACE = re.compile(r"\bin\s+((?:[A-Z][\w-]*\s?)+)")
+_RECIPIENT = re.compile(r"\bto\s+([A-Z][\w-]*|[\w.+-]+@[\w.-]+\w)")
 _LANGUAGE = re.compile(r"\blanguage:\s*(\S+)", re.I)
 _CODE = re.compile(r"^[^\n]*\b(?:editor|code)\b[^\n]*:\n(.+)", re.I | re.M | re.S)
 _PASSAGE = re.compile(r"^\s*(\[\d+\])\s*(.+(?:\n(?!\s*\[\d+\]).+)*)", re.M)
@@ -71,6 +72,12 @@ class Question:
         """The name after "in", else the subject."""
         found = _PLACE.search(self.text)
         return found.group(1).strip() if found else self.subject
+
+    @property
+    def recipient(self) -> str:
+        """The name or address after "to", else an address."""
+        found = _RECIPIENT.search(self.text)
+        return found.group(1) if found else "reader@example.com"
 
     @property
     def language(self) -> str:

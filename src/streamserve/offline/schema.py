@@ -27,6 +27,7 @@ _FORMATS = {
 }
 _TEXTS: tuple[tuple[frozenset[str], Callable[[Question], str]], ...] = (
     (words_of("expression formula calculation equation arithmetic"), lambda q: q.expression or q.subject),
+    (words_of("to recipient receiver"), lambda q: q.recipient),
     (words_of("location city place country town"), lambda q: q.place),
     (words_of("query search term keyword topic subject title name"), lambda q: q.subject),
     (words_of("question prompt input"), lambda q: q.text),

@@ -1,0 +1,81 @@
+"""The issuer's public keys (RFC 7517): fetched off the event loop, kept, and looked for again at most now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import jwt
+
+from streamserve.auth.identity import AuthError
+from streamserve.errors import IdentityUnavailable, Unauthenticated
+
+logger = logging.getLogger(__name__)
+
+# Seconds until the keys are fetched anew: a key that the issuer has dropped counts no longer.
+LIFETIME = 300.0
+# Seconds between two fetches at least: tokens with made-up key ids must not become requests to the issuer.
+COOLDOWN = 10.0
+TIMEOUT = 5.0
+# If the issuer is away, its keys count so long, in seconds.
+STALE = 3600.0
+
+
+class Jwks:
+    """The keys under an address.
+
+    Args:
+        url: HTTPS, or HTTP on this machine.
+
+    Raises:
+        AuthError: the address is neither.
+    """
+
+    def __init__(self, url: str) -> None:
+        at = urlsplit(url)
+        if at.scheme != "https" and not (at.scheme == "http" and at.hostname in ("127.0.0.1", "localhost", "::1")):
+            raise AuthError("STREAMSERVE_JWT_JWKS_URL: an address with https://")
+        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=TIMEOUT)
+        self._thread = ThreadPoolExecutor(1, "jwks")  # not where the chains' calls wait
+        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._fetched = self._tried = -STALE
+        self._fetching = asyncio.Lock()
+
+    async def key(self, key_id: str | None) -> jwt.PyJWK:
+        """The key of an id; of a token without one, the only key that there is.
+
+        Raises:
+            Unauthenticated: the issuer has no such key.
+            IdentityUnavailable: the issuer cannot be reached.
+        """
+        if (found := self._find(key_id)) is None or time.monotonic() - self._fetched > LIFETIME:
+            await self._refresh()
+            found = self._find(key_id)
+        if time.monotonic() - self._fetched > STALE:
+            raise IdentityUnavailable()
+        if found is None:
+            raise Unauthenticated.wrong("The token is signed by an unknown key")
+        return found
+
+    def _find(self, key_id: str | None) -> jwt.PyJWK | None:
+        if key_id is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        return self._keys.get(key_id)
+
+    async def _refresh(self) -> None:
+        async with self._fetching:
+            if time.monotonic() - self._tried < COOLDOWN:
+                return
+            self._tried = time.monotonic()
+            try:
+                keys = await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch)
+            except (jwt.PyJWTError, OSError, ValueError) as error:
+                logger.error("the issuer's keys could not be fetched: %s", error)
+                return
+            self._keys, self._fetched = keys, time.monotonic()
+
+    def _fetch(self) -> dict[str | None, jwt.PyJWK]:
+        return {key.key_id: key for key in self._client.get_signing_keys(refresh=True)}

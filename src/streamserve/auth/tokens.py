@@ -1,0 +1,95 @@
+"""JSON Web Tokens (RFC 7519), verified as RFC 8725 asks: fixed algorithms, issuer, audience and expiry required."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jwt
+
+from streamserve.auth.identity import AuthError, Identity
+from streamserve.auth.jwks import Jwks
+from streamserve.errors import Unauthenticated
+from streamserve.settings import Settings
+
+SHARED = {"HS256", "HS384", "HS512"}
+PUBLIC = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+MIN_SECRET = 32  # bytes: the hash's own length
+# A token is a header's value; what is longer is none.
+MAX_LENGTH = 8192
+
+
+class JwtVerifier:
+    """Says who asks with a token.
+
+    Args:
+        settings: issuer, audience, the keys' address or the shared secret.
+
+    Raises:
+        AuthError: a setting is missing or does not fit.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
+        self._issuer = _required(settings.jwt_issuer, "ISSUER")
+        self._audience = _required(settings.jwt_audience, "AUDIENCE")
+        if bool(secret) == bool(settings.jwt_jwks_url):
+            raise AuthError("STREAMSERVE_AUTH=jwt: set STREAMSERVE_JWT_JWKS_URL or STREAMSERVE_JWT_SECRET, not both")
+        if secret and len(secret.encode()) < MIN_SECRET:
+            raise AuthError(f"STREAMSERVE_JWT_SECRET: {MIN_SECRET} bytes at least")
+        self._algorithms = _algorithms(settings.jwt_algorithms, SHARED if secret else PUBLIC)
+        self._secret = secret
+        self._jwks = None if secret else Jwks(settings.jwt_jwks_url)
+
+    async def verify(self, credential: str) -> Identity:
+        """Who asks with a token.
+
+        Raises:
+            Unauthenticated: it is no token, not for this server, or its time is over.
+            IdentityUnavailable: the issuer's keys cannot be reached.
+        """
+        if len(credential) > MAX_LENGTH:
+            raise Unauthenticated.wrong("The token is not valid")
+        try:
+            return self._identity(self._decode(credential, await self._key(credential)))
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated.wrong("The token has expired") from None
+        except (jwt.PyJWTError, ValueError, TypeError):
+            # Not the library's own text, which tells more than the caller needs.
+            raise Unauthenticated.wrong("The token is not valid") from None
+
+    async def _key(self, token: str) -> Any:
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") not in self._algorithms:
+            raise jwt.InvalidAlgorithmError
+        return self._secret if self._jwks is None else await self._jwks.key(header.get("kid"))
+
+    def _decode(self, token: str, key: Any) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=self._algorithms,
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._settings.jwt_leeway,
+            options={"require": ["exp", "iss", "aud"]},
+        )
+
+    def _identity(self, claims: dict[str, Any]) -> Identity:
+        scopes = claims.get(self._settings.jwt_scopes) or []
+        named = scopes.split() if isinstance(scopes, str) else [str(scope) for scope in scopes]
+        principal = claims.get(self._settings.jwt_principal, "")
+        return Identity(principal, frozenset(named), None, float(claims["exp"]))
+
+
+def _required(value: str, name: str) -> str:
+    if not value:
+        raise AuthError(f"STREAMSERVE_AUTH=jwt: set STREAMSERVE_JWT_{name}")
+    return value
+
+
+def _algorithms(said: str, known: set[str]) -> list[str]:
+    named = said.replace(",", " ").split() or (["HS256"] if known is SHARED else ["RS256", "ES256"])
+    if unknown := set(named) - known:
+        raise AuthError(f"STREAMSERVE_JWT_ALGORITHMS: {', '.join(sorted(unknown))}: not with this kind of key")
+    return named

@@ -1,0 +1,60 @@
+"""uvicorn's HTTP protocol with a bound on a request's head: without one, it grows and waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# Above the setting `max_header_bytes` as it is: what comes between is answered in the server's own error shape.
+MAX_HEAD = 128 * 2**10
+# Seconds for a head from its first byte, or from the connection.
+HEAD_TIMEOUT = 30.0
+
+
+class BoundedHead(HttpToolsProtocol):
+    """Ends a connection whose request head is too large or too slow."""
+
+    _head = 0
+    _waits = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._waits:
+            self._head += len(data)
+            if self._timer is None:
+                self._await_head()
+        super().data_received(data)
+        if self._waits and self._head > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._waits, self._head = True, 0
+
+    def _await_head(self) -> None:
+        self._timer = self.loop.call_later(HEAD_TIMEOUT, self._end)
+
+    def _stop_waiting(self) -> None:
+        self._waits = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        self._timer = None
+        if self._waits and not self.transport.is_closing():
+            self.transport.close()

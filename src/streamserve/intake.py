@@ -1,0 +1,132 @@
+"""What a request may bring: bytes of its head and body, their pace, and a body declared as JSON.
+
+A plain ASGI middleware. The body is bounded while it is read, so an answer can be given before it has come whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, ServeError, UnsupportedMediaType
+from streamserve.settings import Settings
+
+# Seconds in which a caller that still sends may take its answer: a connection that is closed at once loses it.
+LINGER = 2.0
+# Bytes of an unread body for which a connection is kept.
+SMALL = 64 * 2**10
+
+
+class Intake:
+    """Refuses what is too large or too slow before it costs anything.
+
+    Args:
+        app: what is served.
+        settings: the bounds.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        body = Body(headers, receive, send, self._settings)
+        refused = self._refusal(scope, headers, body)
+        if refused is None:
+            await self._app(scope, body.receive, body.send)
+        else:
+            await _answer(refused, body)
+
+    def _refusal(self, scope: Scope, headers: Headers, body: Body) -> ServeError | None:
+        head = sum(len(name) + len(value) for name, value in scope["headers"])
+        if head + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self._settings.max_header_bytes:
+            return HeadersTooLarge()
+        if body.declared > self._settings.max_body_bytes:
+            return _too_large(self._settings)
+        kind = headers.get("content-type")
+        if scope["method"] == "POST" and (body.expected or kind is not None) and not _is_json(kind):
+            return UnsupportedMediaType()
+        return None
+
+
+class Body:
+    """The body of one request on its way in, and what that means for the way out."""
+
+    def __init__(self, headers: Headers, receive: Receive, send: Send, settings: Settings) -> None:
+        self._receive = receive
+        self._send = send
+        self._settings = settings
+        self._received = 0
+        self._whole = False
+        self._closing = False
+        self._deadline = asyncio.get_running_loop().time() + settings.body_timeout
+        length = headers.get("content-length", "")
+        # A server refuses a length that is none; its digits are bounded here all the same.
+        self.declared = int(length[:15]) if length.isascii() and length.isdigit() else 0
+        self.expected = self.declared > 0 or "transfer-encoding" in headers
+
+    async def receive(self) -> Message:
+        """ASGI's `receive`.
+
+        Raises:
+            BodyTooLarge: more came than may.
+            BodyTimeout: it does not come.
+        """
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTimeout() from None
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        self._received += len(message.get("body", b""))
+        if self._received > self._settings.max_body_bytes:
+            raise _too_large(self._settings)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`; closes the connection of a caller that still sends."""
+        if message["type"] == "http.response.start" and self._is_unread():
+            self._closing = True
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        if not self._closing or message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        await self._linger()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _is_unread(self) -> bool:
+        return self.expected and not self._whole and not (0 < self.declared <= SMALL and self._received == 0)
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER):
+                while (message := await self._receive()).get("more_body", False):
+                    del message
+        except TimeoutError:
+            pass
+
+
+def _is_json(content_type: str | None) -> bool:
+    return content_type is not None and content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def _too_large(settings: Settings) -> BodyTooLarge:
+    return BodyTooLarge(f"The body has more than {settings.max_body_bytes} bytes")
+
+
+async def _answer(error: ServeError, body: Body) -> None:
+    content = orjson.dumps(error.body())
+    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    await body.send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await body.send({"type": "http.response.body", "body": content})

@@ -1,0 +1,78 @@
+"""The OpenAPI document with event streams, and every status that an operation may answer with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+EVENT_STREAM = {
+    "description": "Server-sent events",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+ACCEPTED = {"description": "The run goes on in the background; `Location` is its stream"}
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["detail", "code", "retryable", "run_id"],
+    "properties": {
+        "detail": {"description": "A text; for bad input, a list of places."},
+        "code": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "run_id": {"type": ["string", "null"]},
+    },
+}
+REFERENCE = {"$ref": "#/components/schemas/Error"}
+
+# Of every operation.
+COMMON = {
+    400: "The request does not fit: a header, a cursor, a config in the path",
+    401: "No credential, or a wrong one",
+    403: "The credential does not allow this",
+    404: "Nothing there, or not the caller's",
+    405: "No such method",
+    422: "The input does not fit; the places are in `detail`",
+    429: "Too many requests, runs or readers; `Retry-After` says when to come back",
+    431: "The headers are too large",
+    500: "The chain or the server failed; the cause is in the log",
+    503: "The server shuts down, has as many runs as it takes, or its store is away",
+}
+# Of those with a body.
+OF_BODIES = {
+    408: "The body came too slowly",
+    413: "The body is too large",
+    415: "The body is not declared as JSON",
+}
+# Of those that run a chain before they answer, or speak of a run's end.
+OF_RUNS = {
+    409: "Another run of the thread is under way, or the run failed",
+    499: "The run was cancelled",
+    502: "The model's provider failed",
+    504: "The run or the model's provider took too long",
+    507: "The run made more than may be kept",
+}
+
+
+def document(openapi: dict[str, Any]) -> dict[str, Any]:
+    """The document with what FastAPI cannot know.
+
+    Args:
+        openapi: as FastAPI made it.
+    """
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            _complete(path, method, operation)
+    openapi.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR_SCHEMA
+    return openapi
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    answers = operation["responses"]
+    if method == "post" and re.search(r"/stream(_log|_events)?$", path):
+        answers["200"] = EVENT_STREAM
+    if method == "post" and path.endswith("/runs"):
+        answers["202"] = ACCEPTED
+    errors = {**COMMON, **(OF_BODIES | OF_RUNS if method == "post" else {})}
+    for status, description in errors.items():
+        known = answers.get(str(status), {}).get("description", "")
+        said = description if known in ("", "Validation Error") else known
+        answers[str(status)] = {"description": said, "content": {"application/json": {"schema": REFERENCE}}}

@@ -1,0 +1,92 @@
+"""Structured logs: every record of every library as one line, with the request, the run and the trace it belongs to.
+
+The modules log with the standard library; structlog renders. `streamserve serve` configures it in each of its
+processes; under another server, call `configure(settings)`.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from streamserve.settings import Settings
+from streamserve.telemetry.redact import Redactor
+
+# What uvicorn adds for its own colours, and structlog for its own use.
+_NOT_SHOWN = ("color_message", "_record", "_from_structlog")
+
+
+def configure(settings: Settings) -> None:
+    """Makes all loggers of this process write structured records to stderr.
+
+    Args:
+        settings: `log_format` and `log_level`.
+    """
+    logging.config.dictConfig(log_config(settings))
+
+
+def log_config(settings: Settings) -> dict[str, Any]:
+    """The configuration for `logging.config.dictConfig`, or for uvicorn's `log_config`.
+
+    Args:
+        settings: `log_format` and `log_level`.
+    """
+    loggers = {name: {"handlers": [], "level": "INFO", "propagate": True} for name in ("uvicorn", "uvicorn.access")}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"structured": {"()": formatter, "as_json": _as_json(settings)}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
+        # Libraries say at INFO what is of use to those who work on them.
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {**loggers, "streamserve": {"level": settings.log_level.upper()}},
+    }
+
+
+def _as_json(settings: Settings) -> bool:
+    return not sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "json"
+
+
+def formatter(as_json: bool, redactor: Redactor | None = None) -> structlog.stdlib.ProcessorFormatter:
+    """Renders the records of the standard library.
+
+    Args:
+        as_json: one JSON object a line; else text for people.
+        redactor: default: one that knows the environment's secrets.
+    """
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED, processors=[_without_own, *_rendering(as_json, redactor or Redactor())]
+    )
+
+
+_SHARED: Sequence[Processor] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.ExtraAdder(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def _rendering(as_json: bool, redactor: Redactor) -> list[Processor]:
+    def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {name: redactor.value(name, value) for name, value in event.items()}
+
+    renderer: Processor = structlog.processors.JSONRenderer(default=str) if as_json else _console()
+    return [structlog.processors.format_exc_info, redact, renderer]
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+
+
+def _without_own(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for name in _NOT_SHOWN:
+        event.pop(name, None)
+    return event

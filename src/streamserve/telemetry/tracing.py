@@ -1,0 +1,106 @@
+"""OpenTelemetry traces: a run is a span, and LangChain's steps are spans below it.
+
+Needs the extra `otel`. The exporter is configured by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, ...).
+What goes into a chain or comes out is never recorded, nor what an exception says: both may hold secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from langchain_core.tracers.context import register_configure_hook
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from starlette.datastructures import Headers
+from structlog.contextvars import bind_contextvars
+
+from streamserve.telemetry.steps import Steps
+
+# Seconds for the last spans: a collector that is away must not hold up the end of the server.
+FLUSH_LIMIT = 3.0
+
+_steps: ContextVar[Steps | None] = ContextVar("streamserve_steps", default=None)
+# LangChain asks each context for the handler, so chains and their configs are left alone.
+register_configure_hook(_steps, inheritable=True)
+
+
+class RunTrace:
+    """The span of a run under way.
+
+    Args:
+        span: not ended.
+        steps: the spans below it.
+    """
+
+    def __init__(self, span: Span, steps: Steps) -> None:
+        self._span = span
+        self._steps = steps
+
+    def end(self, state: str, code: str | None) -> None:
+        """The run has ended.
+
+        Args:
+            state: how.
+            code: of its error, or None.
+        """
+        self._steps.end_all()
+        self._span.set_attribute("streamserve.state", state)
+        if code is not None:
+            self._span.set_attribute("error.type", code)
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
+
+
+class Tracing:
+    """The tracer of an application: the process's provider if it has set one, else one that exports by OTLP over HTTP.
+
+    Args:
+        provider: default: as above.
+    """
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        found = provider or trace.get_tracer_provider()
+        self._own: TracerProvider | None = None
+        if not isinstance(found, TracerProvider):
+            found = self._own = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
+            found.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = found.get_tracer("streamserve")
+
+    @contextmanager
+    def request(self, headers: Headers) -> Iterator[None]:
+        """Makes what a request causes part of the trace that its headers name."""
+        token = otel_context.attach(propagate.extract(dict(headers)))
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
+
+    def begin(self, run_id: str, chain: str, endpoint: str) -> RunTrace:
+        """Begins the span of a run, in the context that the run's task will copy.
+
+        Args:
+            run_id: of the run.
+            chain: its chain.
+            endpoint: its endpoint.
+        """
+        attributes = {"streamserve.run_id": run_id, "streamserve.chain": chain, "streamserve.endpoint": endpoint}
+        span = self._tracer.start_span(f"{endpoint} {chain}", kind=SpanKind.SERVER, attributes=attributes)
+        bind_contextvars(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
+        # Never detached: the context is the request's own, and ends with it.
+        otel_context.attach(trace.set_span_in_context(span))
+        steps = Steps(self._tracer, span)
+        _steps.set(steps)
+        return RunTrace(span, steps)
+
+    def close(self) -> None:
+        """Sends the last spans, and waits for the collector no longer than may be."""
+        if self._own is not None:
+            self._own.force_flush(int(FLUSH_LIMIT * 1000))
+            self._own.shutdown()

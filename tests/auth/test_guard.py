@@ -1,0 +1,173 @@
+"""The guard of the settings: a team's own dependency, or no authentication, which is for this machine only."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException, Request
+
+from streamserve.app import create_app
+from streamserve.auth import AuthError, Identity
+from streamserve.auth.guard import is_loopback
+from streamserve.settings import Settings
+from tests.auth.support import CHAINS, SECRET, app_with
+from tests.fakes import registry_of
+from tests.serving import serving
+
+TEAM = """
+from fastapi import HTTPException, Request
+from streamserve.auth import Identity
+
+def by_header(request: Request) -> Identity:
+    name = request.headers.get("X-User")
+    if not name:
+        raise HTTPException(401, "Who are you?")
+    return Identity(name, frozenset(request.headers.get("X-Scopes", "").split()))
+"""
+
+
+def returns_a_name(request: Request) -> str:
+    return "ann"
+
+
+def sets_the_state(request: Request) -> None:
+    request.state.principal = "ann"
+    request.state.scopes = {"talk"}
+
+
+def says_nothing() -> None:
+    return None
+
+
+def refuses() -> Identity:
+    raise HTTPException(401, "no")
+
+
+def get(
+    app: FastAPI, path: str, host: str = "app.example", server: str = "app.example", **headers: str
+) -> httpx.Response:
+    """Asks in process, as a server does that listens on an address."""
+
+    async def reached(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "server": (server, 8000)}, receive, send)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(reached), base_url=f"http://{host}") as client:
+            return await client.get(path, headers=headers)
+
+    return asyncio.run(ask())
+
+
+def guarded_by(guard: Any) -> FastAPI:
+    return create_app(registry_of(CHAINS), Settings(_env_file=None), guard=guard)
+
+
+def test_a_dependency_of_the_teams_own_is_named_by_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "team_auth_module.py").write_text(TEAM)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = app_with(auth="team_auth_module:by_header")
+    assert get(app, "/bot/input_schema").status_code == 401
+    assert get(app, "/bot/input_schema", **{"X-User": "ann"}).status_code == 403
+    assert get(app, "/bot/input_schema", **{"X-User": "ann", "X-Scopes": "talk"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("guard", "status"), [(returns_a_name, 200), (sets_the_state, 200), (says_nothing, 401), (refuses, 401)]
+)
+def test_a_dependency_must_say_whom_it_let_in(guard: Any, status: int) -> None:
+    assert get(guarded_by(guard), "/greeting/input_schema").status_code == status
+
+
+def test_a_dependency_that_says_no_scopes_has_none() -> None:
+    assert get(guarded_by(returns_a_name), "/bot/input_schema").status_code == 403
+    assert get(guarded_by(sets_the_state), "/bot/input_schema").status_code == 200
+
+
+@pytest.mark.parametrize("said", ["nothing", "keys:", "jwt:x", "no.such:thing", "json:no_such", "json:__name__", ":"])
+def test_a_setting_that_does_not_fit_stops_the_start(said: str) -> None:
+    with pytest.raises(AuthError, match="STREAMSERVE_AUTH"):
+        app_with(auth=said)
+
+
+def test_a_guard_and_the_setting_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(AuthError, match="guard"):
+        create_app(registry_of(CHAINS), Settings(_env_file=None, auth="keys:x"), guard=returns_a_name)
+
+
+def test_a_short_secret_stops_the_start() -> None:
+    with pytest.raises(AuthError, match="STREAMSERVE_SECRET"):
+        create_app(registry_of(CHAINS), Settings(_env_file=None, secret="short"))
+
+
+# Without authentication
+
+
+@pytest.mark.parametrize(
+    ("server", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1", 200),
+        ("127.0.0.1", "localhost", 200),
+        ("::1", "[::1]", 200),
+        ("::ffff:127.0.0.1", "app.localhost", 200),
+        ("127.0.0.1", "evil.example", 403),  # a name that another site has made lead here
+        ("127.0.0.1", "localhost.evil.example", 403),
+        ("192.168.1.7", "192.168.1.7", 403),
+        ("192.168.1.7", "localhost", 403),
+        ("fe80::1", "localhost", 403),
+    ],
+)
+def test_without_authentication_this_machine_is_answered(server: str, host: str, status: int) -> None:
+    for path in ("/bot/input_schema", "/", "/openapi.json", "/runs/x"):
+        expected = 404 if path == "/runs/x" and status == 200 else status
+        assert get(app_with(), path, host, server).status_code == expected
+    assert get(app_with(), "/healthz", host, server).status_code == 200
+
+
+def test_everybody_is_answered_if_the_settings_say_so_in_so_many_words() -> None:
+    assert get(app_with(insecure_public=True), "/bot/input_schema", "app.example", "192.168.1.7").status_code == 200
+
+
+def test_documentation_may_be_public() -> None:
+    app = guarded_by(refuses)
+    assert get(app, "/openapi.json").status_code == 401
+    public = create_app(registry_of(CHAINS), Settings(_env_file=None, public_docs=True), guard=refuses)
+    assert get(public, "/openapi.json").status_code == get(public, "/docs").status_code == 200
+    assert get(public, "/bot/input_schema").status_code == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "chains.example", ""])
+def test_a_server_for_everybody_does_not_start_without_authentication(host: str) -> None:
+    async def start(app: FastAPI) -> None:
+        async with app.router.lifespan_context(app):
+            pass
+
+    with pytest.raises(AuthError, match="STREAMSERVE_AUTH"):
+        asyncio.run(start(app_with(host=host)))
+    asyncio.run(start(app_with(host=host, insecure_public=True)))
+    asyncio.run(start(create_app(registry_of(CHAINS), Settings(_env_file=None, host=host), guard=returns_a_name)))
+
+
+def test_the_command_refuses_to_serve_everybody(tmp_path: Path) -> None:
+    (tmp_path / "chains").mkdir()
+    command = [sys.executable, "-m", "streamserve.cli", "serve", "--host", "0.0.0.0", "--port", "0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Error: STREAMSERVE_HOST=0.0.0.0: This server has no authentication" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "a.localhost"])
+def test_this_machines_names(host: str) -> None:
+    assert is_loopback(host)
+
+
+def test_a_secret_is_not_in_the_page_or_the_document() -> None:
+    with serving(app_with()) as url:
+        for path in ("/", "/openapi.json", "/docs"):
+            assert SECRET not in httpx.get(url + path).text

@@ -1,0 +1,134 @@
+"""API keys: made, kept as hashes, rotated and revoked while the server runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from streamserve.auth import AuthError
+from streamserve.auth.keys import FORM, KeyFile, digest
+from streamserve.cli import main
+from streamserve.errors import Unauthenticated
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["key", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output.strip()
+
+
+async def test_a_key_says_who_asks(file: KeyFile) -> None:
+    identity = await file.verify(file.add("ann", ["talk", "listen"]))
+    assert (identity.principal, sorted(identity.scopes)) == ("ann", ["listen", "talk"])
+
+
+def test_the_file_keeps_no_key(file: KeyFile) -> None:
+    key = file.add("ann")
+    text = file.path.read_text()
+    assert FORM.fullmatch(key)
+    assert key.rpartition("_")[2] not in text
+    assert digest(key) in text
+
+
+async def test_a_key_with_another_end_or_of_another_id_does_not_count(file: KeyFile) -> None:
+    key, other = file.add("ann"), file.add("bob")
+    swapped = other[: len("streamserve_") + 12] + key[len("streamserve_") + 12 :]
+    for wrong in (key[:-1] + ("A" if key[-1] != "A" else "B"), swapped, key.upper(), key + "x", "", "é", digest(key)):
+        with pytest.raises(Unauthenticated):
+            await file.verify(wrong)
+
+
+async def test_a_principal_may_have_several_keys_while_they_change(file: KeyFile) -> None:
+    old = file.add("ann")
+    serving = KeyFile(file.path)
+    serving.load()
+    new = file.add("ann")
+    assert (await serving.verify(old)).principal == (await serving.verify(new)).principal == "ann"
+    file.revoke(old.split("_")[1])
+    assert (await serving.verify(new)).principal == "ann"
+    with pytest.raises(Unauthenticated):
+        await serving.verify(old)
+
+
+async def test_a_key_counts_until_its_time_is_over(file: KeyFile) -> None:
+    assert await file.verify(file.add("ann", (), time.time() + 60))
+    with pytest.raises(Unauthenticated, match="expired"):
+        await file.verify(file.add("ann", (), time.time() - 0.1))
+
+
+async def test_a_slip_of_the_editor_keeps_the_keys_of_before(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
+    key = file.add("ann")
+    file.path.write_text("{")
+    assert await file.verify(key)
+    assert "the keys of before go on" in caplog.text
+
+
+async def test_nobody_gets_in_once_the_file_is_gone(file: KeyFile) -> None:
+    key = file.add("ann")
+    file.path.unlink()
+    with pytest.raises(Unauthenticated):
+        await file.verify(key)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"keys": [{"id": "x"}]}', '{"secrets": []}'])
+def test_a_file_that_holds_no_keys_stops_the_start(file: KeyFile, text: str | None) -> None:
+    if text is not None:
+        file.path.write_text(text)
+    with pytest.raises(AuthError, match=r"keys\.json"):
+        file.load()
+
+
+def test_what_does_not_fit_in_the_file_is_named_without_its_value(file: KeyFile) -> None:
+    file.add("ann")
+    stored = json.loads(file.path.read_text())
+    stored["keys"][0]["hash"] = "a key in plain text"
+    file.path.write_text(json.dumps(stored))
+    with pytest.raises(AuthError, match=r"keys\.0\.hash") as raised:
+        file.load()
+    assert "plain text" not in str(raised.value)
+
+
+def test_keys_are_made_listed_and_revoked_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMSERVE_AUTH", f"keys:{tmp_path / 'keys.json'}")
+    key = run("new", "ann", "--scope", "talk", "--scope", "listen", "--expires", "90d")
+    run("new", "bob")
+    assert FORM.fullmatch(key)
+    first, second = run("list").splitlines()
+    key_id = key.split("_")[1]
+    assert first.startswith(f"{key_id}  ann  listen,talk  until 20")
+    assert second.endswith("  bob  -  no end")
+    assert run("revoke", key_id) == f"revoked {key_id} of ann"
+    assert "ann" not in run("list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["new", ""], "1 to 255 characters"),
+        (["new", "a\nb"], "printable"),
+        (["new", "ann", "--expires", "soon"], "--expires: 12h"),
+        (["revoke", "0123456789ab"], "no key 0123456789ab"),
+        (["list"], "streamserve key new"),
+    ],
+)
+def test_the_command_line_says_what_does_not_fit(tmp_path: Path, arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["key", "--file", str(tmp_path / "keys.json"), *arguments])
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+def test_the_command_line_asks_for_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["key", "list"])
+    assert (result.exit_code, "--file" in result.output) == (2, True)

@@ -1,0 +1,149 @@
+"""A browser's session: begun with a key, ended with it, and of no use to other sites."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from streamserve.auth.keys import KeyFile
+from streamserve.auth.sessions import COOKIE
+from tests.auth.support import SCOPE, app_with
+from tests.serving import serving
+
+INPUT = {"input": {"topic": "cats"}}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> KeyFile:
+    file = KeyFile(tmp_path_factory.mktemp("keys") / "keys.json")
+    file.add("nobody")
+    return file
+
+
+@pytest.fixture(scope="module")
+def url(file: KeyFile) -> Iterator[str]:
+    with serving(app_with(auth=f"keys:{file.path}")) as url:
+        yield url
+
+
+@pytest.fixture
+def key(file: KeyFile) -> str:
+    return file.add("ann", [SCOPE])
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+def session(client: httpx.Client, key: str) -> httpx.Client:
+    client.post("/session", json={"key": key}).raise_for_status()
+    return client
+
+
+def test_a_browser_without_a_session_gets_a_page_that_asks_for_a_key(client: httpx.Client) -> None:
+    for path in ("/", "/bot/playground/", "/docs"):
+        page = client.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
+        assert page.status_code == 401
+        assert 'type="password"' in page.text
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        # The page tells nothing of what is served.
+        assert "bot" not in page.text
+    assert client.get("/", headers={"Accept": "application/json"}).json()["code"] == "unauthenticated"
+
+
+def test_a_session_begins_with_a_key_and_carries_the_pages(client: httpx.Client, key: str) -> None:
+    begun = client.post("/session", json={"key": key})
+    assert begun.json()["principal"] == "ann"
+    cookie = begun.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert key not in cookie + begun.text
+    assert 'id="bot"' in client.get("/").text
+    assert client.get("/bot/playground/").status_code == 200
+    assert client.post("/greeting/invoke", json=INPUT).json()["output"] == "About cats."
+
+
+def test_over_https_the_cookie_goes_nowhere_else(file: KeyFile, key: str) -> None:
+    with serving(app_with(auth=f"keys:{file.path}", root_path="/ai"), forwarded_allow_ips="*", root_path="/ai") as url:
+        begun = httpx.post(f"{url}/session", json={"key": key}, headers={"X-Forwarded-Proto": "https"})
+    assert "Secure" in begun.headers["Set-Cookie"]
+    assert "Path=/ai" in begun.headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("body", [{"key": "streamserve_no"}, {"key": "x" * 43}])
+def test_a_wrong_key_begins_no_session(client: httpx.Client, body: Any) -> None:
+    refused = client.post("/session", json=body)
+    assert refused.status_code == 401
+    assert body["key"] not in refused.text
+    assert COOKIE not in client.cookies
+
+
+def test_a_key_that_is_no_text_is_not_repeated(client: httpx.Client) -> None:
+    refused = client.post("/session", json={"key": ["a secret"]})
+    assert refused.status_code == 422
+    assert "a secret" not in refused.text
+
+
+def test_a_form_of_another_site_begins_no_session(client: httpx.Client, key: str) -> None:
+    text = json.dumps({"key": key})
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        refused = client.post("/session", content=text, headers={"Content-Type": kind})
+        assert refused.status_code in (415, 422)
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
+        assert client.post("/session", json={"key": key}, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://any"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({}, 200),
+    ],
+    ids=str,
+)
+def test_only_this_servers_pages_change_something_with_the_session(
+    session: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    assert session.post("/greeting/invoke", json=INPUT, headers=headers).status_code == status
+
+
+def test_the_session_of_a_revoked_key_is_over(session: httpx.Client, file: KeyFile, key: str) -> None:
+    assert session.get("/bot/input_schema").status_code == 200
+    file.revoke(key.split("_")[1])
+    assert session.get("/bot/input_schema").status_code == 401
+
+
+def test_a_wrong_key_in_a_header_is_not_mended_by_the_session(session: httpx.Client) -> None:
+    assert session.get("/bot/input_schema", headers={"X-API-Key": "no"}).status_code == 401
+
+
+def test_signing_out_drops_the_cookie(session: httpx.Client) -> None:
+    assert session.delete("/session").status_code == 204
+    assert session.get("/bot/input_schema").status_code == 401
+
+
+def test_a_session_is_over_after_its_time(file: KeyFile, key: str) -> None:
+    with serving(app_with(auth=f"keys:{file.path}", session_time=1e-6)) as url, httpx.Client(base_url=url) as client:
+        client.post("/session", json={"key": key}).raise_for_status()
+        refused = client.get("/bot/input_schema")
+    assert (refused.status_code, refused.json()["detail"]) == (401, "The session token has expired")
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "e30.e30", "." * 9, "a" * 5000])
+def test_a_made_up_session_does_not_count(client: httpx.Client, cookie: str) -> None:
+    assert client.get("/bot/input_schema", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 401

@@ -1,0 +1,123 @@
+"""Share tokens: one run, some actions, for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from streamserve.auth.shares import MAX_TIME
+from streamserve.auth.signing import Signer
+from tests.auth.support import SECRET, keys_in
+from tests.serving import serving
+
+INPUT = {"input": {"messages": [{"type": "human", "content": "hi"}]}}
+
+
+class Owner:
+    """Ann, who has runs and gives tokens away; `guest` has nothing."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.http = httpx.Client(base_url=url, headers={"X-API-Key": key})
+        self.guest = httpx.Client(base_url=url)
+
+    def run(self) -> str:
+        return self.http.post("/bot/stream", json=INPUT).headers["Run-Id"]
+
+    def share(self, run: str, **asked: Any) -> Any:
+        answer = self.http.post(f"/runs/{run}/share", json=asked)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
+    app, keys = keys_in(tmp_path_factory.mktemp("keys"))
+    with serving(app, log_config=None) as url:
+        owner = Owner(url, keys["the right one"])
+        with owner.http, owner.guest:
+            yield owner
+
+
+def test_whoever_has_the_token_reads_the_run(owner: Owner) -> None:
+    run = owner.run()
+    shared = owner.share(run)
+    stream = owner.guest.get(shared["url"])
+    assert stream.status_code == 200
+    assert stream.text.count("id: ") > 2
+    assert owner.guest.get(shared["url"], headers={"Last-Event-ID": "2"}).text.count("id: ") < stream.text.count("id: ")
+    assert owner.guest.get(f"/runs/{run}?token={shared['token']}").json()["status"] == "done"
+    assert owner.guest.get(f"/runs/{run}/output?wait=1&token={shared['token']}").status_code == 200
+
+
+@pytest.mark.parametrize(("allow", "status"), [(["read"], 403), (["cancel"], 200), (["read", "cancel"], 200)])
+def test_only_a_token_for_it_cancels(owner: Owner, allow: list[str], status: int) -> None:
+    run = owner.run()
+    token = owner.share(run, allow=allow)["token"]
+    assert owner.guest.post(f"/runs/{run}/cancel?token={token}").status_code == status
+
+
+def test_a_token_that_only_cancels_does_not_read(owner: Owner) -> None:
+    run = owner.run()
+    token = owner.share(run, allow=["cancel"])["token"]
+    assert owner.guest.get(f"/runs/{run}/stream?token={token}").status_code == 403
+
+
+def test_a_token_opens_nothing_else(owner: Owner) -> None:
+    run, other = owner.run(), owner.run()
+    token = owner.share(run, allow=["read", "cancel"])["token"]
+    assert owner.guest.get(f"/runs/{other}/stream?token={token}").status_code == 403
+    for method, path in (
+        ("POST", f"/runs/{run}/share"),
+        ("DELETE", f"/runs/{run}"),
+        ("POST", "/bot/invoke"),
+        ("GET", "/bot/input_schema"),
+        ("GET", "/"),
+    ):
+        assert owner.guest.request(method, f"{path}?token={token}").status_code == 401
+    for headers in ({"Authorization": f"Bearer {token}"}, {"Cookie": f"streamserve_session={token}"}):
+        assert owner.guest.get(f"/runs/{run}", headers=headers).status_code == 401
+
+
+def test_a_token_is_over_after_its_time(owner: Owner) -> None:
+    run = owner.run()
+    token = Signer(SECRET.encode()).sign("share", {"run": run, "principal": "ann", "allow": ["read"]}, time.time() - 1)
+    refused = owner.guest.get(f"/runs/{run}?token={token}")
+    assert (refused.status_code, refused.json()["detail"]) == (401, "The share token has expired")
+
+
+def test_a_token_that_was_changed_or_signed_elsewhere_does_not_count(owner: Owner) -> None:
+    run = owner.run()
+    token = owner.share(run)["token"]
+    content = {"run": run, "principal": "ann", "allow": ["read"]}
+    forged = Signer(b"x" * 32).sign("share", content, time.time() + 60)
+    session = Signer(SECRET.encode()).sign("session", content, time.time() + 60)
+    body, _, mac = token.partition(".")
+    for wrong in (forged, session, f"{body}A.{mac}", body, "", "x", f"{body}.{mac[:-2]}", "%00", "a" * 9000):
+        assert owner.guest.get(f"/runs/{run}", params={"token": wrong}).status_code == 401
+
+
+def test_nobody_shares_what_is_not_theirs(owner: Owner) -> None:
+    assert owner.http.post(f"/runs/{'0' * 8}-0000-4000-8000-{'0' * 12}/share", json={}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "asked", [{"allow": []}, {"allow": ["delete"]}, {"expires_in": 0}, {"expires_in": MAX_TIME + 1}, {"allow": "read"}]
+)
+def test_what_cannot_be_allowed_is_refused(owner: Owner, asked: Any) -> None:
+    assert owner.http.post(f"/runs/{owner.run()}/share", json=asked).status_code == 422
+
+
+def test_no_log_has_the_token(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    caplog.set_level("INFO", "uvicorn.access")
+    run = owner.run()
+    token = owner.share(run)["token"]
+    for path in (f"/runs/{run}/stream", f"/runs/{run}/nothing", "/nothing", "/bot/stream"):
+        owner.guest.get(path, params={"token": token, "after": "1"})
+    said = [record.getMessage() + str(record.__dict__) for record in caplog.records if record.name != "httpx"]
+    assert any(f"/runs/{run}/stream?after=1" in line for line in said)  # uvicorn's own log of requests
+    assert not any(token in line for line in said)

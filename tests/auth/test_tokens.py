@@ -1,0 +1,182 @@
+"""JSON Web Tokens: what counts, what does not, and how often the issuer is asked."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from streamserve.auth import AuthError, jwks
+from streamserve.auth.tokens import JwtVerifier
+from streamserve.errors import IdentityUnavailable, Unauthenticated
+from streamserve.settings import Settings
+from tests.auth.support import AUDIENCE, ISSUER, PRIVATE, SECRET, Issuer, issuing, token
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    with issuing() as issuer:
+        yield issuer
+
+
+def verifier(**settings: Any) -> JwtVerifier:
+    return JwtVerifier(
+        Settings(_env_file=None, auth="jwt:", **{"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, **settings})
+    )
+
+
+@pytest.fixture
+def verify(issuer: Issuer) -> Any:
+    return verifier(jwt_jwks_url=issuer.url).verify
+
+
+async def test_a_token_says_who_asks_and_what_is_allowed(verify: Any) -> None:
+    identity = await verify(token(scope="talk listen"))
+    assert (identity.principal, sorted(identity.scopes)) == ("ann", ["listen", "talk"])
+
+
+async def test_the_claims_of_other_issuers_are_named_by_settings(issuer: Issuer) -> None:
+    verify = verifier(jwt_jwks_url=issuer.url, jwt_principal="email", jwt_scopes="roles").verify
+    identity = await verify(token(email="ann@example.org", roles=["talk"]))
+    assert (identity.principal, sorted(identity.scopes)) == ("ann@example.org", ["talk"])
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://other.example"},
+        {"aud": "others"},
+        {"exp": time.time() - 3600},
+        {"nbf": time.time() + 3600},
+        {"iat": time.time() + 3600},
+        {"iss": None},
+        {"aud": None},
+        {"exp": None},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": "a\nb"},
+        {"sub": "a" * 256},
+        {"scope": 3},
+    ],
+    ids=lambda claims: "-".join(claims) + str(type(next(iter(claims.values()))).__name__),
+)
+async def test_a_token_whose_claims_do_not_fit_does_not_count(verify: Any, claims: dict[str, Any]) -> None:
+    with pytest.raises(Unauthenticated):
+        await verify(token(**claims))
+
+
+async def test_clocks_may_differ_a_little(verify: Any) -> None:
+    assert await verify(token(exp=time.time() - 10, nbf=time.time() - 60))
+    assert await verify(token(nbf=time.time() + 10))
+    with pytest.raises(Unauthenticated, match="expired"):
+        await verify(token(exp=time.time() - 40))
+
+
+async def test_a_public_key_is_no_shared_secret(verify: Any) -> None:
+    public = PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    honest = token(key=SECRET, algorithm="HS256").rpartition(".")[0]
+    mac = base64.urlsafe_b64encode(hmac.digest(public, honest.encode(), "sha256")).rstrip(b"=").decode()
+    for forged in (
+        f"{honest}.{mac}",
+        token(key="", algorithm="none"),
+        token(algorithm="RS512"),  # the issuer's key, but not a signature that the settings name
+    ):
+        with pytest.raises(Unauthenticated):
+            await verify(forged)
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "a.b.c", "x" * 9000, "é.é.é", "e30.e30."])
+async def test_what_is_no_token_does_not_count(verify: Any, text: str) -> None:
+    with pytest.raises(Unauthenticated):
+        await verify(text)
+
+
+async def test_a_token_that_was_changed_does_not_count(verify: Any) -> None:
+    header, _, mac = token().split(".")
+    body = base64.urlsafe_b64encode(b'{"sub":"bob"}').rstrip(b"=").decode()
+    with pytest.raises(Unauthenticated):
+        await verify(f"{header}.{body}.{mac}")
+
+
+async def test_the_issuer_is_asked_once_for_many_tokens(issuer: Issuer, verify: Any) -> None:
+    for _ in range(5):
+        await verify(token())
+    assert issuer.asked == 1
+
+
+async def test_tokens_with_made_up_keys_are_no_requests_to_the_issuer(issuer: Issuer, verify: Any) -> None:
+    for number in range(20):
+        with pytest.raises(Unauthenticated):
+            await verify(token(kid=f"made-up-{number}"))
+    assert issuer.asked == 1
+
+
+async def test_a_new_key_of_the_issuer_is_found(issuer: Issuer, verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await verify(token())
+    new = rsa.generate_private_key(65537, 2048)
+    issuer.keys = {"two": new.public_key()}
+    monkeypatch.setattr(jwks, "COOLDOWN", 0.0)
+    assert await verify(token(key=new, kid="two"))
+    with pytest.raises(Unauthenticated):  # dropped by the issuer
+        await verify(token())
+
+
+async def test_an_issuer_that_is_away_is_not_the_callers_fault(
+    verify: Any, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer.document = lambda: b"no keys"  # type: ignore[method-assign]
+    with pytest.raises(IdentityUnavailable):
+        await verify(token())
+
+
+async def test_known_keys_go_on_while_the_issuer_is_away(
+    verify: Any, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await verify(token())
+    issuer.document = lambda: b"no keys"  # type: ignore[method-assign]
+    monkeypatch.setattr(jwks, "LIFETIME", 0.0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0.0)
+    assert await verify(token())
+
+
+async def test_a_shared_secret_takes_the_place_of_public_keys() -> None:
+    verify = verifier(jwt_secret=SECRET).verify
+    assert (await verify(token(key=SECRET, algorithm="HS256"))).principal == "ann"
+    for forged in (token(key="t" * 40, algorithm="HS256"), token(), token(key=SECRET * 2, algorithm="HS512")):
+        with pytest.raises(Unauthenticated):
+            await verify(forged)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"jwt_issuer": "", "jwt_secret": SECRET}, "JWT_ISSUER"),
+        ({"jwt_audience": "", "jwt_secret": SECRET}, "JWT_AUDIENCE"),
+        ({}, "JWT_JWKS_URL"),
+        ({"jwt_secret": SECRET, "jwt_jwks_url": "https://issuer.example/keys"}, "not both"),
+        ({"jwt_secret": "short"}, "JWT_SECRET"),
+        ({"jwt_jwks_url": "http://issuer.example/keys"}, "https"),
+        ({"jwt_jwks_url": "file:///etc/passwd"}, "https"),
+        ({"jwt_secret": SECRET, "jwt_algorithms": "RS256"}, "JWT_ALGORITHMS"),
+        ({"jwt_jwks_url": "https://issuer.example/keys", "jwt_algorithms": "RS256,HS256"}, "JWT_ALGORITHMS"),
+        ({"jwt_secret": SECRET, "jwt_algorithms": "none"}, "JWT_ALGORITHMS"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_stop_the_start(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(AuthError, match=named) as raised:
+        verifier(**settings)
+    assert SECRET not in str(raised.value)
+
+
+def test_secrets_do_not_show_in_the_settings() -> None:
+    settings = Settings(_env_file=None, secret=SECRET, jwt_secret=SECRET, store="redis://:pass@redis/0")
+    for text in (repr(settings), str(settings)):
+        assert SECRET not in text
+        assert "pass@" not in text

@@ -1,0 +1,133 @@
+"""What a caller and a worker may have under way; what was refused reaches no model and does not count."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
+from limits import parse_many
+
+from streamserve import Chain
+from streamserve.limits import Limits
+from streamserve.settings import Settings
+from tests.fakes import Gate
+from tests.streaming.support import app_of, caller, client_of, streaming
+
+ANN, BOB = {"X-Caller": "ann"}, {"X-Caller": "bob"}
+
+
+class Model:
+    """Counts its calls; says two tokens, the second when the gate opens."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.gate = Gate()
+
+    async def say(self, inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
+        async for _ in inputs:
+            pass
+        self.calls += 1
+        yield "one"
+        await self.gate.await_()
+        yield "two"
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@contextmanager
+def limited(model: Model, settings: dict[str, Any] | None = None, **record: Any) -> Iterator[httpx.Client]:
+    chain = Chain(runnable=RunnableGenerator(model.say), input_type=Any, output_type=Any, **record)
+    free = Chain(runnable=RunnableLambda(lambda value: value), input_type=Any, output_type=Any)
+    with client_of(app_of({"chain": chain, "free": free}, guard=caller, **(settings or {}))) as client:
+        yield client
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["retryable"] is True
+    return answer.status_code, answer.json()["code"]
+
+
+@pytest.mark.parametrize("by", ["record", "setting"])
+def test_requests_above_the_rate_are_refused_for_each_caller_and_chain(model: Model, by: str) -> None:
+    rate = {"rate_limit": "3/hour"}
+    model.gate.open(100)
+    with limited(model, settings=rate if by == "setting" else None, **(rate if by == "record" else {})) as client:
+        for _ in range(3):
+            assert client.post("/chain/invoke", json={"input": 1}, headers=ANN).status_code == 200
+        for path in ("/chain/invoke", "/chain/stream", "/chain/runs"):
+            answer = client.post(path, json={"input": 1}, headers=ANN)
+            assert refusal(answer) == (429, "rate_limited")
+        assert int(answer.headers["Retry-After"]) <= 3600
+        assert model.calls == 3
+        assert client.post("/chain/invoke", json={"input": 1}, headers=BOB).status_code == 200
+        assert client.post("/free/invoke", json={"input": 1}, headers=ANN).status_code == 200
+        assert client.get("/chain/input_schema", headers=ANN).status_code == 200
+
+
+async def test_what_was_refused_does_not_count() -> None:
+    app = app_of({"free": RunnableLambda(lambda value: value)}, guard=caller, rate_limit="2/hour; 3/day")
+    limits: Limits = app.state.limits
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answers = [await client.post("/free/invoke", json={"input": 1}, headers=ANN) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429, 429]
+
+    (day,) = parse_many("3/day")
+    assert (await limits._window.get_window_stats(day, "ann", "free")).remaining == 1
+
+
+def test_runs_above_the_callers_number_are_refused_until_one_ends(model: Model) -> None:
+    with limited(model, max_concurrency=1) as client:
+        with streaming(client, "/chain/stream", X_Caller="ann") as reader:
+            reader.until(b"one")
+            for path in ("/chain/invoke", "/chain/stream", "/chain/runs"):
+                assert refusal(client.post(path, json={"input": 1}, headers=ANN)) == (429, "too_many_runs")
+            assert client.post("/chain/runs", json={"input": 1}, headers=BOB).status_code == 202
+            assert client.post("/free/invoke", json={"input": 1}, headers=ANN).status_code == 200
+            model.gate.open(2)
+            reader.rest()
+        model.gate.open(1)
+        assert client.post("/chain/invoke", json={"input": 1}, headers=ANN).status_code == 200
+        assert model.calls == 3
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"input": 1, "config": 3}'])
+def test_a_request_that_starts_no_run_gives_its_place_back(model: Model, body: bytes) -> None:
+    model.gate.open(10)
+    with limited(model, max_concurrency=1) as client:
+        for _ in range(3):
+            sent = {**ANN, "Content-Type": "application/json"}
+            assert client.post("/chain/stream", content=body, headers=sent).status_code == 422
+        assert client.post("/chain/invoke", json={"input": 1}, headers=ANN).status_code == 200
+
+
+def test_a_worker_that_has_all_its_runs_refuses_everybody(model: Model) -> None:
+    with limited(model, settings={"max_runs": 1}) as client:
+        with streaming(client, "/chain/stream", X_Caller="ann") as reader:
+            reader.until(b"one")
+            assert refusal(client.post("/free/invoke", json={"input": 1}, headers=BOB)) == (503, "overloaded")
+            assert client.get(f"/runs/{reader.run_id}", headers=ANN).status_code == 200
+            model.gate.open()
+            reader.rest()
+        assert client.post("/free/invoke", json={"input": 1}, headers=BOB).status_code == 200
+
+
+@pytest.mark.parametrize("said", ["often", "5/fortnight", "-1/minute"])
+def test_a_rate_that_is_none_is_refused_where_it_is_declared(said: str) -> None:
+    with pytest.raises(ValueError, match="STREAMSERVE_RATE_LIMIT"):
+        Limits(Settings(rate_limit=said, _env_file=None))
+    with pytest.raises(TypeError, match="rate_limit"):
+        Chain(runnable=RunnableLambda(lambda value: value), rate_limit=said)
+
+
+def test_a_place_to_count_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="STREAMSERVE_LIMITS_STORE"):
+        Limits(Settings(limits_store="postgres://x", _env_file=None))
