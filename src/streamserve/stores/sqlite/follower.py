@@ -157,7 +157,9 @@ class Follower:
             if run_id not in wanted:
                 del self._runs[known]
         for run_id in wanted - self._followed:
-            found = connection.execute("SELECT number FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            found = connection.execute(
+                "SELECT number FROM runs WHERE run_id = ? AND forget_at IS NULL", (run_id,)
+            ).fetchone()
             if found is None:
                 continue
             number: int = found[0]
