@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 
-from benchmarks import cpu, first_token, hostile, memory, paced, sdk, startup, stores, upstream, waits
+from benchmarks import cpu, first_token, hostile, instructions, memory, paced, sdk, startup, stores, upstream, waits
 from benchmarks.load import client
 from benchmarks.plan import Plan
 from benchmarks.results import ELSEWHERE
@@ -29,6 +29,7 @@ COMPARED: dict[str, Callable[[Plan], None]] = {
 ALONE: dict[str, Callable[[], object]] = {
     "first_token": first_token.main,
     "hostile": hostile.main,
+    "instructions": instructions.main,
     "memory": memory.main,
     "stores": stores.main,
     "upstream": upstream.main,

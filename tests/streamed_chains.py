@@ -48,7 +48,9 @@ class Sayer(BaseChatModel):
 
     def _stream(self, *_: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for said in (*self.says, *(kwargs.get("stop") or ())):
-            yield ChatGenerationChunk(message=said if isinstance(said, BaseMessage) else AIMessageChunk(content=said))
+            # A copy: LangChain gives the message the id of the run that it is first seen in.
+            message = said.model_copy() if isinstance(said, BaseMessage) else AIMessageChunk(content=said)
+            yield ChatGenerationChunk(message=message)
         if self.fails:
             raise RuntimeError("the model failed")
 
@@ -203,6 +205,7 @@ CASES: dict[str, Case] = {
     "tools bound": Case(lambda: prompt | OfflineChatModel(pace=0).bind_tools([multiply]), {"topic": "2 * 3"}),
     "a sync-only model": Case(lambda: prompt | Sayer() | StrOutputParser()),
     "arguments bound": Case(lambda: prompt | model.bind(stop=["end"]) | StrOutputParser()),
+    "arguments bound to a sequence": Case(lambda: prompt | (model | StrOutputParser()).bind(stop=["end"]) | said),
     "a binding outside": Case(lambda: text.with_config(SETTINGS)),
     "bindings in bindings": Case(lambda: text.with_config(tags=["i"]).with_config(run_name="o"), config=SETTINGS),
     "arguments for the first step": Case(lambda: (model | StrOutputParser()).bind(stop=["end"]), "Hi"),
@@ -239,6 +242,9 @@ CASES: dict[str, Case] = {
         config={"configurable": {"voice": "json"}},
     ),
     "fallbacks": Case(lambda: (prompt | Sayer(fails=True, says=())).with_fallbacks([text])),
+    "fallbacks of fallbacks": Case(
+        lambda: text.with_config(run_name="inner").with_fallbacks([model]).with_fallbacks([model])
+    ),
     "fallbacks inside": Case(lambda: prompt | Sayer(fails=True, says=()).with_fallbacks([model]) | StrOutputParser()),
     "a retry": Case(lambda: prompt | model.with_retry(stop_after_attempt=2) | StrOutputParser()),
     "history": Case(with_history, rebuilt=False),

@@ -27,7 +27,7 @@ from langchain_core.runnables import (
 from langchain_core.runnables.config import patch_config
 
 from streamserve.known_langchain import is_known
-from streamserve.traced_stream import Stream, buffered, traced
+from streamserve.traced_stream import Stream, buffered, closed, traced
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -70,11 +70,15 @@ class RunnableBinding(base.RunnableBinding[Any, Any]):
             return super().atransform(input, config, **kwargs)
         return _transformed(self.bound, input, self._merge_configs(config), {**self.kwargs, **kwargs})
 
-    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
-        """As upstream."""
-        if self.config_factories:
-            return super().astream(input, config, **kwargs)
-        return self.bound.astream(input, self._merge_configs(config), **{**self.kwargs, **kwargs})
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """As upstream, closed with its reader."""
+        # A config is merged with that of the context, so not before the stream starts, which may be in another one.
+        stream = self.bound.astream(input, self._merge_configs(config), **{**self.kwargs, **kwargs})
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            await closed(stream)
 
 
 class StrOutputParser(output_parsers.StrOutputParser):
