@@ -111,9 +111,9 @@ async def _write(store: RunStore | None, record: RunRecord, offset: float) -> No
         due += 1 / RATE
         await asyncio.sleep(due - time.monotonic())
         if writer:
-            await writer.put(b"%.7f%s" % (time.monotonic(), PADDING))
+            writer.write(b"%.7f%s" % (time.monotonic(), PADDING))
     if writer:
-        await writer.put(END, Outcome("done"))
+        await writer.finish(END, Outcome("done"))
 
 
 async def _acquired(store: RunStore, count: int) -> list[RunRecord]:

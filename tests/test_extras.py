@@ -44,6 +44,14 @@ def test_a_redis_store_without_its_extra_says_what_to_install(scheme: str) -> No
     assert "pip install 'streamserve[redis]'" in last
 
 
+def test_limits_in_redis_without_its_extra_say_what_to_install() -> None:
+    done = start_without(["redis"], store="memory:", limits_store="redis://127.0.0.1:1/0", checkpoints="memory:")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: STREAMSERVE_LIMITS_STORE: redis://...")
+    assert "pip install 'streamserve[redis]'" in last
+
+
 @pytest.mark.parametrize("missing", [["psycopg"], ["psycopg_pool"]])
 def test_checkpoints_in_postgres_without_their_extra_say_what_to_install(missing: list[str]) -> None:
     done = start_without(missing, store="memory:", checkpoints="postgres://somebody:secret@127.0.0.1:1/none")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from streamserve import Chain
 from streamserve.limits import Limits
 from streamserve.settings import Settings
 from tests.fakes import Gate
+from tests.stores.servers import free_port, shared_cluster, shared_redis
 from tests.streaming.support import app_of, caller, client_of, streaming
 
 ANN, BOB = {"X-Caller": "ann"}, {"X-Caller": "bob"}
@@ -131,3 +133,23 @@ def test_a_rate_that_is_none_is_refused_where_it_is_declared(said: str) -> None:
 def test_a_place_to_count_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="STREAMSERVE_LIMITS_STORE"):
         Limits(Settings(limits_store="postgres://x", _env_file=None))
+
+
+@pytest.mark.parametrize("address", [shared_redis, shared_cluster], ids=["single", "cluster"])
+def test_replicas_count_a_callers_requests_together_in_redis(address: Callable[[], str], model: Model) -> None:
+    model.gate.open(100)
+    settings = {"limits_store": address(), "rate_limit": "3/hour"}
+    ann = {"X-Caller": str(uuid.uuid4())}  # the servers outlive this test
+    with limited(model, settings) as one, limited(model, settings) as other:
+        answers = [client.post("/chain/invoke", json={"input": 1}, headers=ann) for client in (one, other, one, other)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert refusal(answers[-1]) == (429, "rate_limited")
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+cluster"])
+def test_no_run_starts_while_the_counter_of_requests_is_away(scheme: str, model: Model) -> None:
+    settings = {"limits_store": f"{scheme}://127.0.0.1:{free_port()}", "rate_limit": "3/hour"}
+    with limited(model, settings) as client:
+        answer = client.post("/chain/invoke", json={"input": 1}, headers=ANN)
+    assert refusal(answer) == (503, "store_unavailable")
+    assert model.calls == 0

@@ -62,9 +62,9 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from another server
         redoc_url=None,
     )
+    app.state.runs = Runs(settings)
     app.state.limits = Limits(settings)
     auth = app.state.auth = Auth(settings, guard)
-    app.state.runs = Runs(settings)
     telemetry = app.state.telemetry = app.state.runs.observer = Telemetry(settings)
     app.state.checkpoints = Checkpoints(settings)
     dependencies = auth.dependencies

@@ -86,7 +86,7 @@ class StrOutputParser(output_parsers.StrOutputParser):
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **_: Any) -> Stream:
         """As upstream."""
-        return traced(self, input, self._texts, config, run_type="parser")
+        return traced(self, input, self._texts, config, run_type="parser", own_context=False)
 
     async def _texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
         async for chunk in chunks:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 from fastapi import Request
 from limits import parse_many
 from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from limits.errors import StorageError
+from limits.errors import ConfigurationError, StorageError
 
 from streamserve.call import Call, current_call
 from streamserve.chain import Chain
 from streamserve.errors import Overloaded, RateLimited, StoreUnavailable, TooManyRuns
 from streamserve.settings import Settings
-from streamserve.stores.urls import store_url
+from streamserve.stores.urls import REDIS_SCHEMES, store_url
 from streamserve.streaming.access import principal_of, runs_of
 
 PREFIX = "streamserve:limits"
-CLUSTER = "redis+cluster:"
+ANSWER_LIMIT = 2.0  # seconds that Redis may take; a frozen one must not hold requests
 
 
 class RunSlot:
@@ -123,12 +124,26 @@ def storage_of(settings: Settings) -> Storage:
 
     Raises:
         ValueError: the setting names no such place.
+        ModuleNotFoundError: it is a Redis, and the extra for it is not installed.
     """
-    asked = settings.limits_store or store_url(settings)
-    if asked.startswith(CLUSTER):
-        return RedisClusterStorage(f"async+{asked}", wrap_exceptions=True, implementation="redispy", key_prefix=PREFIX)
-    if asked.startswith(("redis:", "rediss:")):
-        return RedisStorage(f"async+{asked}", wrap_exceptions=True, implementation="redispy", key_prefix=PREFIX)
+    scheme, _, place = (settings.limits_store or store_url(settings)).partition("://")
+    if scheme in REDIS_SCHEMES:
+        try:
+            return _redis_at(scheme, place)
+        except ConfigurationError as error:
+            raise ModuleNotFoundError(
+                "STREAMSERVE_LIMITS_STORE: redis://... needs the extra `redis`: pip install 'streamserve[redis]'"
+            ) from error
     if settings.limits_store not in ("", "memory:"):
-        raise ValueError(f"STREAMSERVE_LIMITS_STORE: memory: or a Redis, not {asked.partition(':')[0]}:")
+        raise ValueError(f"STREAMSERVE_LIMITS_STORE: memory: or a Redis, not {scheme.partition(':')[0]}:")
     return MemoryStorage()
+
+
+def _redis_at(scheme: str, place: str) -> Storage:
+    options: dict[str, Any] = {"socket_timeout": ANSWER_LIMIT, "socket_connect_timeout": ANSWER_LIMIT}
+    known: dict[str, Any] = {"wrap_exceptions": True, "implementation": "redispy", "key_prefix": PREFIX}
+    if not scheme.endswith("+cluster"):
+        return RedisStorage(f"async+{scheme}://{place}", **known, **options)
+    if scheme.startswith("rediss"):
+        options["ssl"] = True
+    return RedisClusterStorage(f"async+redis+cluster://{place}", **known, **options)

@@ -32,6 +32,7 @@ async def traced(
     name: str | None = None,
     run_type: str | None = None,
     defers_inputs: bool = False,
+    own_context: bool = True,
 ) -> AsyncGenerator[Any]:
     """The stream of one step, as a run of its own.
 
@@ -43,6 +44,7 @@ async def traced(
         name: of the run, if the config has none.
         run_type: for the callbacks; None: a chain.
         defers_inputs: for the callbacks.
+        own_context: False: nobody looks at the context that the step's own code runs in, unless somebody listens.
     """
     source, stream = aiter(inputs), _NOTHING
     first = await anext(source, _NOTHING)  # the step before starts first
@@ -61,11 +63,15 @@ async def traced(
         child = patch_config(config, callbacks=run.get_child())
         with set_config_context(child) as context:
             stream = context.run(transform, tap, run, child)
-            with Relay(_announced(run, stream), context) as relay:
-                while relay.moved() or await relay.waited():
-                    yield relay.chunk
-                    if listened:
-                        outputs.add(relay.chunk)
+            if own_context or run.handlers:
+                with Relay(_announced(run, stream), context) as relay:
+                    while relay.moved() or await relay.waited():
+                        yield relay.chunk
+                        if listened:
+                            outputs.add(relay.chunk)
+            else:
+                async for chunk in stream:
+                    yield chunk
             await tap.drain()
             output = outputs.value()
     except BaseException as error:

@@ -37,12 +37,12 @@ async def test_a_redis_killed_and_restarted_empty_gets_the_run_again(server: Red
         writer = a_writer(owner)
         readers = [asyncio.create_task(follow(store)) for store in (owner, other)]
         for block in blocks[:10]:
-            await writer.put(block)
+            writer.write(block)
         server.kill()
         await asyncio.to_thread(server.start)
         for block in blocks[10:-1]:
-            await writer.put(block)
-        await writer.put(blocks[-1], Outcome("done"))
+            writer.write(block)
+        await writer.finish(blocks[-1], Outcome("done"))
         async with worker(server) as late:
             assert await follow(late) == blocks
         assert await asyncio.gather(*readers) == [blocks] * 2
@@ -52,14 +52,14 @@ async def test_a_frozen_redis_is_noticed_and_what_waited_goes_on(server: RedisSe
     async with worker(server) as owner, asyncio.timeout(LIMIT):
         await owner.acquire(a_run())
         writer = a_writer(owner)
-        await writer.put(b"a")
+        writer.write(b"a")
         server.freeze()
         try:
             with pytest.raises(StoreDown):
                 await owner.check()
             with pytest.raises(StoreDown):
                 await owner.acquire(a_run("another"))
-            ending = asyncio.create_task(writer.put(b"b", Outcome("done")))
+            ending = asyncio.create_task(writer.finish(b"b", Outcome("done")))
         finally:
             server.thaw()
         await ending

@@ -157,7 +157,7 @@ class PausingStore:
         return getattr(self._store, name)
 
     def pause_next_read(self, side: str) -> None:
-        """The next read stops "before" it looks into the store, or "after" it found nothing more there."""
+        """The next read stops "before" it looks into the store, or "after" it has found what there is by now."""
         self._pause = side
 
     def go_on(self) -> None:
@@ -168,7 +168,7 @@ class PausingStore:
         if self._pause == "before":
             await self._stop()
         found = await self._store.read(run_id, after, limit)
-        if self._pause == "after" and not found.blocks:
+        if self._pause == "after":
             await self._stop()
         return found
 

@@ -26,13 +26,13 @@ class FailingStore(MemoryStore):
         super().__init__()
         self._at = at
 
-    async def append(
-        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
+    def append_now(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
     ) -> int:
         if first_seq == self._at:
             self._at = -1
             raise OSError("the disk is full")
-        return await super().append(run_id, attempt, first_seq, blocks, outcome)
+        return super().append_now(run_id, attempt, first_seq, blocks, outcome)
 
 
 class Bench:

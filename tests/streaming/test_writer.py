@@ -70,7 +70,7 @@ async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
     writer = await writer_of(store)
     woken = asyncio.Event()
     unsubscribe = store.subscribe("run", woken.set)
-    await writer.put(b"a")
+    writer.write(b"a")
     assert (await store.read("run", 0, 10)).blocks in ([], ())
     store.gate.set()
     async with asyncio.timeout(LIMIT):
@@ -84,9 +84,9 @@ async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
 async def test_without_strictness_a_block_is_shown_before_it_is_stored_but_never_the_end(store: GatedStore) -> None:
     writer = await writer_of(store, strict=False)
     unsubscribe = store.subscribe("run", lambda: None)
-    await writer.put(b"a")
+    writer.write(b"a")
     assert list((await store.read("run", 0, 10)).blocks) == [b"a"]
-    ending = asyncio.create_task(writer.put(b"end", DONE))
+    ending = asyncio.create_task(writer.finish(b"end", DONE))
     await asyncio.sleep(0)
     assert list((await store.read("run", 0, 10)).blocks) == [b"a"]
     store.gate.set()
@@ -99,13 +99,13 @@ async def test_without_strictness_a_block_is_shown_before_it_is_stored_but_never
 
 async def test_blocks_that_come_while_one_is_written_are_written_together(store: GatedStore) -> None:
     writer = await writer_of(store)
-    await writer.put(b"0")
+    writer.write(b"0")
     await asyncio.sleep(0)
     for number in range(1, 50):
-        await writer.put(b"%d" % number)
+        writer.write(b"%d" % number)
     store.gate.set()
     async with asyncio.timeout(LIMIT):
-        await writer.put(b"end", DONE)
+        await writer.finish(b"end", DONE)
     assert sum(store.sizes) == 51
     assert len(store.sizes) <= 3
     assert list((await store.read("run", 0, 100)).blocks) == [*(b"%d" % number for number in range(50)), b"end"]
@@ -115,9 +115,9 @@ async def test_a_store_that_is_away_for_a_while_loses_nothing(store: GatedStore)
     store.failures = [StoreDown("away"), StoreDown("away")]
     store.gate.set()
     writer = await writer_of(store)
-    await writer.put(b"a")
+    writer.write(b"a")
     async with asyncio.timeout(LIMIT):
-        await writer.put(b"end", DONE)
+        await writer.finish(b"end", DONE)
     assert list((await store.read("run", 0, 10)).blocks) == [b"a", b"end"]
 
 
@@ -126,8 +126,8 @@ async def test_a_failure_between_two_blocks_is_told(store: GatedStore, failure: 
     store.failures = [failure] * 100
     store.gate.set()
     writer = await writer_of(store, patience=0)
-    await writer.put(b"a")
+    writer.write(b"a")
     with pytest.raises(type(failure)):
         async with asyncio.timeout(LIMIT):
-            await writer.put(b"end", DONE)
+            await writer.finish(b"end", DONE)
     assert [type(error) for error in writer.failed] == [type(failure)]  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from streamserve.stores.base import (
     Fenced,
     Gap,
+    ImmediateStore,
     Outcome,
     RunRecord,
     RunStore,
@@ -17,6 +18,7 @@ from streamserve.stores.urls import store_at
 __all__ = [
     "Fenced",
     "Gap",
+    "ImmediateStore",
     "MemoryStore",
     "Outcome",
     "RunRecord",

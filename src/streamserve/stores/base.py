@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 Status = Literal["queued", "running", "done", "error", "cancelled", "lost"]
 TERMINAL: frozenset[Status] = frozenset({"done", "error", "cancelled", "lost"})
@@ -128,7 +128,7 @@ class RunStore(Protocol):
     """
 
     immediate: bool
-    """True if `append` never waits, so that a writer needs no task of its own."""
+    """True if no method ever waits, and `read` gives all that there is up to its limit; see ImmediateStore."""
 
     on_cancel: Callable[[str], None]
     """Called with the id of a run of this process that somebody, in whatever process, wants cancelled."""
@@ -237,3 +237,13 @@ class RunStore(Protocol):
 
     async def purge(self, run_id: str) -> None:
         """Drops an ended run's blocks, frees its key and leaves its tombstone; does nothing for a live run."""
+
+
+@runtime_checkable
+class ImmediateStore(Protocol):
+    """What a RunStore has in addition if its appends never wait: a token is then stored without a coroutine."""
+
+    def append_now(
+        self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
+    ) -> int:
+        """As RunStore.append."""

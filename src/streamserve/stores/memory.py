@@ -123,7 +123,7 @@ class MemoryStore:
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
         """See RunStore."""
-        return self._append(run_id, attempt, first_seq, blocks, outcome)
+        return self.append_now(run_id, attempt, first_seq, blocks, outcome)
 
     def post(
         self,
@@ -136,34 +136,31 @@ class MemoryStore:
     ) -> None:
         """See RunStore."""
         try:
-            result: int | Exception = self._append(run_id, attempt, first_seq, blocks, outcome)
+            result: int | Exception = self.append_now(run_id, attempt, first_seq, blocks, outcome)
         except (Fenced, Gap) as refusal:
             result = refusal
         asyncio.get_running_loop().call_soon(stored, result)
 
-    def _append(
+    def append_now(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
     ) -> int:
+        """See ImmediateStore."""
         entry = self._entries.get(run_id)
         if entry is None:
             raise UnknownRun(run_id)
         record = entry.record
-        expected = record.last_id + 1
-        repeated = first_seq + len(blocks) <= expected and not record.purged
-        if record.attempt != attempt or (record.ended and not repeated):
-            raise Fenced(run_id)
-        if record.ended:
-            return expected
-        if first_seq > expected:
-            raise Gap(expected)
-        fresh = blocks[expected - first_seq :]
-        entry.blocks.extend(fresh)
-        entry.size += sum(map(len, fresh))
-        record.last_id += len(fresh)
+        if first_seq != record.last_id + 1 or record.attempt != attempt or record.ended:
+            blocks = _fresh(record, attempt, first_seq, blocks)
+            if record.ended:
+                return record.last_id + 1
+        entry.blocks += blocks
+        for block in blocks:
+            entry.size += len(block)
+        record.last_id += len(blocks)
         record.status = "running"
         if outcome is not None:
             self._end(entry, outcome)
-        for wake in list(entry.wakes.values()):
+        for wake in tuple(entry.wakes.values()):
             wake()
         return record.last_id + 1
 
@@ -238,3 +235,14 @@ class MemoryStore:
     def _forget(self, run_id: str) -> None:
         del self._tombstones[run_id]
         del self._entries[run_id]
+
+
+def _fresh(record: RunRecord, attempt: int, first_seq: int, blocks: Sequence[bytes]) -> Sequence[bytes]:
+    """Those of the blocks that are not stored yet."""
+    expected = record.last_id + 1
+    repeated = first_seq + len(blocks) <= expected and not record.purged
+    if record.attempt != attempt or (record.ended and not repeated):
+        raise Fenced(record.run_id)
+    if first_seq > expected and not record.ended:
+        raise Gap(expected)
+    return blocks[expected - first_seq :]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from streamserve.asgi import body_sender
 from streamserve.errors import RunExpired, StoreUnavailable
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming.events import KEEP_ALIVE, error_block
@@ -51,8 +52,9 @@ class StreamResponse(Response):
         # Response counts the length of an empty body.
         del self.headers["content-length"]
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
+        self._send_body = body_sender(scope, send)
         reader = asyncio.current_task()
         assert reader is not None
         follower = Follower(reader, self._runs.settings.keepalive, self._runs.settings.unread_timeout)
@@ -80,8 +82,8 @@ class StreamResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
         try:
-            await follower.send(send, KEEP_ALIVE)
-            await self._follow(send, follower)
+            await follower.send(self._send_body, KEEP_ALIVE)
+            await self._follow(self._send_body, follower)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()
@@ -113,14 +115,16 @@ class StreamResponse(Response):
 
     async def _send_pending(self, send: Send, follower: Follower) -> bool:
         """Sends what is stored; True once the terminal block was sent."""
+        store = self._runs.store
         while True:
-            blocks, at_end = await self._runs.store.read(self._run_id, self._cursor, BATCH)
-            for write in writes(blocks):
+            blocks, at_end = await store.read(self._run_id, self._cursor, BATCH)
+            for write in writes(blocks) if len(blocks) > 1 else (blocks,) if blocks else ():
                 await follower.send(send, b"".join(write))
                 self._cursor += len(write)
             if at_end:
                 await self._tell_if_expired(send, follower)
-            if at_end or not blocks:
+            # What has come meanwhile has woken the follower.
+            if at_end or not blocks or (store.immediate and len(blocks) < BATCH):
                 return at_end
 
     async def _tell_if_expired(self, send: Send, follower: Follower) -> None:

@@ -17,6 +17,7 @@ from streamserve.errors import Cancelled, Internal, InvalidInput, LogFull, RunLo
 from streamserve.failures import explain, record
 from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
 from streamserve.streaming.events import data_block, end_block, error_block, metadata_block
+from streamserve.streaming.fairness import FairShare
 from streamserve.streaming.threads import CallsInThreads, current_calls
 from streamserve.streaming.writer import Writer
 
@@ -24,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 # What LangServe yields: a dict with `event` and, except for `end`, `data`.
 Events = AsyncGenerator[dict[str, Any], None]
-
-# A chain that never waits may hold the event loop this long, in seconds, before others get a turn.
-FAIR_TURN = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class Run:
     async def start(self) -> asyncio.Task[None]:
         """Stores the attempt's first block, then runs in a task of its own, in the caller's context."""
         if self.record.endpoint in ("stream", "runs"):
-            await self._writer.put(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
+            await self._write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
         current_calls.set(self._calls)
         self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
         return asyncio.create_task(self._live(self._producer), name=f"run {self.run_id}")
@@ -206,33 +204,33 @@ class Run:
         return not self._calls.busy
 
     async def _produce(self) -> None:
-        loop = asyncio.get_running_loop()
-        turn = loop.time()
-        whole = False
-        while (item := await self._next()) is not None:
-            if item["event"] == "data":
-                await self._take(item["data"])
+        share, whole = FairShare(), False
+        self._cancel_if_stopping()
+        self._in_chain = True
+        async for item in self._events:
+            self._in_chain = False
             # LangServe's own `error` says nothing and its cause is raised next; its `metadata` was sent already.
-            whole = whole or item["event"] == "end"
-            if loop.time() - turn > FAIR_TURN:
+            if item["event"] == "data":
+                if self._take(item["data"]):
+                    await self._room()
+            elif item["event"] == "end":
+                whole = True
+            if share.is_spent():
                 await self._let_others_run()
-                turn = loop.time()
+            self._cancel_if_stopping()
+            self._in_chain = True
         inner = self._inner_task()
         if inner is not None and inner.cancelled():
             raise asyncio.CancelledError
         if not whole:
             raise RuntimeError("the stream ended without its end event")
 
-    async def _next(self) -> dict[str, Any] | None:
+    def _cancel_if_stopping(self) -> None:
+        if self._reason is None and self._failure is None:
+            return
         task = asyncio.current_task()
-        stopping = self._reason is not None or self._failure is not None
-        if stopping and self._inner_task() is None and task is not None and not task.cancelling():
+        if self._inner_task() is None and task is not None and not task.cancelling():
             task.cancel()
-        self._in_chain = True
-        try:
-            return await anext(self._events, None)
-        finally:
-            self._in_chain = False
 
     async def _let_others_run(self) -> None:
         try:
@@ -241,20 +239,33 @@ class Run:
             # The chain has no place of its own to be cancelled at: it never waits.
             await self._events.athrow(asyncio.CancelledError())
 
-    async def _take(self, data: str) -> None:
+    def _take(self, data: str) -> bool:
+        """Stores what the chain gave; True: there is to be room before the next."""
         if self._on_block is not None:
             self._on_block()
-        block = data_block(self._writer.next_seq, data)
+        number = self._writer.next_seq
+        block = data_block(number, data)
         self._bytes += len(block)
         if self._failure is not None or isinstance(self._reason, LogFull):
-            return
-        if self._writer.next_seq >= self._limits.events or self._bytes > self._limits.bytes:
+            return False
+        if number >= self._limits.events or self._bytes > self._limits.bytes:
             self.cancel(LogFull())
-            return
+            return False
         try:
-            await self._writer.put(block)
+            return self._writer.write(block)
         except Exception as failure:  # the chain is stopped first, in its own frames
             self._failure = failure
+            return False
+
+    async def _room(self) -> None:
+        try:
+            await self._writer.room()
+        except Exception as failure:  # likewise
+            self._failure = failure
+
+    async def _write(self, block: bytes) -> None:
+        if self._writer.write(block):
+            await self._writer.room()
 
     async def _finish(self, error: ServeError | None) -> None:
         seq = self._writer.next_seq
@@ -263,7 +274,7 @@ class Run:
         else:
             body = error.event(self.run_id)
             outcome, block = Outcome(_status_of(error), body), error_block(seq, body)
-        await self._writer.put(block, outcome)
+        await self._writer.finish(block, outcome)
         self.outcome = outcome
 
 

@@ -164,11 +164,11 @@ async def _end(runs: Runs, run: RunRecord, error: ServeError | None) -> None:
     writer = Writer(run, runs.store, runs.settings.store_patience, lambda _failure: None)
     try:
         if error is None:
-            await writer.put(end_block(writer.next_seq), Outcome("done"))
+            await writer.finish(end_block(writer.next_seq), Outcome("done"))
         else:
             body = error.event(run.run_id)
             status: Status = "cancelled" if isinstance(error, Cancelled) else "error"
-            await writer.put(error_block(writer.next_seq, body), Outcome(status, body))
+            await writer.finish(error_block(writer.next_seq, body), Outcome(status, body))
     except (Fenced, StoreDown) as failure:
         logger.error("the end of a run is not stored: %r", failure, extra={"run_id": run.run_id, "chain": run.chain})
     finally:

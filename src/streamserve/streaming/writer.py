@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from streamserve.stores import Gap, Outcome, RunRecord, RunStore, StoreDown, UnknownRun
+from streamserve.stores import Gap, ImmediateStore, Outcome, RunRecord, RunStore, StoreDown, UnknownRun
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Writer:
     ) -> None:
         self._record = record
         self._store = store
+        self._append_now = store.append_now if isinstance(store, ImmediateStore) else None
         self._patience = patience
         self._on_failure = on_failure
         self._strict = strict
@@ -65,28 +66,55 @@ class Writer:
     @property
     def next_seq(self) -> int:
         """Number of the next block."""
-        return (self._record.last_id if self._store.immediate else len(self._blocks)) + 1
+        return (len(self._blocks) if self._append_now is None else self._record.last_id) + 1
 
-    async def put(self, block: bytes, outcome: Outcome | None = None) -> None:
-        """Takes a block; waits only when too much is unstored or, with `outcome`, until all is stored.
+    def write(self, block: bytes) -> bool:
+        """Takes a block. True: too much is unstored, and `room` is to be waited for before the next.
+
+        Raises:
+            Fenced: the run has another owner, or has ended.
+        """
+        record = self._record
+        if self._append_now is not None:
+            number = record.last_id + 1
+            record.last_id = self._append_now(record.run_id, record.attempt, number, (block,), None) - 1
+            return False
+        self._blocks.append(block)
+        if not self._strict:
+            self._store.show(record.run_id, len(self._blocks), [block])
+        if not self._busy:
+            self._post_next()
+        return self._error is not None or len(self._blocks) - record.last_id > HIGH_WATER
+
+    async def room(self) -> None:
+        """Waits until the next block may come.
+
+        Raises:
+            Fenced: the run has another owner, or has ended.
+            StoreDown: the store was away for too long.
+        """
+        await self._unstored(HIGH_WATER)
+
+    async def finish(self, block: bytes, outcome: Outcome) -> None:
+        """Takes the terminal block, and waits until all is stored.
 
         Raises:
             Fenced: the run has another owner, or has ended.
             StoreDown: the store was away for too long.
         """
         record = self._record
-        if self._store.immediate:
-            next_seq = await self._store.append(record.run_id, record.attempt, self.next_seq, [block], outcome)
-            record.last_id = next_seq - 1
+        if self._append_now is not None:
+            number = record.last_id + 1
+            record.last_id = self._append_now(record.run_id, record.attempt, number, (block,), outcome) - 1
             return
         self._blocks.append(block)
         self._outcome = outcome
-        if not self._strict and outcome is None:
-            self._store.show(record.run_id, len(self._blocks), [block])
         if not self._busy:
             self._post_next()
-        allowed = HIGH_WATER if outcome is None else 0
-        while self._error is None and len(self._blocks) - record.last_id > allowed:
+        await self._unstored(0)
+
+    async def _unstored(self, allowed: int) -> None:
+        while self._error is None and len(self._blocks) - self._record.last_id > allowed:
             self._waiting = self._loop.create_future()
             await self._waiting
         if self._error is not None:

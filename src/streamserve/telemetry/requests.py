@@ -11,6 +11,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, bound_contextvars
 
+from streamserve.asgi import offer
+
 HEADER = "X-Request-ID"
 # Anything else could forge lines of a log or fill it.
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -43,6 +45,7 @@ class RequestContext:
             return
         headers = Headers(scope=scope)
         request_id = request_id_of(headers)
+        offer(scope, send)
         with bound_contextvars(request_id=request_id, **trace_of(headers)):
             answer = self._sending(send, request_id)
             if self._traced is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from streamserve.stores.sqlite.journal import Journal, entries
-from streamserve.stores.sqlite.rows import Piece, pieces_after, sealed, to_piece, to_row
+from streamserve.stores.sqlite.journal import Entry, Journal, entries
+from streamserve.stores.sqlite.rows import PLAIN, TERMINAL, pieces_after, sealed, to_piece
 from streamserve.stores.sqlite.schema import connect
 
 # Rows of the journal moved at once: writers wait some milliseconds meanwhile.
@@ -36,6 +37,38 @@ class Moved(NamedTuple):
     first_id: int
     last_id: int
     rows: Sequence[tuple[object, ...]]
+
+
+class Part:
+    """What a part of the journal has of one run.
+
+    Args:
+        first_seq: of its first block.
+    """
+
+    def __init__(self, first_seq: int) -> None:
+        self._first_seq = first_seq
+        self._sizes = array("I")
+        self._data: list[bytes] = []
+        self._at_end = False
+
+    def add(self, entry: Entry, data: bytes) -> None:
+        """Adds the run's part of the next row; its blocks need not be told apart for that."""
+        self._sizes += entry.sizes
+        self._data.append(data[entry.start : entry.start + sum(entry.sizes)])
+        self._at_end = entry.at_end
+
+    def row(self, run: int) -> tuple[object, ...]:
+        """For `blocks`."""
+        kind, sizes = TERMINAL if self._at_end else PLAIN, self._sizes
+        return (
+            run,
+            self._first_seq,
+            len(sizes),
+            kind,
+            sizes.tobytes() if len(sizes) > 1 else None,
+            b"".join(self._data),
+        )
 
 
 class SealedRun(NamedTuple):
@@ -81,20 +114,22 @@ class Keeper:
 
     def page(self) -> Moved | None:
         """The oldest part of the journal in the order of its runs: as soon as it is worth it, or nothing is added."""
-        rows = self.connection.execute(
-            "SELECT id, head, data FROM journal ORDER BY id LIMIT ?", (PAGE_ROWS,)
-        ).fetchall()
-        last_id, self._last_id = self._last_id, rows[-1][0] if rows else 0
-        growing = len(rows) < PAGE_ROWS and self._last_id != last_id
-        if growing or not any(head for _, head, _ in rows):
-            return None
-        pieces: dict[int, Piece] = {}
-        for _, head, data in rows:
+        first_id = count = newest = 0
+        parts: dict[int, Part] = {}
+        query = "SELECT id, head, data FROM journal ORDER BY id LIMIT ?"
+        # Not fetched at once: each step lets the other threads go on, which would wait for all of it.
+        for row_id, head, data in self.connection.execute(query, (PAGE_ROWS,)):
+            first_id, newest, count = first_id or row_id, row_id, count + 1
             for entry in entries(head):
-                new, known = entry.piece(data), pieces.get(entry.run)
-                blocks = [*known.blocks, *new.blocks] if known else new.blocks
-                pieces[entry.run] = Piece(known.first_seq if known else new.first_seq, blocks, new.at_end)
-        return Moved(rows[0][0], rows[-1][0], [to_row(run, piece) for run, piece in pieces.items()])
+                part = parts.get(entry.run)
+                if part is None:
+                    part = parts[entry.run] = Part(entry.first_seq)
+                part.add(entry, data)
+        last_id, self._last_id = self._last_id, newest
+        growing = count < PAGE_ROWS and newest != last_id
+        if growing or not parts:
+            return None
+        return Moved(first_id, newest, [part.row(run) for run, part in parts.items()])
 
     def seal_some(self, worker: str, now: float) -> list[SealedRun]:
         """Compresses runs that this worker or a dead one has ended."""

@@ -58,19 +58,6 @@ def _cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
         start += size
 
 
-def joined(blocks: Sequence[bytes]) -> tuple[bytes | None, bytes]:
-    """Sizes and data of blocks that are stored together."""
-    if len(blocks) == 1:
-        return None, blocks[0]
-    return _sizes(blocks), b"".join(blocks)
-
-
-def to_row(run: int, piece: Piece) -> tuple[object, ...]:
-    """A run's number and the columns PIECE."""
-    kind = TERMINAL if piece.at_end else PLAIN
-    return (run, piece.first_seq, len(piece.blocks), kind, *(joined(piece.blocks) if piece.blocks else (None, b"")))
-
-
 def _sizes(blocks: Sequence[bytes]) -> bytes:
     return array("I", map(len, blocks)).tobytes()
 

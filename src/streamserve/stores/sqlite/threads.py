@@ -22,6 +22,10 @@ MAX_GROUP = 512
 CROWD = 3
 
 
+class Again(Exception):
+    """What was begun came to nothing, and is to be done once more."""
+
+
 class Session(Protocol):
     """A connection and what goes with it; made, used and dropped by one thread."""
 
@@ -29,7 +33,11 @@ class Session(Protocol):
         """Begins a transaction."""
 
     def commit(self) -> None:
-        """Ends it."""
+        """Ends it.
+
+        Raises:
+            Again: nothing is stored; a second try will not say so.
+        """
 
     def close(self) -> None:
         """Closes the connection, with a rollback if need be."""
@@ -89,9 +97,10 @@ class DatabaseThread(Generic[S]):
         self._loop.call_soon_threadsafe(self._stopped.set)
 
     def _next_group(self) -> list[tuple[Callable[[S], Any], Answer] | None]:
-        group = [self._jobs.get()]
+        # Asleep first: whoever brings a job then has nobody to wake, which would cost it a system call.
         if self._crowded and (pause := self._began + self._spacing - time.monotonic()) > 0:
             time.sleep(pause)
+        group = [self._jobs.get()]
         self._began = time.monotonic()
         try:
             while len(group) < MAX_GROUP and group[-1] is not None:
@@ -117,15 +126,10 @@ class DatabaseThread(Generic[S]):
 
     def _transact(self, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
         session = self._session = self._session or self._make()
-        session.begin()
-        replies: list[tuple[Answer, Any]] = []
-        for job, answer in group:
-            try:
-                replies.append((answer, job(session)))
-            except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
-                replies.append((answer, refusal))
-        session.commit()
-        return replies
+        try:
+            return _done(session, group)
+        except Again:
+            return _done(session, group)
 
     def _drop(self) -> None:
         session, self._session = self._session, None
@@ -134,6 +138,18 @@ class DatabaseThread(Generic[S]):
                 session.close()
             except sqlite3.Error:
                 logger.warning("a connection could not be closed", exc_info=True)
+
+
+def _done(session: S, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
+    session.begin()
+    replies: list[tuple[Answer, Any]] = []
+    for job, answer in group:
+        try:
+            replies.append((answer, job(session)))
+        except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
+            replies.append((answer, refusal))
+    session.commit()
+    return replies
 
 
 def _answer(replies: list[tuple[Answer, Any]]) -> None:

@@ -19,6 +19,7 @@ from streamserve.stores.sqlite import retention
 from streamserve.stores.sqlite.journal import Journal, Page, find_record
 from streamserve.stores.sqlite.rows import PLAIN, TERMINAL
 from streamserve.stores.sqlite.schema import connect
+from streamserve.stores.sqlite.threads import Again
 
 # Runs taken over in one transaction.
 MAX_TAKEN = 100
@@ -73,25 +74,48 @@ class Writes:
     """
 
     def __init__(self, path: Path, identity: Identity, bounds: Bounds, on_dropped: Callable[[list[str]], None]) -> None:
-        self.connection = connect(path)
+        self._connection = connect(path)
+        self._begun = False
         self.bounds = bounds
         self.dropped: list[str] = []
         self._on_dropped = on_dropped
         self._identity = identity
         self._held: dict[str, _Held] = {}
         self._page = Page()
-        self._journal = Journal(self.connection)
+        self._journal = Journal(self._connection)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """In a transaction, as a registered worker."""
+        if not self._begun:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._begun = True
+            if not self._one("SELECT 1 FROM workers WHERE worker = ?", self._identity.worker):
+                self._register()
+        return self._connection
+
+    @property
+    def _worker(self) -> str:
+        """This worker as it is registered."""
+        _ = self.connection
+        return self._identity.worker
 
     def begin(self) -> None:
-        """Begins a transaction, as a registered worker."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        if not self._one("SELECT 1 FROM workers WHERE worker = ?", self._identity.worker):
-            self._register()
+        """Leaves it to the first job that needs the file: most transactions only append, which takes one statement."""
 
     def commit(self) -> None:
-        """Stores what was collected."""
-        self._page.store(self.connection)
-        self.connection.execute("COMMIT")
+        """Stores what was collected.
+
+        Raises:
+            Again: this worker was found dead, and nothing is stored.
+        """
+        if self._begun:
+            self._page.store(self._connection)
+            self._connection.execute("COMMIT")
+            self._begun = False
+        elif not self._page.store_as(self._identity.worker, self._connection):
+            self._held.clear()
+            raise Again
         if self.dropped:
             self._on_dropped(self.dropped)
             self.dropped = []
@@ -99,7 +123,7 @@ class Writes:
     def close(self) -> None:
         """Rolls back what is not committed."""
         self._identity.well_since = self.bounds.clock()
-        self.connection.close()
+        self._connection.close()
 
     def _register(self) -> None:
         # A new name each time: what was found dead stays dead.
@@ -113,7 +137,7 @@ class Writes:
     def renew(self) -> None:
         """Renews this worker's lease."""
         until = self.bounds.clock() + self.bounds.lease
-        self._do("UPDATE workers SET until = ? WHERE worker = ?", until, self._identity.worker)
+        self._do("UPDATE workers SET until = ? WHERE worker = ?", until, self._worker)
 
     def check(self) -> None:
         """Fails if the file takes nothing more."""
@@ -123,7 +147,7 @@ class Writes:
 
     def leave(self) -> None:
         """Gives up this worker's lease."""
-        self.bury(self._identity.worker)
+        self.bury(self._worker)
 
     def acquire(self, run: RunRecord, alone: bool) -> tuple[RunRecord, bool]:
         """As RunStore.acquire."""
@@ -150,7 +174,7 @@ class Writes:
         cursor = self._do(
             "INSERT INTO runs (run_id, worker, chain, endpoint, principal, created_at, key, fingerprint, attempt,"
             " thread) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(run.run_id, self._identity.worker, run.chain, run.endpoint, run.principal, run.created_at),
+            *(run.run_id, self._worker, run.chain, run.endpoint, run.principal, run.created_at),
             *(run.key, run.fingerprint, run.attempt, run.thread),
         )
         assert cursor.lastrowid is not None
@@ -195,7 +219,7 @@ class Writes:
             raise Fenced(run_id)
         if end_number is not None:
             return int(last_id) + 1
-        if worker != self._identity.worker:
+        if worker != self._worker:
             raise Fenced(run_id)
         last_id, size = self._extent(number)
         held = self._held[run_id] = _Held(number, attempt, last_id, size)
@@ -235,7 +259,7 @@ class Writes:
 
     def set_reading(self, run_id: str, reading: bool) -> None:
         """As RunStore.set_reading."""
-        worker = self._identity.worker
+        worker = self._worker
         if reading:
             self._identity.reading.add(run_id)
             self._do("INSERT OR IGNORE INTO readers VALUES (?, ?)", run_id, worker)
@@ -249,7 +273,7 @@ class Writes:
         row = self._one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
         if row is None:
             return False
-        if row[0] == self._identity.worker:
+        if row[0] == self._worker:
             return True
         signal = (row[0], kind, run_id, self.bounds.clock())
         self._do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
@@ -277,7 +301,7 @@ class Writes:
 
     def _still_own(self, run_ids: Sequence[str]) -> list[tuple[int, str]]:
         query = "SELECT number, run_id FROM runs WHERE run_id = ? AND worker = ? AND end_number IS NULL"
-        found = (self._one(query, run_id, self._identity.worker) for run_id in run_ids)
+        found = (self._one(query, run_id, self._worker) for run_id in run_ids)
         return [(row[0], row[1]) for row in found if row]
 
     def bury(self, worker: str) -> list[str]:
@@ -287,7 +311,7 @@ class Writes:
         return [run_id for (run_id,) in read if self.signal(run_id, "readers")]
 
     def _take_over(self, number: int, run_id: str) -> RunRecord:
-        taker = self._identity.worker
+        taker = self._worker
         self._do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", taker, number)
         record = find_record(self._journal, "number = ?", number)
         assert record is not None
