@@ -45,7 +45,7 @@ def stock() -> Application:
     return app
 
 
-def ours(store: str) -> Application:
+def ours(store: str, **settings: Any) -> Application:
     """StreamServe, with its run log in a store."""
     from streamserve.app import create_app
     from streamserve.chain import Chain
@@ -64,7 +64,7 @@ def ours(store: str) -> Application:
         name: RegisteredChain(name, f"benchmarks.{name}", f"{name}.py", chain, chain.build(), name)
         for name, chain in chains.items()
     }
-    return create_app(Registry(entries), Settings(store=store, checkpoints="memory:", _env_file=None))
+    return create_app(Registry(entries), Settings(store=store, checkpoints="memory:", _env_file=None, **settings))
 
 
 def starlette() -> Application:
@@ -132,6 +132,7 @@ def upstream() -> Application:
 
 VARIANTS: dict[str, Callable[[], Application]] = {
     "stock": stock,
+    "eager": lambda: ours("memory:", write_interval=0.0),
     "starlette": starlette,
     "raw": raw,
     "process": in_process,

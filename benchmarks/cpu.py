@@ -49,7 +49,11 @@ class Cost(NamedTuple):
 
 
 SERVED: Sequence[Pair] = [
-    *((variant, chain) for chain in ("text", "messages") for variant in ("stock", "memory", "sqlite", "redis")),
+    *(
+        (variant, chain)
+        for chain in ("text", "messages")
+        for variant in ("stock", "memory", "eager", "sqlite", "redis")
+    ),
     *((variant, "text") for variant in ("starlette", "raw", "process")),
     *((variant, "messages") for variant in ("raw", "process")),
     ("process", "model"),

@@ -29,6 +29,7 @@ uses is not in it.
 | --- | --- |
 | stock | LangServe's `add_routes` on a plain FastAPI application, with LangServe's defaults |
 | memory, sqlite, redis | StreamServe, by the store of its runs |
+| eager | memory, with `STREAMSERVE_WRITE_INTERVAL=0`: a write for each token |
 | starlette, raw | the same bytes without a chain: Starlette's streaming response, bare ASGI messages |
 | process | the chain in process, without HTTP; `process model` is the model's own `astream` |
 

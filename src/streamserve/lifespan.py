@@ -27,7 +27,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.auth.require_private()
     runs: Runs = app.state.runs
     async with app.state.checkpoints.opened(), app.state.telemetry.measuring(runs), _running(runs):
-        yield
+        try:
+            yield
+        finally:
+            await app.state.limits.close()
 
 
 @asynccontextmanager

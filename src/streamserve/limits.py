@@ -6,6 +6,7 @@ are counted in each worker.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -63,11 +64,18 @@ class Limits:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._taken: Counter[tuple[str, str]] = Counter()
-        self._window = SlidingWindowCounterRateLimiter(storage_of(settings))
+        self._storage = storage_of(settings)
+        self._window = SlidingWindowCounterRateLimiter(self._storage)
         try:
             parse_many(settings.rate_limit or "1/second")
         except ValueError as error:
             raise ValueError(f"STREAMSERVE_RATE_LIMIT: {error}") from error
+
+    async def close(self) -> None:
+        """Closes the connections to a Redis."""
+        if isinstance(self._storage, RedisStorage):
+            bridge: Any = self._storage.bridge
+            await bridge.get_connection().aclose()
 
     async def admit(self, request: Request, name: str, chain: Chain, *, starts_run: bool) -> None:
         """Lets a request of a known caller pass, and gives it a place for its run.
@@ -111,12 +119,18 @@ class Limits:
             for rate in rates:
                 if not await self._window.hit(rate, principal, name):
                     raise await self._refusal(rate, principal, name)
-        except StorageError as error:
+        except _away() as error:
             raise StoreUnavailable("The counter of requests cannot be reached") from error
 
     async def _refusal(self, rate: object, principal: str, name: str) -> RateLimited:
         stats = await self._window.get_window_stats(rate, principal, name)  # type: ignore[arg-type]
         return RateLimited(retry_after=max(1.0, stats.reset_time - time.time()))
+
+
+def _away() -> tuple[type[Exception], ...]:
+    """What says that the storage is away: a cluster's error is not in the tree of redis-py's that `limits` takes."""
+    redis = sys.modules.get("redis.exceptions")
+    return (StorageError, redis.RedisClusterException) if redis else (StorageError,)
 
 
 def storage_of(settings: Settings) -> Storage:

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
         gt=0,
         description="A stream that is silent for so long gets a comment line: proxies drop idle ones.",
     )
+    write_interval: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Seconds between two writes to one reader at least, after the first few: blocks that come faster "
+        "go out together, which a screen of 60 pictures a second cannot show. 0: each block as soon as it is there.",
+    )
     on_disconnect: Literal["continue", "cancel"] | None = Field(
         None,
         description="What happens to a run when its last reader leaves: `continue` to its end, or `cancel`: at once "

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamserve.asgi import body_sender
 from streamserve.errors import RunExpired, StoreUnavailable
+from streamserve.settings import Settings
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming.events import KEEP_ALIVE, error_block
 from streamserve.streaming.runs import Runs
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 BATCH = 256
 # Pause before a store that is away is asked again, in seconds.
 STORE_PAUSE = 0.25
+# Writes at the beginning that never wait: the first words at once.
+EAGER = 8
 # Bytes in one write, unless a single block has more.
 WRITE_BYTES = 64 * 2**10
 
@@ -57,7 +60,7 @@ class StreamResponse(Response):
         self._send_body = body_sender(scope, send)
         reader = asyncio.current_task()
         assert reader is not None
-        follower = Follower(reader, self._runs.settings.keepalive, self._runs.settings.unread_timeout)
+        follower = Follower(reader, self._runs.settings)
         try:
             with self._runs.reading(self._run_id, follower.drop):
                 await self._serve(reader, follower, receive, send)
@@ -92,6 +95,7 @@ class StreamResponse(Response):
         loop = asyncio.get_running_loop()
         away_since: float | None = None
         while True:
+            await follower.pause()
             try:
                 if await self._send_pending(send, follower):
                     return
@@ -140,21 +144,22 @@ class Follower:
 
     Args:
         reader: the task that sends.
-        keepalive: seconds of silence.
-        unread: seconds that one write may take.
+        settings: how long it may be silent, how long one write may take, and how soon the next may follow.
     """
 
-    def __init__(self, reader: asyncio.Task[object], keepalive: float, unread: float) -> None:
+    def __init__(self, reader: asyncio.Task[object], settings: Settings) -> None:
         self._reader = reader
         self._loop = asyncio.get_running_loop()
-        self._keepalive = keepalive
-        self._unread = unread
+        self._keepalive = settings.keepalive
+        self._unread = settings.unread_timeout
+        self._interval = settings.write_interval
+        self._eager = EAGER
         self._waiter: asyncio.Future[bool] | None = None
         self._woken = False
         self.dropped = False
         self._last = self._loop.time()
         self._writing = False
-        self._timer = self._loop.call_later(keepalive, self._tick)
+        self._timer = self._loop.call_later(self._keepalive, self._tick)
 
     def wake(self) -> None:
         """There is something to read."""
@@ -173,6 +178,13 @@ class Follower:
                 self._waiter = None
         self._woken = False
         return True
+
+    async def pause(self) -> None:
+        """Waits until the next write may follow; what comes meanwhile costs no write and no wake-up."""
+        if self._eager:
+            self._eager -= 1
+        elif (left := self._last + self._interval - self._loop.time()) > 0:
+            await asyncio.sleep(left)
 
     async def send(self, send: Send, body: bytes) -> None:
         """One write; the reader is dropped if it takes nothing for too long."""

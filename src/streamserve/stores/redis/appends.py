@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 MAX_BLOCKS = 512
 # Seconds between two calls at least, while they are crowded. A call costs 150 us whatever is in it, so at 10,000
 # blocks a second ten share it, and wait for half of this on average.
-SPACING = 0.001
+SPACING = 0.0005
 # Appends in one call from which on waiting for more pays.
 CROWD = 3
 STATES = ("ok", "unknown", "fenced", "gap")
