@@ -18,7 +18,7 @@ def latency(plan: Plan) -> None:
     figures = []
     for streams in plan.amount(STREAMS, (1, 3)):
         variants = ["raw", *plan.there(VARIANTS)]
-        rounds = [{variant: _first(plan, variant, streams) for variant in variants} for _ in range(plan.rounds)]
+        rounds = [{each: _first(plan, each, streams) for each in variants} for _ in range(plan.amount(3, 1))]
         for variant in variants:
             p50 = [each[variant][0] - (each["raw"][0] if variant != "raw" else 0) for each in rounds]
             p99 = [each[variant][1] - (each["raw"][1] if variant != "raw" else 0) for each in rounds]

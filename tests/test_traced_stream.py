@@ -16,7 +16,14 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator, RunnableLambda, ensure_config
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBranch,
+    RunnableConfig,
+    RunnableGenerator,
+    RunnableLambda,
+    ensure_config,
+)
 from pydantic import PrivateAttr
 
 from streamserve import Chain
@@ -233,3 +240,22 @@ async def test_a_served_chain_streams_without_a_task_per_item() -> None:
     events = [event async for event in served.astream_events({"topic": "cats"}, version="v2")]
     assert len({id(task) for task in model._notes[3:]}) == 1
     assert events[-1]["data"] == {"output": "0 1 2 "}
+
+
+async def test_a_served_chain_gives_the_code_of_its_steps_the_same_config() -> None:
+    async def seen(*, served: bool) -> Any:
+        model, after = Contextual(), []
+
+        async def look(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            async for chunk in chunks:
+                after.append(ensure_config()["tags"])
+                yield chunk
+
+        inner = (prompt | model | StrOutputParser()).with_config(tags=["inner"])
+        chain = RunnableBranch((lambda _: True, inner), inner) | RunnableGenerator(look)
+        streamed = serve(registered("told", Chain(runnable=chain, input_type=Topic))) if served else chain
+        chunks = await chunks_of(streamed, {"topic": "cats"}, SETTINGS)
+        return chunks, [note[1:] for note in model._notes], after
+
+    assert await seen(served=True) == await seen(served=False)
+    assert (await seen(served=True))[1]

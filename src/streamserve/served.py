@@ -23,14 +23,14 @@ from streamserve.chain import StreamMode
 from streamserve.checkpoints import Checkpoints
 from streamserve.compact_events import compacted
 from streamserve.config_keys import ConfigKeys
-from streamserve.fast_chain import fast
+from streamserve.fast_chain import RunnableSequence, fast
 from streamserve.progress import at_the_last_checkpoint, marked, progress_of
 from streamserve.protocol_events import open_events
 from streamserve.registry import RegisteredChain
 from streamserve.serializer import keep_output
 from streamserve.stream_callbacks import without_aggregator
 from streamserve.thread_heads import begun
-from streamserve.traced_stream import closed
+from streamserve.traced_stream import alone, closed
 from streamserve.widening import with_messages
 
 
@@ -181,6 +181,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                     yield chunk
             return
         chunk, own = None, self._merge_configs(self._config(config))
+        alone.set(type(self._streamed) is RunnableSequence)
         stream = self._streamed.astream(input, own, **{**self.kwargs, **kwargs})
         try:
             async for chunk in stream:

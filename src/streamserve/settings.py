@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         description="A stream that is silent for so long gets a comment line: proxies drop idle ones.",
     )
     write_interval: float = Field(
-        0.01,
+        0.016,
         ge=0,
         le=1,
         description="Seconds between two writes to one reader at least, after the first few: blocks that come faster "

@@ -7,11 +7,17 @@ stream before it (there the garbage collector does); all items come in the calle
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import get_async_callback_manager_for_config, patch_config, set_config_context
+from langchain_core.runnables.config import (
+    get_async_callback_manager_for_config,
+    patch_config,
+    set_config_context,
+    var_child_runnable_config,
+)
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from streamserve.chunk_sum import ChunkSum
@@ -21,6 +27,10 @@ Stream = AsyncIterator[Any]
 Transform = Callable[[Stream, AsyncCallbackManagerForChainRun, RunnableConfig], Stream]
 
 _NOTHING: Any = object()
+
+# Said by who iterates a stream in a task of its own: the outermost step's context may then be the task's
+# own; another one takes a change to it and back for each chunk.
+alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 async def traced(
@@ -47,6 +57,8 @@ async def traced(
         own_context: False: nobody looks at the context that the step's own code runs in, unless somebody listens.
     """
     source, stream = aiter(inputs), _NOTHING
+    outermost = alone.get()
+    alone.set(False)
     first = await anext(source, _NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
     run = await get_async_callback_manager_for_config(config).on_chain_start(
@@ -61,19 +73,22 @@ async def traced(
     tap, outputs = _Tap(first, source, listened=listened), ChunkSum()
     try:
         child = patch_config(config, callbacks=run.get_child())
-        with set_config_context(child) as context:
-            stream = context.run(transform, tap, run, child)
-            if own_context or run.handlers:
+        if run.handlers or (own_context and not outermost):
+            with set_config_context(child) as context:
+                stream = context.run(transform, tap, run, child)
                 with Relay(_announced(run, stream), context) as relay:
                     while relay.moved() or await relay.waited():
                         yield relay.chunk
                         if listened:
                             outputs.add(relay.chunk)
-            else:
-                async for chunk in stream:
-                    yield chunk
-            await tap.drain()
-            output = outputs.value()
+        else:
+            if outermost:
+                var_child_runnable_config.set(child)
+            stream = transform(tap, run, child)
+            async for chunk in stream:
+                yield chunk
+        await tap.drain()
+        output = outputs.value()
     except BaseException as error:
         await run.on_chain_error(error, inputs=tap.seen())
         raise

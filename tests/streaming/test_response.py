@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
+from streamserve.streaming.response import EAGER
 from tests.fakes import Gate
 from tests.streaming.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
 
@@ -250,3 +252,39 @@ def test_a_reader_that_leaves_is_not_in_the_servers_log(
     bench.gate.open(5)
     assert client.get(f"/runs/{run_id}/output?wait={LIMIT}").json()["output"] == "01234"
     assert [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")] == []
+
+
+async def writes_while_it_runs(interval: float) -> list[bytes]:
+    """What the server is handed, write by write, of a chain that lets others run after each of 100 numbers."""
+
+    async def count(inputs: Any) -> Any:
+        async for _ in inputs:
+            pass
+        for number in range(100):
+            await asyncio.sleep(0)
+            yield number
+
+    app = app_of({"count": RunnableGenerator(count)}, write_interval=interval)
+    writes: list[bytes] = []
+    unsent = [{"type": "http.request", "body": b'{"input": 1}', "more_body": False}]
+
+    async def receive() -> Any:
+        return unsent.pop() if unsent else await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        writes.append(message.get("body", b""))
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"12")]
+    scope = {"type": "http", "method": "POST", "path": "/count/stream", "query_string": b""}
+    scope |= {"headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http"}
+    async with app.router.lifespan_context(app), asyncio.timeout(LIMIT):
+        await app(scope, receive, send)
+    return writes
+
+
+async def test_blocks_that_come_faster_than_the_interval_go_out_together() -> None:
+    single, together = await writes_while_it_runs(0), await writes_while_it_runs(0.05)
+    assert b"".join(single).count(b"event: data") == b"".join(together).count(b"event: data") == 100
+    assert max(write.count(b"event: data") for write in single) <= 2
+    assert len(together) < len(single) / 3
+    assert max(write.count(b"event: data") for write in together[:EAGER]) <= 2
