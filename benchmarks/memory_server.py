@@ -52,7 +52,7 @@ async def short(inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
 def application() -> FastAPI:
     """StreamServe with both chains, and `GET /memory`."""
     registry = Registry({name: _registered(name, chain) for name, chain in (("idle", idle), ("short", short))})
-    app = create_app(registry, Settings(max_readers=MAX_READERS, _env_file=None))
+    app = create_app(registry, Settings(max_readers=MAX_READERS, max_runs=MAX_READERS, _env_file=None))
     app.get("/memory")(memory)
     app.get("/bare")(bare)
     return app
