@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -88,9 +89,7 @@ def raw() -> Application:
         body = await _body(receive)
         headers = {"content-type": "text/event-stream", **run_headers()}
         await send(_head(headers))
-        async for block in blocks(scope["path"].split("/")[1], order_in(body)):
-            await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        await _send_all(receive, send, blocks(scope["path"].split("/")[1], order_in(body)))
 
     return app
 
@@ -122,10 +121,7 @@ def upstream() -> Application:
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         body = await _body(receive)
         await send(_head({"content-type": "text/event-stream"}))
-        async for token in tokens(Order.read(body["messages"][-1]["content"])):
-            await send({"type": "http.response.body", "body": _completion({"content": token}), "more_body": True})
-        end = _completion({}, "stop") + b"data: [DONE]\n\n"
-        await send({"type": "http.response.body", "body": end})
+        await _send_all(receive, send, completions(Order.read(body["messages"][-1]["content"])))
 
     return app
 
@@ -143,6 +139,24 @@ VARIANTS: dict[str, Callable[[], Application]] = {
 def application(variant: str, store: str) -> Application:
     """The application of a variant; `store` is that of the variants that are ours."""
     return VARIANTS[variant]() if variant in VARIANTS else ours(store)
+
+
+async def completions(order: Order) -> AsyncIterator[bytes]:
+    """What a model server of OpenAI's protocol sends."""
+    async for token in tokens(order):
+        yield _completion({"content": token})
+    yield _completion({}, "stop") + b"data: [DONE]\n\n"
+
+
+async def _send_all(receive: Any, send: Any, parts: AsyncIterator[bytes]) -> None:
+    # A reader that left in the middle must not keep the server busy through the next measurement.
+    leaving = asyncio.ensure_future(receive())
+    async for part in parts:
+        if leaving.done():
+            return
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    leaving.cancel()
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def blocks(chain: str, order: Order) -> AsyncIterator[bytes]:

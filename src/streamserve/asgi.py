@@ -15,14 +15,15 @@ def offer(scope: Scope, send: Send) -> None:
     Each of them wraps `send` in a coroutine, which is a tenth of a token's way through the server.
 
     Args:
-        scope: of the request.
+        scope: of a request whose answer's head has just been sent by `send`: with a middleware on the way that keeps
+            messages in a queue, a body could else come before it.
         send: as the offering middleware has it.
     """
     scope[KEY] = send
 
 
 def body_sender(scope: Scope, send: Send) -> Send:
-    """What sends the parts of a body, but not the last one, once the answer has begun.
+    """What sends the parts of a body, all but the last one; asked once, when the head is sent.
 
     Args:
         scope: of the request.

@@ -90,9 +90,12 @@ def test_prometheus_accepts_the_rules() -> None:
 
 def asked(url: str, query: str) -> list[Any]:
     try:
-        answer = httpx.get(f"{url}/api/v1/query", params={"query": query}).json()
+        response = httpx.get(f"{url}/api/v1/query", params={"query": query})
     except httpx.TransportError:
         return []
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # it listens before it is ready
+        return []
+    answer = response.json()
     assert answer["status"] == "success", (query, answer)
     found: list[Any] = answer["data"]["result"]
     return found

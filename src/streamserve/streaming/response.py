@@ -57,20 +57,21 @@ class StreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        self._send_body = body_sender(scope, send)
         reader = asyncio.current_task()
         assert reader is not None
         follower = Follower(reader, self._runs.settings)
         try:
             with self._runs.reading(self._run_id, follower.drop):
-                await self._serve(reader, follower, receive, send)
+                await self._serve(reader, follower, scope, receive, send)
         finally:
             follower.close()
 
-    async def _serve(self, reader: asyncio.Task[object], follower: Follower, receive: Receive, send: Send) -> None:
+    async def _serve(
+        self, reader: asyncio.Task[object], follower: Follower, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         leaving = asyncio.create_task(_cancel_on_disconnect(receive, reader))
         try:
-            await self._send_all(send, follower)
+            await self._send_all(scope, send, follower)
         except asyncio.CancelledError:
             # Only the reader's own leaving ends here; a cancellation from outside goes on.
             if not ((leaving.done() or follower.dropped) and reader.uncancel() == 0):
@@ -81,12 +82,13 @@ class StreamResponse(Response):
         finally:
             leaving.cancel()
 
-    async def _send_all(self, send: Send, follower: Follower) -> None:
+    async def _send_all(self, scope: Scope, send: Send, follower: Follower) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        send_body = body_sender(scope, send)
         unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
         try:
-            await follower.send(self._send_body, KEEP_ALIVE)
-            await self._follow(self._send_body, follower)
+            await follower.send(send_body, KEEP_ALIVE)
+            await self._follow(send_body, follower)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()

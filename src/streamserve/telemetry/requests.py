@@ -45,24 +45,26 @@ class RequestContext:
             return
         headers = Headers(scope=scope)
         request_id = request_id_of(headers)
-        offer(scope, send)
         with bound_contextvars(request_id=request_id, **trace_of(headers)):
-            answer = self._sending(send, request_id)
+            answer = self._sending(scope, send, request_id)
             if self._traced is None:
                 await self._app(scope, receive, answer)
                 return
             with self._traced(headers):
                 await self._app(scope, receive, answer)
 
-    def _sending(self, send: Send, request_id: str) -> Send:
+    def _sending(self, scope: Scope, send: Send, request_id: str) -> Send:
         header = (b"x-request-id", request_id.encode("ascii"))
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _add_header(message, header)
-                if self._answered is not None:
-                    self._answered(message["status"])
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            _add_header(message, header)
+            if self._answered is not None:
+                self._answered(message["status"])
             await send(message)
+            offer(scope, send)
 
         return answer
 
