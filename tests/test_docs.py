@@ -29,7 +29,8 @@ ADDRESS = "http://127.0.0.1:8000"
 TIME_LIMIT = 60  # seconds for one block
 STARTS_WITHIN = 60  # seconds: a server imports two frameworks, on a busy machine too
 APPLICATION = ("chains", "docs", "server.py", "langgraph.json", "README.md")
-ENVIRONMENT = {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0"}
+# A pace, so that what a page does meanwhile comes while a run is under way.
+ENVIRONMENT = {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0.005"}
 MAKE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)make (?P<verb>[a-z]+)(?: [A-Z]+=\S+)*$")
 PIP = re.compile(r"^(?:\S+/)?pip install -e '\.(?:\[(?P<extras>[a-z,-]+)\])?'?$")
 SERVE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)(?:\S+/)?streamserve serve(?P<options>.*)$")
@@ -199,7 +200,11 @@ def assert_known(block: Block, *names: str) -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(create_app(discover("chains"))) as address:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        app = create_app(discover("chains"))
+    with serving(app) as address:
         yield address
 
 
