@@ -129,7 +129,8 @@ def greeting() -> Runnable[Any, Any]:
 
 def echo(inputs: Any) -> str:
     """The last message's text, or the topic."""
-    return inputs["messages"][-1].text if "messages" in inputs else inputs["topic"]
+    messages = inputs.get("messages")
+    return messages[-1].text if messages else inputs.get("topic", "")
 
 
 def echo_graph() -> Runnable[Any, Any]:

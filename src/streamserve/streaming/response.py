@@ -48,6 +48,7 @@ class StreamResponse(Response):
         self._runs = runs
         self._run_id = run_id
         self._cursor = after
+        self._unreachable_since: float | None = None
         headers = {**run_headers(run_id, base), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if resumed:
             headers["Run-Replay-From"] = str(after)
@@ -110,10 +111,23 @@ class StreamResponse(Response):
                 loop.call_later(STORE_PAUSE, follower.wake)
             if await follower.wait():
                 continue
-            if await self._runs.is_without_store():  # what is known here can be read on, but no end is stored
+            if await self._is_without_store():  # what is known here can be read on, but no end is stored
                 await self._give_up(send, follower)
                 return
             await follower.send(send, KEEP_ALIVE)
+
+    async def _is_without_store(self) -> bool:
+        """Whether the store, or the part of it that has this run, has been away for longer than a run waits for it."""
+        if await self._runs.is_without_store():
+            return True
+        now = asyncio.get_running_loop().time()
+        try:
+            await self._runs.store.get(self._run_id)
+        except StoreDown:
+            self._unreachable_since = self._unreachable_since or now
+            return now - self._unreachable_since > self._runs.settings.store_patience
+        self._unreachable_since = None
+        return False
 
     async def _give_up(self, send: Send, follower: Follower) -> None:
         # Not a block of the run, so it has no id; a bare end of file would pass for the whole answer.
