@@ -74,8 +74,10 @@ async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
     assert (await store.read("run", 0, 10)).blocks in ([], ())
     store.gate.set()
     async with asyncio.timeout(LIMIT):
-        while not (await store.read("run", 0, 10)).blocks:
-            woken.clear()
+        while True:
+            woken.clear()  # before the look: what comes between the two must not be missed
+            if (await store.read("run", 0, 10)).blocks:
+                break
             await woken.wait()
     unsubscribe()
     writer.close()
