@@ -61,14 +61,7 @@ async def traced(
     alone.set(False)
     first = await anext(source, _NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
-    run = await get_async_callback_manager_for_config(config).on_chain_start(
-        None,
-        {"input": ""},
-        run_type=run_type,
-        name=config.get("run_name") or step.get_name(),
-        run_id=config.pop("run_id", None),
-        defers_inputs=defers_inputs,
-    )
+    run = await _begun(step, config, run_type=run_type, defers_inputs=defers_inputs)
     listened = any(not handler.ignore_chain for handler in run.handlers)
     tap, outputs = _Tap(first, source, listened=listened), ChunkSum()
     try:
@@ -97,6 +90,13 @@ async def traced(
     finally:
         await closed(stream)
         await closed(source)
+
+
+async def _begun(step: Runnable[Any, Any], config: RunnableConfig, **said: Any) -> AsyncCallbackManagerForChainRun:
+    """The step's run; takes its id out of the config, so that no other has it."""
+    name, run_id = config.get("run_name") or step.get_name(), config.pop("run_id", None)
+    manager = get_async_callback_manager_for_config(config)
+    return await manager.on_chain_start(None, {"input": ""}, name=name, run_id=run_id, **said)
 
 
 async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, **kwargs: Any) -> Stream:
