@@ -10,14 +10,10 @@ FAIR_TURN = 0.002
 
 
 class Turns:
-    """Counts turns of a loop, of all those who ask together: one callback in a turn at most.
+    """Counts turns of a loop, of all those who ask together: one callback in a turn at most."""
 
-    Args:
-        loop: that runs.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    # It does not refer to its loop: the loop's entry below would keep it for ever.
+    def __init__(self) -> None:
         self._asked = False
         self.count = 0
 
@@ -25,7 +21,7 @@ class Turns:
         """The number of this turn; it will be another one once the others have had theirs."""
         if not self._asked:
             self._asked = True
-            self._loop.call_soon(self._advance)
+            asyncio.get_running_loop().call_soon(self._advance)
         return self.count
 
     def _advance(self) -> None:
@@ -43,7 +39,7 @@ class FairShare:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._turns = _turns.get(loop) or _turns.setdefault(loop, Turns(loop))
+        self._turns = _turns.get(loop) or _turns.setdefault(loop, Turns())
         self._now = loop.time
         self._begin(self._now())
 

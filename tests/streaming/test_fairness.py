@@ -1,0 +1,72 @@
+"""A chain that never waits leaves others their turns, and one that waits is not held up for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+from langchain_core.runnables import RunnableGenerator
+
+from streamserve.streaming.fairness import FAIR_TURN, FairShare
+from tests.streaming.support import LIMIT, app_of, client_of, streaming
+
+
+def work(seconds: float) -> None:
+    """Holds the event loop."""
+    end = monotonic() + seconds
+    while monotonic() < end:
+        pass
+
+
+async def test_who_never_waits_has_spent_its_share_until_the_others_had_their_turn() -> None:
+    share = FairShare()
+    assert not share.is_spent()
+    work(2 * FAIR_TURN)
+    assert share.is_spent()
+    assert share.is_spent()
+    await asyncio.sleep(0)
+    assert not share.is_spent()
+
+
+async def test_who_let_the_others_run_meanwhile_has_its_whole_share() -> None:
+    share = FairShare()
+    await asyncio.sleep(0)
+    work(2 * FAIR_TURN)
+    assert not share.is_spent()
+    work(2 * FAIR_TURN)
+    assert share.is_spent()
+
+
+def test_a_loop_that_has_ended_is_not_kept() -> None:
+    async def shared() -> weakref.ref[asyncio.AbstractEventLoop]:
+        FairShare()
+        return weakref.ref(asyncio.get_running_loop())
+
+    ended = asyncio.run(shared())
+    gc.collect()
+    assert ended() is None
+
+
+def test_others_are_answered_while_a_chain_never_waits() -> None:
+    stop = threading.Event()
+
+    async def firehose(inputs: AsyncIterator[Any]) -> AsyncIterator[int]:
+        async for _ in inputs:
+            pass
+        end = monotonic() + LIMIT
+        while not stop.is_set() and monotonic() < end:
+            yield 1
+
+    bounds = {"max_run_events": 10**9, "max_run_bytes": 10**9}
+    with client_of(app_of({"firehose": RunnableGenerator(firehose)}, **bounds)) as client:
+        with streaming(client, "/firehose/stream") as reader:
+            reader.next()
+            assert client.get("/healthz").status_code == 200
+            assert client.get(f"/runs/{reader.run_id}").json()["status"] == "running"
+            stop.set()
+            reader.rest()
