@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import weakref
-from collections.abc import AsyncIterator
 from time import monotonic
-from typing import Any
 
-from langchain_core.runnables import RunnableGenerator
-
+from benchmarks.workload import HOT, Order, text_chain
 from streamserve.streaming.fairness import FAIR_TURN, FairShare
-from tests.streaming.support import LIMIT, app_of, client_of, streaming
+from tests.streaming.support import app_of, client_of, streaming
+
+ENDLESS = {"order": str(Order(10**9, HOT))}
 
 
 def work(seconds: float) -> None:
@@ -53,20 +51,11 @@ def test_a_loop_that_has_ended_is_not_kept() -> None:
 
 
 def test_others_are_answered_while_a_chain_never_waits() -> None:
-    stop = threading.Event()
-
-    async def firehose(inputs: AsyncIterator[Any]) -> AsyncIterator[int]:
-        async for _ in inputs:
-            pass
-        end = monotonic() + LIMIT
-        while not stop.is_set() and monotonic() < end:
-            yield 1
-
     bounds = {"max_run_events": 10**9, "max_run_bytes": 10**9}
-    with client_of(app_of({"firehose": RunnableGenerator(firehose)}, **bounds)) as client:
-        with streaming(client, "/firehose/stream") as reader:
-            reader.next()
-            assert client.get("/healthz").status_code == 200
-            assert client.get(f"/runs/{reader.run_id}").json()["status"] == "running"
-            stop.set()
-            reader.rest()
+    app = app_of({"firehose": text_chain()}, **bounds)
+    with client_of(app) as client, streaming(client, "/firehose/stream", ENDLESS) as reader:
+        reader.next()
+        assert client.get("/healthz").status_code == 200
+        assert client.get(f"/runs/{reader.run_id}").json()["status"] == "running"
+        assert client.post(f"/runs/{reader.run_id}/cancel").status_code < 300
+        assert b"cancelled" in reader.rest()[-1]
