@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from scripts.settings_page import PAGE, render, variables
 from streamserve.app import create_app
+from streamserve.chain import Chain
 from streamserve.errors import ServeError
 from streamserve.registry import discover
 from streamserve.settings import Settings
@@ -243,6 +245,11 @@ def test_the_settings_page_is_up_to_date() -> None:
 @pytest.mark.parametrize("name", sorted(variables()))
 def test_every_setting_is_listed(name: str) -> None:
     assert f"`{name}`" in PAGE.read_text("utf-8")
+
+
+def test_every_field_of_the_chain_record_is_explained() -> None:
+    text = (ROOT / "docs" / "chains.md").read_text("utf-8")
+    assert {f.name for f in fields(Chain)} - set(re.findall(r"`(\w+)`", text[text.index("| field |") :])) == set()
 
 
 def test_the_figures_of_the_text_are_those_that_were_measured() -> None:

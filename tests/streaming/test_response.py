@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ import httpx
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
-from streamserve.streaming.response import EAGER
+from streamserve.settings import Settings
+from streamserve.streaming.response import EAGER, MAX_INTERVAL, Follower
 from tests.fakes import Gate
 from tests.streaming.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
 
@@ -288,3 +290,31 @@ async def test_blocks_that_come_faster_than_the_interval_go_out_together() -> No
     assert max(write.count(b"event: data") for write in single) <= 2
     assert len(together) < len(single) / 3
     assert max(write.count(b"event: data") for write in together[:EAGER]) <= 2
+
+
+async def paused_after_lateness(late: float, interval: float) -> float:
+    """Seconds that a follower pauses between two writes once it was woken by a loop that is late."""
+
+    async def send(_message: Any) -> None:
+        pass
+
+    loop, reader = asyncio.get_running_loop(), asyncio.current_task()
+    assert reader is not None
+    follower = Follower(reader, Settings(write_interval=interval, _env_file=None))
+    try:
+        for _ in range(EAGER):
+            await follower.pause()
+        loop.call_soon(follower.wake)
+        loop.call_soon(time.sleep, late)  # somebody holds the loop
+        assert await follower.wait()
+        await follower.send(send, b"block")
+        began = loop.time()
+        await follower.pause()
+        return loop.time() - began
+    finally:
+        follower.close()
+
+
+async def test_writes_are_further_apart_while_the_loop_is_late() -> None:
+    assert await paused_after_lateness(2 * MAX_INTERVAL, interval=0.001) > MAX_INTERVAL / 2
+    assert await paused_after_lateness(2 * MAX_INTERVAL, interval=0) < MAX_INTERVAL / 2

@@ -27,6 +27,9 @@ BATCH = 256
 STORE_PAUSE = 0.25
 # Writes at the beginning that never wait: the first words at once.
 EAGER = 8
+# While the event loop is late, a write may follow the one before only after so many times its lateness, up to so many
+# seconds: the fewer writes, the less it is late. 2 ms late, writes are as far apart as they are by default.
+LATENESS_FACTOR, MAX_INTERVAL = 8, 1 / 30
 # Bytes in one write, unless a single block has more.
 WRITE_BYTES = 64 * 2**10
 
@@ -172,6 +175,9 @@ class Follower:
         self._eager = EAGER
         self._waiter: asyncio.Future[bool] | None = None
         self._woken = False
+        # When there was something to do, and by how much later it was done.
+        self._due = 0.0
+        self._late = 0.0
         self.dropped = False
         self._last = self._loop.time()
         self._writing = False
@@ -181,6 +187,7 @@ class Follower:
         """There is something to read."""
         self._woken = True
         if self._waiter is not None and not self._waiter.done():
+            self._due = self._loop.time()
             self._waiter.set_result(True)
 
     async def wait(self) -> bool:
@@ -192,6 +199,7 @@ class Follower:
                     return False
             finally:
                 self._waiter = None
+            self._late = self._loop.time() - self._due
         self._woken = False
         return True
 
@@ -199,8 +207,12 @@ class Follower:
         """Waits until the next write may follow; what comes meanwhile costs no write and no wake-up."""
         if self._eager:
             self._eager -= 1
-        elif (left := self._last + self._interval - self._loop.time()) > 0:
-            await asyncio.sleep(left)
+        elif self._interval:
+            interval = max(self._interval, min(self._late * LATENESS_FACTOR, MAX_INTERVAL))
+            self._due = self._last + interval
+            if (left := self._due - self._loop.time()) > 0:
+                await asyncio.sleep(left)
+                self._late = self._loop.time() - self._due
 
     async def send(self, send: Send, body: bytes) -> None:
         """One write; the reader is dropped if it takes nothing for too long."""

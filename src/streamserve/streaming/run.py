@@ -82,8 +82,12 @@ class Run:
         self._calls = CallsInThreads()
         self._in_chain = False
         self._producer: asyncio.Task[None] | None = None
-        self._abandoned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._abandoned: asyncio.Future[None] = loop.create_future()
+        # Made once the chain has ended: until then a run that waits for its model takes that much less memory.
+        self._conclusion: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self.over: asyncio.Future[None] = loop.create_future()
         self.given_up = False
         self.outcome: Outcome | None = None
         self._on_block: Callable[[], None] | None = None
@@ -99,13 +103,14 @@ class Run:
         """Calls these for each block of the chain, and with the seconds that each writing took."""
         self._on_block, self._writer.on_stored = block, stored
 
-    async def start(self) -> asyncio.Task[None]:
-        """Stores the attempt's first block, then runs in a task of its own, in the caller's context."""
+    async def start(self) -> None:
+        """Stores the attempt's first block, then runs in a task of its own, in the caller's context, until `over`."""
         if self.record.endpoint in ("stream", "runs"):
             await self._write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
         current_calls.set(self._calls)
+        self._deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self.cancel, RunTimeout())
         self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
-        return asyncio.create_task(self._live(self._producer), name=f"run {self.run_id}")
+        self._producer.add_done_callback(self._conclude)
 
     async def _require_ownership(self) -> None:
         stored = await self._store.get(self.run_id)
@@ -113,12 +118,12 @@ class Run:
             raise Fenced(self.run_id)
 
     def cancel(self, reason: ServeError) -> None:
-        """Tells the chain to stop; the first reason counts. Returns at once: wait for `ended`.
+        """Tells the chain to stop; the first reason counts. Returns at once: wait for `over`.
 
         Args:
             reason: what the terminal block will say.
         """
-        if self._reason is not None or self.ended.is_set() or (self._producer is not None and self._producer.done()):
+        if self._reason is not None or self.over.done() or (self._producer is not None and self._producer.done()):
             return
         self._reason = reason
         self._stop_chain()
@@ -147,11 +152,15 @@ class Run:
     def _abandon(self) -> None:
         if not self._abandoned.done():
             self._abandoned.set_result(None)
+        if self._producer is not None:
+            self._conclude(self._producer)
 
-    async def _live(self, producer: asyncio.Task[None]) -> None:
-        deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self.cancel, RunTimeout())
+    def _conclude(self, producer: asyncio.Task[None]) -> None:
+        if self._conclusion is None:
+            self._conclusion = asyncio.create_task(self._end(producer), name=f"end of run {self.run_id}")
+
+    async def _end(self, producer: asyncio.Task[None]) -> None:
         try:
-            await asyncio.wait({producer, self._abandoned}, return_when=asyncio.FIRST_COMPLETED)
             error = await self._error_of(producer)
             await self._finish(error)
         except (Fenced, StoreDown) as error:
@@ -161,10 +170,11 @@ class Run:
             if isinstance(error, StoreDown):
                 self._store.give_up(self.run_id)
         finally:
-            deadline.cancel()
+            if self._deadline is not None:
+                self._deadline.cancel()
             self._writer.close()
             self._producer = None
-            self.ended.set()
+            self.over.set_result(None)
 
     async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
         if not producer.done():

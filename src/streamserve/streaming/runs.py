@@ -25,7 +25,7 @@ from streamserve.stores import RunRecord, RunStore, StoreDown, store_at
 from streamserve.stores import ThreadBusy as Busy
 from streamserve.streaming.live import LiveRun
 from streamserve.streaming.lost import LostRuns
-from streamserve.streaming.observer import Load, Observer
+from streamserve.streaming.observer import Load, Observer, Watch
 from streamserve.streaming.run import Events, Run, RunLimits
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ class Runs:
         self.observer = Observer()
         self.draining = False
         self._live: dict[str, LiveRun] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
@@ -149,10 +148,8 @@ class Runs:
         watched = self.observer.begin(run.record, run.call)
         run.observe(watched.block, self.observer.stored)
         live = self._live[run.run_id] = LiveRun(run, grace, self._cancel_if_orphaned)
-        task = await run.start()
-        self._tasks.add(task)
-        task.add_done_callback(lambda _done: watched.ended(run.outcome))
-        task.add_done_callback(lambda done: self._forget(live, done))
+        await run.start()
+        run.over.add_done_callback(lambda _over: self._ended(live, watched))
         return live
 
     def _grace(self, record: RunRecord, on_disconnect: OnDisconnect) -> float | None:
@@ -173,9 +170,9 @@ class Runs:
             store_strict=settings.store_strict,
         )
 
-    def _forget(self, live: LiveRun, task: asyncio.Task[None]) -> None:
+    def _ended(self, live: LiveRun, watched: Watch) -> None:
         run_id = live.run.run_id
-        self._tasks.discard(task)
+        watched.ended(live.run.outcome)
         live.watch()
         if live.run.call.slot:
             live.run.call.slot.release(kept=True)
@@ -372,7 +369,8 @@ class Runs:
             task.cancel()
 
     async def _idle(self, seconds: float) -> None:
-        pending = {*self._tasks, *self._calls, *self._readers}
+        under_way = (live.run.over for live in self._live.values())
+        pending: set[asyncio.Future[Any]] = {*under_way, *self._calls, *self._readers}
         if pending:
             await asyncio.wait(pending, timeout=seconds)
 
