@@ -57,13 +57,18 @@ async def store(tmp_path: Path) -> AsyncIterator[GatedStore]:
     await store.close()
 
 
-async def writer_of(store: GatedStore, **options: Any) -> Writer:
+class ObservedWriter(Writer):
+    """Keeps what ended its writing."""
+
+    def __init__(self, record: RunRecord, store: GatedStore, patience: float, **options: Any) -> None:
+        self.failed: list[Exception] = []
+        super().__init__(record, store, patience, self.failed.append, **options)
+
+
+async def writer_of(store: GatedStore, **options: Any) -> ObservedWriter:
     record = RunRecord(run_id="run", chain="c", endpoint="stream", principal="p", created_at=0)
     stored, _ = await store.acquire(record)
-    failed: list[Exception] = []
-    writer = Writer(stored, store, options.pop("patience", LIMIT), failed.append, **options)
-    writer.failed = failed  # type: ignore[attr-defined]
-    return writer
+    return ObservedWriter(stored, store, options.pop("patience", LIMIT), **options)
 
 
 async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
@@ -132,4 +137,4 @@ async def test_a_failure_between_two_blocks_is_told(store: GatedStore, failure: 
     with pytest.raises(type(failure)):
         async with asyncio.timeout(LIMIT):
             await writer.finish(b"end", DONE)
-    assert [type(error) for error in writer.failed] == [type(failure)]  # type: ignore[attr-defined]
+    assert [type(error) for error in writer.failed] == [type(failure)]

@@ -17,6 +17,8 @@ class LiveRun:
         on_orphaned: called after that time.
     """
 
+    __slots__ = ("_grace", "_on_orphaned", "_orphaned", "run")
+
     def __init__(self, run: Run, grace: float | None, on_orphaned: Callable[[Run], None]) -> None:
         self.run = run
         self._grace = grace

@@ -57,7 +57,7 @@ class StreamResponse(Response):
             headers["Run-Replay-From"] = str(after)
         super().__init__(headers=headers)
         # Response counts the length of an empty body.
-        del self.headers["content-length"]
+        self.raw_headers = [field for field in self.raw_headers if field[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -88,6 +88,7 @@ class StreamResponse(Response):
 
     async def _send_all(self, scope: Scope, send: Send, follower: Follower) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self.raw_headers = []  # a kilobyte that a stream which waits for its model need not keep
         send_body = body_sender(scope, send)
         unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
         try:
@@ -165,6 +166,23 @@ class Follower:
         reader: the task that sends.
         settings: how long it may be silent, how long one write may take, and how soon the next may follow.
     """
+
+    __slots__ = (
+        "_due",
+        "_eager",
+        "_interval",
+        "_keepalive",
+        "_last",
+        "_late",
+        "_loop",
+        "_reader",
+        "_timer",
+        "_unread",
+        "_waiter",
+        "_woken",
+        "_writing",
+        "dropped",
+    )
 
     def __init__(self, reader: asyncio.Task[object], settings: Settings) -> None:
         self._reader = reader

@@ -60,6 +60,28 @@ class Run:
         stored: the blocks of earlier attempts.
     """
 
+    __slots__ = (
+        "_abandoned",
+        "_bytes",
+        "_calls",
+        "_conclusion",
+        "_deadline",
+        "_events",
+        "_failure",
+        "_in_chain",
+        "_limits",
+        "_on_block",
+        "_producer",
+        "_reason",
+        "_store",
+        "_writer",
+        "call",
+        "given_up",
+        "outcome",
+        "over",
+        "record",
+    )
+
     def __init__(
         self,
         record: RunRecord,
@@ -108,7 +130,7 @@ class Run:
         if self.record.endpoint in ("stream", "runs"):
             await self._write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
         current_calls.set(self._calls)
-        self._deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self.cancel, RunTimeout())
+        self._deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self._time_out)
         self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
         self._producer.add_done_callback(self._conclude)
 
@@ -127,6 +149,9 @@ class Run:
             return
         self._reason = reason
         self._stop_chain()
+
+    def _time_out(self) -> None:
+        self.cancel(RunTimeout())
 
     def _unwritable(self, failure: Exception) -> None:
         if self._failure is None and self._producer is not None and not self._producer.done():

@@ -33,6 +33,25 @@ class Writer:
         on_failure: called once with what ended the writing, which may be noticed between two blocks.
     """
 
+    __slots__ = (
+        "_append_now",
+        "_blocks",
+        "_busy",
+        "_deadline",
+        "_error",
+        "_loop",
+        "_on_failure",
+        "_outcome",
+        "_patience",
+        "_record",
+        "_restoring",
+        "_store",
+        "_strict",
+        "_tried_at",
+        "_waiting",
+        "on_stored",
+    )
+
     def __init__(
         self,
         record: RunRecord,
