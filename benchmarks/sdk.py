@@ -1,8 +1,9 @@
 """The SDK against LangServe's RemoteRunnable: CPU of the client per token, by the client's own accounting.
 
-The server is the bare ASGI one with our blocks, so that it is never the client who waits. Clients take turns within a
-round, with short streams and long ones: the difference is what tokens cost. Each is a process of its own, because what
-one leaves to the collector another would pay for.
+Hot and paced, the server is the bare ASGI one with our blocks, a write for each, so that the client is what takes the
+time; served, it is StreamServe, which sends at once what has come meanwhile. Clients take turns within a round, with
+short streams and long ones: the difference is what tokens cost. Each is a process of its own, because what one leaves
+to the collector another would pay for.
 """
 
 from __future__ import annotations
@@ -49,16 +50,21 @@ CLIENTS: dict[str, Callable[[str], Any]] = {"stock": _stock, "sdk": _ours, "sdk 
 
 
 def main(plan: Plan) -> None:
-    """Hot: one stream, as fast as the client reads. Paced: 50 streams of 50 tokens/s."""
+    """Hot and served: one stream, as fast as it comes. Paced: 50 streams of 50 tokens/s."""
     names = [name for name in CLIENTS if "aiohttp" not in name or importlib.util.find_spec("httpx_aiohttp")]
     hot = Order(plan.amount(5000, 20), "yielding")
     paced = Order(plan.amount(150, 15), str(RATE))
     figures = []
     with ExitStack() as stack:
         pools = {name: stack.enter_context(_pool()) for name in names}
-        for regime, order, streams in (("hot", hot, 1), ("paced", paced, plan.amount(50, 2))):
+        regimes = (
+            ("hot", "raw", hot, 1),
+            ("served", "memory", hot, 1),
+            ("paced", "raw", paced, plan.amount(50, 2)),
+        )
+        for regime, server, order, streams in regimes:
             for chain in CHAINS:
-                url = f"http://127.0.0.1:{plan.fleet['raw'].port}/{chain}"
+                url = f"http://127.0.0.1:{plan.fleet[server].port}/{chain}"
                 figures += _figures(plan, pools, f"{chain}, {regime}", (url, order, streams))
     report("sdk", figures)
 

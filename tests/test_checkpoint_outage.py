@@ -128,9 +128,14 @@ def test_a_run_whose_checkpoints_go_away_ends_as_such_and_the_conversation_goes_
         refused = client.post("/bot/invoke", json=on_thread("outage"))
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
         assert int(refused.headers["Retry-After"]) > 0
+        ready = client.get("/readyz")
+        if place.url.startswith("postgres"):
+            assert (ready.status_code, ready.json()["code"]) == (503, "store_unavailable")
+            assert "conversation" in ready.json()["detail"]
         place.give_back()
         while client.post("/bot/invoke", json=on_thread("probe")).status_code == 503:  # the pool connects anew
             pass
+        assert client.get("/readyz").status_code == 200
         # What was not stored did not happen: a turn more than before, with or without the answer that nobody got.
         assert len(say(client, gate, "outage")) in (4, 5)
         assert len(say(client, gate, "another")) == 2

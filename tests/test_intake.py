@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from streamserve import Chain
+from streamserve import Chain, http_protocol
 from streamserve.app import create_app
 from streamserve.http_protocol import MAX_HEAD, BoundedHead
 from streamserve.settings import Settings
@@ -96,6 +96,23 @@ def test_headers_that_are_too_large_are_refused(client: httpx.Client) -> None:
 
 def test_a_head_that_never_ends_closes_the_connection(url: str) -> None:
     assert conversation(url, b"GET / HTTP/1.1\r\nX-Long: ", b"a" * (MAX_HEAD + 1)).startswith(b"HTTP/1.1 400")
+
+
+@pytest.fixture
+def impatient_with_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.2)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX-Slow: "])
+@pytest.mark.usefixtures("impatient_with_heads")
+def test_a_head_that_does_not_come_closes_the_connection(url: str, begun: bytes) -> None:
+    assert conversation(url, begun) == b""
+
+
+@pytest.mark.usefixtures("impatient_with_heads")
+def test_the_limit_of_a_head_is_not_that_of_a_body(url: str) -> None:
+    answer = conversation(url, request("/greeting/invoke", b'{"input"', declared=40))
+    assert answer.startswith(b"HTTP/1.1 408")  # after `body_timeout`, which is longer
 
 
 @pytest.mark.parametrize(
