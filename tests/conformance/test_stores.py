@@ -127,6 +127,19 @@ async def test_the_oldest_ended_runs_go_first_when_they_are_too_large(store: Run
     assert (await store.read("large", 0, 10)).blocks == [b"x" * 90]
 
 
+async def test_it_says_how_many_ended_runs_it_keeps_and_their_bytes(store: RunStore, options: Options) -> None:
+    assert store.retained == (0, 0)
+    await store.acquire(a_run("live"))
+    await store.append("live", 1, 1, [b"x" * 10])
+    for number, size in enumerate((10, 20, 30)):
+        await an_ended_run(store, f"run-{number}", size)
+    await store.reap(options.clock.now)
+    assert store.retained == (3, 60)
+    await store.purge("run-1")
+    await store.reap(options.clock.now)
+    assert store.retained == (2, 40)
+
+
 async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) -> None:
     await store.acquire(a_run("live"))
     await store.append("live", 1, 1, [b"x" * 1000])

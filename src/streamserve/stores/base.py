@@ -106,6 +106,13 @@ class Slice(NamedTuple):
     at_end: bool
 
 
+class Retained(NamedTuple):
+    """Ended runs that are kept, and the bytes of their blocks."""
+
+    runs: int = 0
+    bytes: int = 0
+
+
 Wake = Callable[[], None]
 Stored = Callable[[int | Exception], None]
 
@@ -135,6 +142,10 @@ class RunStore(Protocol):
 
     on_readers: Callable[[str], None]
     """Called with the id of a run of this process when readers in other processes came or left."""
+
+    @property
+    def retained(self) -> Retained:
+        """What is kept, whichever process ended it; as of the last `reap`."""
 
     async def open(self) -> None:
         """Connects and starts what runs beside (lease, followers). Called once, in the event loop that uses it."""

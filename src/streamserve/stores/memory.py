@@ -8,7 +8,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, Slice, Stored, ThreadBusy, UnknownRun, Wake
+from streamserve.stores.base import (
+    Fenced,
+    Gap,
+    Outcome,
+    Retained,
+    RunRecord,
+    Slice,
+    Stored,
+    ThreadBusy,
+    UnknownRun,
+    Wake,
+)
 
 # A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
 MAX_TOMBSTONES = 100_000
@@ -71,9 +82,9 @@ class MemoryStore:
         """Always fit for work."""
 
     @property
-    def retained(self) -> tuple[int, int]:
-        """How many ended runs it keeps, and their bytes."""
-        return len(self._ended), self._ended_bytes
+    def retained(self) -> Retained:
+        """See RunStore; as of now."""
+        return Retained(len(self._ended), self._ended_bytes)
 
     async def restore(self, run: RunRecord) -> None:
         """Never lost while the process lives."""

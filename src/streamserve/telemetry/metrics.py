@@ -56,8 +56,8 @@ class Metrics:
         self.open_streams = self._gauge("open_streams", "Readers that are connected.")
         self.live_runs = self._gauge("live_runs", "Runs under way.")
         self.open_calls = self._gauge("open_calls", "Calls of /invoke and /batch under way.")
-        self.retained_runs = self._gauge("retained_runs", "Runs that a memory store keeps.")
-        self.retained_bytes = self._gauge("retained_bytes", "Bytes of ended runs that a memory store keeps.")
+        self.retained_runs = self._gauge("retained_runs", "Ended runs that the store keeps, from all workers.")
+        self.retained_bytes = self._gauge("retained_bytes", "Bytes of the ended runs that the store keeps.")
         self.store_down = self._gauge("store_down", "1 while this worker cannot reach its store.")
         self.draining = self._gauge("draining", "1 while this worker takes no new runs.")
         self._meters: dict[tuple[str, str], Meter] = {}

@@ -62,6 +62,6 @@ def look(metrics: Metrics, runs: Runs) -> None:
     metrics.open_streams.set(load.readers)
     metrics.store_down.set(load.store_down)
     metrics.draining.set(runs.draining)
-    runs_kept, bytes_kept = getattr(runs.store, "retained", (0, 0))
-    metrics.retained_runs.set(runs_kept)
-    metrics.retained_bytes.set(bytes_kept)
+    retained = runs.store.retained
+    metrics.retained_runs.set(retained.runs)
+    metrics.retained_bytes.set(retained.bytes)

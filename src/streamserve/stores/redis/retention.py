@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from streamserve.stores.base import Outcome, StoreDown
+from streamserve.stores.base import Outcome, Retained, StoreDown
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import Client
 from streamserve.stores.redis.keys import Keys
@@ -92,6 +92,7 @@ class Retention:
         self._bounds = bounds
         self._clock = clock
         self._on_purged = on_purged
+        self.retained = Retained()
         self._to_seal: asyncio.Queue[str] = asyncio.Queue()
         self._to_count: dict[str, tuple[int, float]] = {}
         self._counting = asyncio.Lock()
@@ -130,15 +131,16 @@ class Retention:
 
     async def reap(self, now: float) -> None:
         """See RunStore."""
-        keys = [self._keys.ended(what) for what in ("order", "info", "tombstones")]
+        keys = [self._keys.ended(what) for what in ("order", "info", "tombstones", "totals")]
         while True:
-            due, forgotten = await self._client.run(scripts.DUE, keys, repr(now))
+            due, forgotten, runs, size = await self._client.run(scripts.DUE, keys, repr(now))
             for name in due:
                 await self.purge(name.decode())
             for name in forgotten:
                 await self._client.do("UNLINK", self._keys.run(name.decode()))
                 await self._client.do("ZREM", self._keys.ended("tombstones"), name)
             if not due and not forgotten:
+                self.retained = Retained(runs, size)
                 return
 
     async def purge(self, run_id: str) -> None:

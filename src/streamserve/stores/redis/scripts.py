@@ -261,7 +261,8 @@ return surplus
 """
 )
 
-# KEYS order, info, tombstones. ARGV now. -> runs to purge, tombstones to drop; some of them.
+# KEYS order, info, tombstones, totals. ARGV now. -> runs to purge, tombstones to drop; some of them. How many runs are
+# kept, and their bytes.
 DUE = _script(
     """
 local due, now = {}, tonumber(ARGV[1])
@@ -269,7 +270,8 @@ for _, run in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
   if tonumber(string.match(redis.call('HGET', KEYS[2], run), ' (.*)$')) > now then break end
   due[#due + 1] = run
 end
-return {due, redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, 100)}
+local forgotten = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, 100)
+return {due, forgotten, redis.call('ZCARD', KEYS[1]), tonumber(redis.call('HGET', KEYS[4], 'bytes') or '0')}
 """
 )
 

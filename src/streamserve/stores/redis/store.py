@@ -12,6 +12,7 @@ from typing import Any
 
 from streamserve.stores.base import (
     Outcome,
+    Retained,
     RunRecord,
     Slice,
     Stored,
@@ -95,6 +96,11 @@ class RedisStore:
         )
         self._tails, self._sweep = self._hearing.tails, self._hearing.sweep
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def retained(self) -> Retained:
+        """See RunStore."""
+        return self._retention.retained
 
     async def open(self) -> None:
         """See RunStore; a Redis that is away is waited for, /readyz tells."""

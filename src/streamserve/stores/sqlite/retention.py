@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from streamserve.stores.base import Retained
+
 if TYPE_CHECKING:
     from streamserve.stores.sqlite.keeper import Moved
     from streamserve.stores.sqlite.writes import Writes
@@ -39,8 +41,8 @@ def keep_bounds(writes: Writes, runs: int, size: int) -> None:
         runs, size = runs - 1, size - oldest[2]
 
 
-def reap(writes: Writes, now: float) -> bool:
-    """Drops some of what is past its time; True if there may be more."""
+def reap(writes: Writes, now: float) -> tuple[bool, Retained]:
+    """Drops some of what is past its time; whether there may be more, and what is left."""
     connection = writes.connection
     expired = connection.execute(
         "SELECT number, run_id, size FROM runs WHERE end_number IS NOT NULL AND forget_at IS NULL AND expires_at <= ?"
@@ -56,7 +58,8 @@ def reap(writes: Writes, now: float) -> bool:
         (MAX_TOMBSTONES,),
     )
     connection.execute("DELETE FROM signals WHERE at < ?", (now - SIGNAL_LIFE,))
-    return len(expired) == MAX_DROPPED
+    left = connection.execute("SELECT runs, bytes FROM totals").fetchone()
+    return len(expired) == MAX_DROPPED, Retained(*left)
 
 
 def purge(writes: Writes, run_id: str) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from streamserve.stores.base import Fenced, Outcome, RunRecord, Slice, Stored, StoreDown, Wake, resolve
+from streamserve.stores.base import Fenced, Outcome, Retained, RunRecord, Slice, Stored, StoreDown, Wake, resolve
 from streamserve.stores.sqlite import retention
 from streamserve.stores.sqlite.follower import Follower, News
 from streamserve.stores.sqlite.keeper import Keeper
@@ -63,6 +63,7 @@ class SqliteStore:
     ) -> None:
         self.on_cancel: Callable[[str], None] = lambda _run_id: None
         self.on_readers: Callable[[str], None] = lambda _run_id: None
+        self.retained = Retained()
         self._path = Path(path).absolute()
         self._bounds = Bounds(retention, tombstone, max_runs, max_bytes, lease, clock)
         self._identity = Identity()
@@ -225,8 +226,9 @@ class SqliteStore:
 
     async def reap(self, now: float) -> None:
         """See RunStore."""
-        while await self._writer.do(lambda writes: retention.reap(writes, now)):
-            pass
+        more = True
+        while more:
+            more, self.retained = await self._writer.do(lambda writes: retention.reap(writes, now))
 
     async def purge(self, run_id: str) -> None:
         """See RunStore."""
