@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
 Status = Literal["queued", "running", "done", "error", "cancelled", "lost"]
 TERMINAL: frozenset[Status] = frozenset({"done", "error", "cancelled", "lost"})
@@ -135,7 +135,7 @@ class RunStore(Protocol):
     """
 
     immediate: bool
-    """True if no method ever waits, and `read` gives all that there is up to its limit; see ImmediateStore."""
+    """True if no method ever waits, and `read` gives all that there is up to its limit: it is an ImmediateStore."""
 
     on_cancel: Callable[[str], None]
     """Called with the id of a run of this process that somebody, in whatever process, wants cancelled."""
@@ -250,7 +250,6 @@ class RunStore(Protocol):
         """Drops an ended run's blocks, frees its key and leaves its tombstone; does nothing for a live run."""
 
 
-@runtime_checkable
 class ImmediateStore(Protocol):
     """What a RunStore has in addition if its appends never wait: a token is then stored without a coroutine."""
 

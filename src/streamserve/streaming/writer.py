@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from streamserve.stores import Gap, ImmediateStore, Outcome, RunRecord, RunStore, StoreDown, UnknownRun
 
@@ -64,7 +65,7 @@ class Writer:
     ) -> None:
         self._record = record
         self._store = store
-        self._append_now = store.append_now if isinstance(store, ImmediateStore) else None
+        self._append_now = cast(ImmediateStore, store).append_now if store.immediate else None
         self._patience = patience
         self._on_failure = on_failure
         self._strict = strict
