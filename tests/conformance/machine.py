@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadBusy
+from streamserve.stores.bounds import Bounds
 from tests.conformance.model import Model
 from tests.conformance.stores import Factory, Options
 
@@ -55,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self, factory: Factory) -> None:
         super().__init__()
-        self.options = Options(retention=100.0, tombstone=300.0, max_runs=2, max_bytes=300)
+        self.options = Options(Bounds(retention=100.0, tombstone=300.0, max_runs=2, max_bytes=300))
         self.model = Model(self.options)
         self._numbers = itertools.count(1)
         self._runner = asyncio.Runner()

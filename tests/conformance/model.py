@@ -80,8 +80,8 @@ class Model:
     def _keep_bounds(self) -> None:
         while True:
             kept = [run_id for run_id in self._ends if run_id in self.runs and self.runs[run_id].kept]
-            too_large = sum(self.runs[run_id].size for run_id in kept) > self.options.max_bytes and len(kept) > 1
-            if len(kept) <= self.options.max_runs and not too_large:
+            too_large = sum(self.runs[run_id].size for run_id in kept) > self.options.bounds.max_bytes and len(kept) > 1
+            if len(kept) <= self.options.bounds.max_runs and not too_large:
                 return
             self.purge(kept[0])
 
@@ -92,7 +92,7 @@ class Model:
         record = replace(run.acquired, last_id=run.last_id, status="running" if run.last_id else "queued")
         if run.outcome is not None:
             record.status, record.error = run.outcome.status, run.outcome.error
-            record.ended_at, record.expires_at = run.ended_at, run.ended_at + self.options.retention
+            record.ended_at, record.expires_at = run.ended_at, run.ended_at + self.options.bounds.retention
             record.purged = run.purged_at is not None
             record.output = None if record.purged else run.outcome.output
         return record
@@ -116,7 +116,7 @@ class Model:
 
     def reap(self, now: float) -> None:
         for run_id, run in list(self.runs.items()):
-            if run.kept and run.ended_at + self.options.retention <= now:
+            if run.kept and run.ended_at + self.options.bounds.retention <= now:
                 self.purge(run_id)
-            if run.purged_at is not None and run.purged_at + self.options.tombstone <= now:
+            if run.purged_at is not None and run.purged_at + self.options.bounds.tombstone <= now:
                 del self.runs[run_id]

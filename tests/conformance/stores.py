@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from streamserve.stores import MemoryStore, RunStore
+from streamserve.stores.bounds import Bounds
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.sqlite import SqliteStore
 from tests.stores.servers import shared_cluster, shared_redis
@@ -31,18 +32,12 @@ class Options:
     """What every store is made with.
 
     Args:
-        retention: seconds that an ended run's blocks are kept.
-        tombstone: seconds that its record is kept after that.
-        max_runs: ended runs kept at most.
-        max_bytes: of the blocks of ended runs together.
+        bounds: what is kept of ended runs.
         clock: the time.
         cancelled: the ids of the runs whose owner was told to cancel.
     """
 
-    retention: float = 100.0
-    tombstone: float = 1000.0
-    max_runs: int = 1000
-    max_bytes: int = 2**20
+    bounds: Bounds
     clock: Clock = field(default_factory=Clock)
     cancelled: list[str] = field(default_factory=list)
 
@@ -54,10 +49,7 @@ Factory = Callable[[Options], AbstractAsyncContextManager[RunStore]]
 async def memory(options: Options) -> AsyncIterator[RunStore]:
     """In this process."""
     store = MemoryStore(
-        retention=options.retention,
-        tombstone=options.tombstone,
-        max_runs=options.max_runs,
-        max_bytes=options.max_bytes,
+        bounds=options.bounds,
         clock=options.clock,
     )
     store.on_cancel = options.cancelled.append
@@ -70,10 +62,7 @@ async def sqlite(options: Options) -> AsyncIterator[RunStore]:
     with TemporaryDirectory() as folder:
         store = SqliteStore(
             Path(folder) / "runs.sqlite",
-            retention=options.retention,
-            tombstone=options.tombstone,
-            max_runs=options.max_runs,
-            max_bytes=options.max_bytes,
+            bounds=options.bounds,
             clock=options.clock,
         )
         store.on_cancel = options.cancelled.append
@@ -92,10 +81,7 @@ async def _redis(url: str, options: Options) -> AsyncIterator[RunStore]:
     store = RedisStore(
         url,
         lease=60.0,
-        retention=options.retention,
-        tombstone=options.tombstone,
-        max_runs=options.max_runs,
-        max_bytes=options.max_bytes,
+        bounds=options.bounds,
         clock=options.clock,
         prefix=f"test{next(_prefixes)}",
     )

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadBusy
+from streamserve.stores.bounds import Bounds
 from tests.conformance.machine import Follower, StoreMachine
 from tests.conformance.stores import STORES, Options
 
@@ -20,7 +21,7 @@ DONE = Outcome("done")
 
 @pytest.fixture
 def options() -> Options:
-    return Options(max_runs=3, max_bytes=100)
+    return Options(Bounds(retention=100.0, tombstone=1000.0, max_runs=3, max_bytes=100))
 
 
 @pytest.fixture(params=STORES)
@@ -145,7 +146,7 @@ async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) ->
     await store.append("live", 1, 1, [b"x" * 1000])
     for number in range(4):
         await an_ended_run(store, f"run-{number}")
-    options.clock.now += 10 * (options.retention + options.tombstone)
+    options.clock.now += 10 * (options.bounds.retention + options.bounds.tombstone)
     await store.reap(options.clock.now)
     await store.purge("live")
     assert await store.read("live", 0, 10) == ([b"x" * 1000], False)
@@ -153,13 +154,13 @@ async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) ->
 
 async def test_a_tombstone_stays_and_frees_its_key(store: RunStore, options: Options) -> None:
     await an_ended_run(store, "run", key="key")
-    options.clock.now += options.retention
+    options.clock.now += options.bounds.retention
     await store.reap(options.clock.now)
     record = await store.get("run")
     assert record is not None
     assert (record.purged, record.last_id, record.status) == (True, 1, "done")
     assert (await store.acquire(a_run("next", "key")))[1]
-    options.clock.now += options.tombstone
+    options.clock.now += options.bounds.tombstone
     await store.reap(options.clock.now)
     assert await store.get("run") is None
 

@@ -27,7 +27,7 @@ class Bench:
         self.gate = Gate()
         self.app = app_of({"count": RunnableGenerator(self.count)}, caller)
         self.runs = self.app.state.runs
-        self.runs.store = MemoryStore(retention=3600, tombstone=86_400, clock=lambda: self.now)
+        self.runs.store = MemoryStore(clock=lambda: self.now)
         self.runs.store.on_cancel = self.runs._cancel_here
 
     async def count(self, inputs: Any) -> Any:

@@ -20,6 +20,7 @@ from streamserve.stores.base import (
     UnknownRun,
     Wake,
 )
+from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 
 # A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
 MAX_TOMBSTONES = 100_000
@@ -38,30 +39,16 @@ class MemoryStore:
     """The RunStore contract on plain lists.
 
     Args:
-        retention: seconds that an ended run's blocks are kept.
-        tombstone: seconds that its record is kept after that.
-        max_runs: ended runs kept at most; the oldest go first.
-        max_bytes: of the blocks of ended runs together; the oldest go first.
+        bounds: what is kept of ended runs.
         clock: seconds since the epoch.
     """
 
     immediate = True
 
-    def __init__(
-        self,
-        *,
-        retention: float = 3600.0,
-        tombstone: float = 86_400.0,
-        max_runs: int = 10_000,
-        max_bytes: int = 256 * 2**20,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, bounds: Bounds = DEFAULT_BOUNDS, *, clock: Callable[[], float] = time.time) -> None:
         self.on_cancel: Callable[[str], None] = lambda _run_id: None
         self.on_readers: Callable[[str], None] = lambda _run_id: None
-        self._retention = retention
-        self._tombstone = tombstone
-        self._max_runs = max_runs
-        self._max_bytes = max_bytes
+        self._bounds = bounds
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._keys: dict[str, str] = {}
@@ -178,10 +165,11 @@ class MemoryStore:
     def _end(self, entry: _Entry, outcome: Outcome) -> None:
         record, now = entry.record, self._clock()
         record.status, record.error, record.output = outcome.status, outcome.error, outcome.output
-        record.ended_at, record.expires_at = now, now + self._retention
+        record.ended_at, record.expires_at = now, now + self._bounds.retention
         self._ended[record.run_id] = entry.size
         self._ended_bytes += entry.size
-        while len(self._ended) > self._max_runs or (self._ended_bytes > self._max_bytes and len(self._ended) > 1):
+        bounds = self._bounds
+        while len(self._ended) > bounds.max_runs or (self._ended_bytes > bounds.max_bytes and len(self._ended) > 1):
             self._drop(next(iter(self._ended)))
 
     async def get(self, run_id: str) -> RunRecord | None:
@@ -234,7 +222,7 @@ class MemoryStore:
         if entry.record.key:
             self._keys.pop(entry.record.key, None)
         self._leave(entry.record)
-        self._tombstones[run_id] = self._clock() + self._tombstone
+        self._tombstones[run_id] = self._clock() + self._bounds.tombstone
 
     def _leave(self, record: RunRecord) -> None:
         if record.thread is None or record.thread not in self._threads:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from streamserve.settings import Settings
 from streamserve.stores.base import RunStore
+from streamserve.stores.bounds import Bounds
 from streamserve.stores.memory import MemoryStore
 from streamserve.stores.sqlite import SqliteStore
 
@@ -46,33 +47,15 @@ def store_at(settings: Settings) -> RunStore:
     """
     url = store_url(settings)
     scheme = urlsplit(url).scheme
+    bounds = Bounds(settings.retention, settings.tombstone, settings.max_retained_runs, settings.max_retained_bytes)
     if scheme == "memory":
-        return MemoryStore(
-            retention=settings.retention,
-            tombstone=settings.tombstone,
-            max_runs=settings.max_retained_runs,
-            max_bytes=settings.max_retained_bytes,
-        )
+        return MemoryStore(bounds)
     if scheme == "sqlite":
-        return SqliteStore(
-            _sqlite_path(url),
-            lease=settings.lease,
-            retention=settings.retention,
-            tombstone=settings.tombstone,
-            max_runs=settings.max_retained_runs,
-            max_bytes=settings.max_retained_bytes,
-        )
+        return SqliteStore(_sqlite_path(url), bounds=bounds, lease=settings.lease)
     if scheme in REDIS_SCHEMES:
         from streamserve.stores.redis import RedisStore  # the extra is installed where it is used only
 
-        return RedisStore(
-            url,
-            lease=settings.lease,
-            retention=settings.retention,
-            tombstone=settings.tombstone,
-            max_runs=settings.max_retained_runs,
-            max_bytes=settings.max_retained_bytes,
-        )
+        return RedisStore(url, bounds=bounds, lease=settings.lease)
     raise ValueError(f"STREAMSERVE_STORE: memory:, sqlite:///PATH or redis://..., not {scheme or url!r}")
 
 

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 
 import orjson
 
 from streamserve.stores.base import Outcome, Retained, StoreDown
+from streamserve.stores.bounds import Bounds
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import Client
 from streamserve.stores.redis.keys import Keys
@@ -26,24 +26,14 @@ KEPT_PIECES = 16
 SLACK = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How long and how much is kept; as the arguments of MemoryStore."""
+def blocks_ttl(bounds: Bounds) -> int:
+    """Milliseconds after which Redis drops an ended run's blocks if nobody else did."""
+    return int((bounds.retention + SLACK) * 1000)
 
-    retention: float
-    tombstone: float
-    max_runs: int
-    max_bytes: int
 
-    @property
-    def blocks_ttl(self) -> int:
-        """Milliseconds after which Redis drops an ended run's blocks if nobody else did."""
-        return int((self.retention + SLACK) * 1000)
-
-    @property
-    def record_ttl(self) -> int:
-        """Milliseconds after which Redis drops an ended run's record if nobody else did."""
-        return int((self.retention + self.tombstone + SLACK) * 1000)
+def record_ttl(bounds: Bounds) -> int:
+    """Milliseconds after which Redis drops an ended run's record if nobody else did."""
+    return int((bounds.retention + bounds.tombstone + SLACK) * 1000)
 
 
 class Pieces:
@@ -102,7 +92,7 @@ class Retention:
         now, bounds = self._clock(), self._bounds
         error = orjson.dumps(outcome.error) if outcome.error is not None else b""
         ends = repr(now), repr(now + bounds.retention)
-        return [outcome.status, error, outcome.output or b"", *ends, bounds.blocks_ttl, bounds.record_ttl]
+        return [outcome.status, error, outcome.output or b"", *ends, blocks_ttl(bounds), record_ttl(bounds)]
 
     async def ended(self, run_id: str, size: int, expires_at: float) -> None:
         """Counts an ended run in; the oldest go if there are too many.
@@ -147,7 +137,7 @@ class Retention:
         """See RunStore."""
         # The index comes last: who dies before leaves it for the next reaper, and each step can be repeated.
         names = self._keys.run, self._keys.blocks, self._keys.pieces, self._keys.readers
-        channel, ttl = self._keys.channel(run_id), self._bounds.record_ttl
+        channel, ttl = self._keys.channel(run_id), record_ttl(self._bounds)
         answer = await self._client.run(scripts.PURGE, [name(run_id) for name in names], channel, ttl)
         if not answer:
             return
@@ -172,13 +162,13 @@ class Retention:
         first = 1
         async for blocks in self._groups(run_id):
             await self._client.do("HSET", self._keys.pieces(run_id), first, pack(blocks))
-            await self._client.do("PEXPIRE", self._keys.pieces(run_id), self._bounds.blocks_ttl)
+            await self._client.do("PEXPIRE", self._keys.pieces(run_id), blocks_ttl(self._bounds))
             firsts.append(first)
             first += len(blocks)
         if firsts:
             names = self._keys.run, self._keys.blocks, self._keys.pieces
             numbers = ",".join(map(str, firsts))
-            await self._client.run(scripts.SEAL, [name(run_id) for name in names], numbers, self._bounds.blocks_ttl)
+            await self._client.run(scripts.SEAL, [name(run_id) for name in names], numbers, blocks_ttl(self._bounds))
 
     async def _groups(self, run_id: str) -> AsyncIterator[list[bytes]]:
         blocks: list[bytes] = []

@@ -21,6 +21,7 @@ from streamserve.stores.base import (
     Wake,
     resolve,
 )
+from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.appends import Answer, Append, Appends, refusal
 from streamserve.stores.redis.client import CONNECTIONS, Client
@@ -28,7 +29,7 @@ from streamserve.stores.redis.hearing import Hearing
 from streamserve.stores.redis.keys import Keys
 from streamserve.stores.redis.listener import cancel
 from streamserve.stores.redis.records import record_of
-from streamserve.stores.redis.retention import Bounds, Pieces, Retention
+from streamserve.stores.redis.retention import Pieces, Retention, blocks_ttl, record_ttl
 from streamserve.stores.redis.workers import Worker
 
 logger = logging.getLogger(__name__)
@@ -48,10 +49,7 @@ class RedisStore:
     Args:
         url: redis://HOST:PORT/DB, rediss://, redis+cluster:// or rediss+cluster://.
         lease: seconds without a sign of life after which a worker has lost its runs.
-        retention: seconds that an ended run's blocks are kept.
-        tombstone: seconds that its record is kept after that.
-        max_runs: ended runs kept at most; the oldest go first.
-        max_bytes: of the blocks of ended runs together; the oldest go first.
+        bounds: what is kept of ended runs.
         clock: seconds since the epoch.
         prefix: of all keys and channels.
         connections: at most; who comes while all are busy waits.
@@ -67,10 +65,7 @@ class RedisStore:
         url: str,
         *,
         lease: float = 10.0,
-        retention: float = 3600.0,
-        tombstone: float = 86_400.0,
-        max_runs: int = 10_000,
-        max_bytes: int = 256 * 2**20,
+        bounds: Bounds = DEFAULT_BOUNDS,
         clock: Callable[[], float] = time.time,
         prefix: str = "streamserve",
         connections: int = CONNECTIONS,
@@ -79,7 +74,7 @@ class RedisStore:
         self.on_readers: Callable[[str], None] = lambda _run_id: None
         self._lease = lease
         self._clock = clock
-        self._bounds = Bounds(retention, tombstone, max_runs, max_bytes)
+        self._bounds = bounds
         self._keys = Keys(prefix)
         self._client = Client(url, timeout=min(ANSWER_LIMIT, lease / 2), connections=connections)
         self._appends = Appends(self._client, self._keys)
@@ -170,7 +165,7 @@ class RedisStore:
         # A key whose run is gone (purged, or lost with a shard) is replaced by comparing it first.
         stale = ""
         while run.key:
-            ttl = self._bounds.record_ttl + KEY_SLACK
+            ttl = record_ttl(self._bounds) + KEY_SLACK
             named = await self._client.run(scripts.CLAIM, [self._keys.key(run.key)], run.run_id, stale, ttl)
             if named.decode() == run.run_id:
                 return None
@@ -237,7 +232,7 @@ class RedisStore:
         self._worker.owned[run.run_id] = run
         await self._worker.claims.enter(run, alone=False)
         if run.key:
-            ttl = self._bounds.record_ttl + KEY_SLACK
+            ttl = record_ttl(self._bounds) + KEY_SLACK
             await self._client.run(scripts.CLAIM, [self._keys.key(run.key)], run.run_id, "", ttl)
 
     async def get(self, run_id: str) -> RunRecord | None:
@@ -253,7 +248,7 @@ class RedisStore:
         record = record_of(await self._client.run(scripts.RECORD, [self._keys.run(run_id)]))
         if record is not None and record.expires_at is not None:
             # The reaper may have died with the others.
-            record.purged = record.purged or record.expires_at * 1000 + self._bounds.blocks_ttl < self._clock() * 1000
+            record.purged = record.purged or record.expires_at * 1000 + blocks_ttl(self._bounds) < self._clock() * 1000
         return record
 
     async def read(self, run_id: str, after: int, limit: int) -> Slice:

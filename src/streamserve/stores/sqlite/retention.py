@@ -73,7 +73,7 @@ def purge(writes: Writes, run_id: str) -> None:
 
 
 def _drop(writes: Writes, number: int, run_id: str, size: int) -> None:
-    connection, forget_at = writes.connection, writes.bounds.clock() + writes.bounds.tombstone
+    connection, forget_at = writes.connection, writes.identity.clock() + writes.bounds.tombstone
     connection.execute("DELETE FROM blocks WHERE run = ?", (number,))
     connection.execute("UPDATE runs SET output = NULL, forget_at = ? WHERE number = ?", (forget_at, number))
     connection.execute("UPDATE totals SET runs = runs - 1, bytes = bytes - ?", (size,))

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from streamserve.stores.base import Fenced, Outcome, Retained, RunRecord, Slice, Stored, StoreDown, Wake, resolve
+from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.sqlite import retention
 from streamserve.stores.sqlite.follower import Follower, News
 from streamserve.stores.sqlite.keeper import Keeper
 from streamserve.stores.sqlite.reads import Reads
 from streamserve.stores.sqlite.threads import DatabaseThread
-from streamserve.stores.sqlite.writes import Bounds, Identity, Writes
+from streamserve.stores.sqlite.writes import Identity, Writes
 from streamserve.stores.tails import Tails
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,7 @@ class SqliteStore:
     Args:
         path: of the file; it is made, with its folder, when the store is opened.
         lease: seconds without a sign of life after which a worker's runs are lost.
-        retention: seconds that an ended run's blocks are kept.
-        tombstone: seconds that its record is kept after that.
-        max_runs: ended runs kept at most; the oldest go first.
-        max_bytes: of the blocks of ended runs together, before compression; the oldest go first.
+        bounds: what is kept of ended runs.
         clock: seconds since the epoch.
     """
 
@@ -54,19 +52,16 @@ class SqliteStore:
         self,
         path: str | Path,
         *,
+        bounds: Bounds = DEFAULT_BOUNDS,
         lease: float = 10.0,
-        retention: float = 3600.0,
-        tombstone: float = 86_400.0,
-        max_runs: int = 10_000,
-        max_bytes: int = 256 * 2**20,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.on_cancel: Callable[[str], None] = lambda _run_id: None
         self.on_readers: Callable[[str], None] = lambda _run_id: None
         self.retained = Retained()
         self._path = Path(path).absolute()
-        self._bounds = Bounds(retention, tombstone, max_runs, max_bytes, lease, clock)
-        self._identity = Identity()
+        self._bounds = bounds
+        self._identity = Identity(lease, clock)
         self._tails = Tails(lambda _run_id: self._follow(), self._closed)
         # Runs of this process, with their attempts; their blocks reach the tails without the follower.
         self._own: dict[str, int] = {}
@@ -201,7 +196,7 @@ class SqliteStore:
 
     async def is_read_elsewhere(self, run_id: str) -> bool:
         """See RunStore."""
-        now = self._bounds.clock()
+        now = self._identity.clock()
         return await self._reader.do(lambda reads: reads.is_read_elsewhere(run_id, self._identity.worker, now))
 
     async def request_cancel(self, run_id: str) -> None:
@@ -278,7 +273,7 @@ class SqliteStore:
 
     async def _renew_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._bounds.lease / RENEWALS)
+            await asyncio.sleep(self._identity.lease / RENEWALS)
             await _despite_failure(self._writer.do(Writes.renew))
 
     async def _keep_forever(self) -> None:
@@ -290,7 +285,7 @@ class SqliteStore:
         await self._keeper.do(Keeper.checkpoint)
         while moved := await self._keeper.do(Keeper.page):
             await self._writer.do(partial(retention.move, moved=moved))
-        worker, now = self._identity.worker, self._bounds.clock()
+        worker, now = self._identity.worker, self._identity.clock()
         for run in await self._keeper.do(lambda keeper: keeper.seal_some(worker, now)):
             await self._writer.do(partial(retention.seal, run=run.number, pieces=run.pieces))
         if await self._keeper.do(Keeper.has_free_pages):

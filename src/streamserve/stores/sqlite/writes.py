@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, ThreadBusy, UnknownRun
+from streamserve.stores.bounds import Bounds
 from streamserve.stores.sqlite import retention
 from streamserve.stores.sqlite.journal import Journal, Page, find_record
 from streamserve.stores.sqlite.rows import PLAIN, TERMINAL
@@ -28,21 +29,16 @@ PROBE_BYTES = 32 * 2**10
 
 
 @dataclass
-class Bounds:
-    """How long and how much is kept; as RunStore's makers say."""
+class Identity:
+    """Who this worker is: a new one after it was found dead. It outlives the connection.
 
-    retention: float
-    tombstone: float
-    max_runs: int
-    max_bytes: int
+    Args:
+        lease: seconds without a sign of life after which its runs are lost.
+        clock: seconds since the epoch.
+    """
+
     lease: float
     clock: Callable[[], float]
-
-
-@dataclass
-class Identity:
-    """Who this worker is: a new one after it was found dead. It outlives the connection."""
-
     worker: str = field(default_factory=lambda: uuid.uuid4().hex)
     reading: set[str] = field(default_factory=set)
     well_since: float = 0.0
@@ -79,7 +75,7 @@ class Writes:
         self.bounds = bounds
         self.dropped: list[str] = []
         self._on_dropped = on_dropped
-        self._identity = identity
+        self.identity = identity
         self._held: dict[str, _Held] = {}
         self._page = Page()
         self._journal = Journal(self._connection)
@@ -90,7 +86,7 @@ class Writes:
         if not self._begun:
             self._connection.execute("BEGIN IMMEDIATE")
             self._begun = True
-            if not self._one("SELECT 1 FROM workers WHERE worker = ?", self._identity.worker):
+            if not self._one("SELECT 1 FROM workers WHERE worker = ?", self.identity.worker):
                 self._register()
         return self._connection
 
@@ -98,7 +94,7 @@ class Writes:
     def _worker(self) -> str:
         """This worker as it is registered."""
         _ = self.connection
-        return self._identity.worker
+        return self.identity.worker
 
     def begin(self) -> None:
         """Leaves it to the first job that needs the file: most transactions only append, which takes one statement."""
@@ -113,7 +109,7 @@ class Writes:
             self._page.store(self._connection)
             self._connection.execute("COMMIT")
             self._begun = False
-        elif not self._page.store_as(self._identity.worker, self._connection):
+        elif not self._page.store_as(self.identity.worker, self._connection):
             self._held.clear()
             raise Again
         if self.dropped:
@@ -122,21 +118,21 @@ class Writes:
 
     def close(self) -> None:
         """Rolls back what is not committed."""
-        self._identity.well_since = self.bounds.clock()
+        self.identity.well_since = self.identity.clock()
         self._connection.close()
 
     def _register(self) -> None:
         # A new name each time: what was found dead stays dead.
-        identity = self._identity
+        identity = self.identity
         identity.worker = uuid.uuid4().hex
         self._held.clear()
-        self._do("INSERT INTO workers VALUES (?, ?)", identity.worker, self.bounds.clock() + self.bounds.lease)
+        self._do("INSERT INTO workers VALUES (?, ?)", identity.worker, self.identity.clock() + self.identity.lease)
         for run_id in identity.reading:
             self._do("INSERT INTO readers VALUES (?, ?)", run_id, identity.worker)
 
     def renew(self) -> None:
         """Renews this worker's lease."""
-        until = self.bounds.clock() + self.bounds.lease
+        until = self.identity.clock() + self.identity.lease
         self._do("UPDATE workers SET until = ? WHERE worker = ?", until, self._worker)
 
     def check(self) -> None:
@@ -237,7 +233,7 @@ class Writes:
 
     def _end(self, run_id: str, held: _Held, outcome: Outcome) -> None:
         del self._held[run_id]
-        now = self.bounds.clock()
+        now = self.identity.clock()
         total = self._one(
             "UPDATE totals SET ends = ends + 1, runs = runs + 1, bytes = bytes + ? RETURNING ends, runs, bytes",
             held.size,
@@ -261,10 +257,10 @@ class Writes:
         """As RunStore.set_reading."""
         worker = self._worker
         if reading:
-            self._identity.reading.add(run_id)
+            self.identity.reading.add(run_id)
             self._do("INSERT OR IGNORE INTO readers VALUES (?, ?)", run_id, worker)
         else:
-            self._identity.reading.discard(run_id)
+            self.identity.reading.discard(run_id)
             self._do("DELETE FROM readers WHERE run_id = ? AND worker = ?", run_id, worker)
         self.signal(run_id, "readers")
 
@@ -275,7 +271,7 @@ class Writes:
             return False
         if row[0] == self._worker:
             return True
-        signal = (row[0], kind, run_id, self.bounds.clock())
+        signal = (row[0], kind, run_id, self.identity.clock())
         self._do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
         return False
 
@@ -286,9 +282,9 @@ class Writes:
             given_up: runs of this worker that nobody writes any more.
         """
         self.renew()
-        now, bounds, lost = self.bounds.clock(), self.bounds, self._still_own(given_up)
+        now, lost = self.identity.clock(), self._still_own(given_up)
         # After a time when nobody could write, the others need a moment to renew their leases.
-        if now < self._identity.well_since + bounds.lease / 2:
+        if now < self.identity.well_since + self.identity.lease / 2:
             return Taken([self._take_over(*run) for run in lost], [])
         dead = self.connection.execute("SELECT worker FROM workers WHERE until < ?", (now,)).fetchall()
         left = [run_id for (worker,) in dead for run_id in self.bury(worker)]
