@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--warm", type=float, default=20)
+    parser.add_argument("--warm", type=float, default=60, help="a heap takes a minute to its full size")
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "soak.log")
     given = parser.parse_args()
     given.log.parent.mkdir(exist_ok=True)
