@@ -109,7 +109,8 @@ async def _read(make: Callable[[str], Any], url: str, order: Order, streams: int
     began = time.process_time()
     counts = await asyncio.gather(*(one() for _ in range(streams)))
     used = time.process_time() - began
-    assert counts == [order.count] * streams, counts
+    # LangChain ends a model's stream with an empty chunk of its own.
+    assert set(counts) <= {order.count, order.count + 1}, counts
     if hasattr(remote, "aclose"):
         await remote.aclose()
     return used
