@@ -172,7 +172,6 @@ class Runs:
 
     def _ended(self, live: LiveRun, watched: Watch) -> None:
         run_id = live.run.run_id
-        watched.ended(live.run.outcome)
         live.watch()
         if live.run.call.slot:
             live.run.call.slot.release(kept=True)
@@ -180,6 +179,7 @@ class Runs:
             del self._live[run_id]
             if live.run.given_up and self._reading[run_id]:
                 self._tell_owner(run_id, reading=True)
+        watched.ended(live.run.outcome)
 
     async def find(self, run_id: str, principal: str) -> RunRecord:
         """The record of a run that this principal made.
