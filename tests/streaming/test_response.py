@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -292,12 +293,9 @@ async def test_blocks_that_come_faster_than_the_interval_go_out_together() -> No
     assert max(write.count(b"event: data") for write in together[:EAGER]) <= 2
 
 
-async def paused_after_lateness(late: float, interval: float) -> float:
-    """Seconds that a follower pauses between two writes once it was woken by a loop that is late."""
-
-    async def send(_message: Any) -> None:
-        pass
-
+@contextlib.asynccontextmanager
+async def woken_late(late: float, interval: float) -> AsyncIterator[Follower]:
+    """A follower past its first writes, woken by a loop that somebody held meanwhile."""
     loop, reader = asyncio.get_running_loop(), asyncio.current_task()
     assert reader is not None
     follower = Follower(reader, Settings(write_interval=interval, _env_file=None))
@@ -305,16 +303,27 @@ async def paused_after_lateness(late: float, interval: float) -> float:
         for _ in range(EAGER):
             await follower.pause()
         loop.call_soon(follower.wake)
-        loop.call_soon(time.sleep, late)  # somebody holds the loop
+        loop.call_soon(time.sleep, late)
         assert await follower.wait()
-        await follower.send(send, b"block")
-        began = loop.time()
-        await follower.pause()
-        return loop.time() - began
+        yield follower
     finally:
         follower.close()
 
 
+async def sent_nowhere(_message: Any) -> None:
+    pass
+
+
 async def test_writes_are_further_apart_while_the_loop_is_late() -> None:
-    assert await paused_after_lateness(2 * MAX_INTERVAL, interval=0.001) > MAX_INTERVAL / 2
-    assert await paused_after_lateness(2 * MAX_INTERVAL, interval=0) < MAX_INTERVAL / 2
+    async with woken_late(2 * MAX_INTERVAL, interval=0.001) as follower:
+        began = time.monotonic()
+        await follower.send(sent_nowhere, b"block")
+        await follower.pause()
+        assert time.monotonic() - began > 0.9 * MAX_INTERVAL
+
+
+async def test_without_an_interval_a_write_never_waits_however_late_the_loop_is() -> None:
+    async with woken_late(2 * MAX_INTERVAL, interval=0) as follower:
+        await follower.send(sent_nowhere, b"block")
+        with pytest.raises(StopIteration):
+            follower.pause().send(None)  # it comes to its end without waiting
