@@ -42,12 +42,13 @@ Where a target is not kept, this is where the time goes (by `make bench ARGS=ins
 - Streams of 50 tokens a second: at that pace each token is a wake-up, a step of the model and a write of its own.
   More than half of that is LangChain's `astream` of the model and the write, which stock LangServe pays as well. With
   a ChatOpenAI, each token is a read of its own besides.
-- First token: two fifths of a request are the chain's own start in LangChain (callbacks, configuration, the prompt);
-  the rest is spread over uvicorn, FastAPI's dependencies, LangServe's validation and the run's start.
-- SQLite: half of it is the writer's thread (a transaction for a dozen blocks writes four or five pages), an eighth
-  the moving of what was written into its place, the rest the event loop, which competes for the interpreter.
-- The SDK on httpx: httpx, httpcore and anyio take 150 us for each chunk of a body, however few tokens are in it.
-- Memory: most of an idle stream is FastAPI's, Starlette's and uvicorn's (the row without a run), a fifth LangChain's.
+- First token: the chain's own start in LangChain (callbacks, configuration, the prompt), and many small things of
+  uvicorn, FastAPI's dependencies, LangServe's validation and the run's start.
+- SQLite: the writer's thread most of all, then the moving of what was written into its place, and the event loop,
+  which competes with both for the interpreter.
+- The SDK on httpx: what httpx, httpcore and anyio take for each chunk of a body, however few tokens are in it; the
+  rows of text, paced, are little else.
+- Memory: most of an idle stream is FastAPI's, Starlette's and uvicorn's (the row without a run), then LangChain's.
 
 ## Figures
 
