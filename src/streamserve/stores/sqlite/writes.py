@@ -126,7 +126,7 @@ class Writes:
         identity = self.identity
         identity.worker = uuid.uuid4().hex
         self._held.clear()
-        self._do("INSERT INTO workers VALUES (?, ?)", identity.worker, self.identity.clock() + self.identity.lease)
+        self._do("INSERT INTO workers VALUES (?, ?)", identity.worker, identity.clock() + identity.lease)
         for run_id in identity.reading:
             self._do("INSERT INTO readers VALUES (?, ?)", run_id, identity.worker)
 
