@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from benchmarks.results import Figure, report
+from deploy.services import free_port
 from streamserve.collector import collect_what_is_new
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord, RunStore, store_at
@@ -56,8 +56,7 @@ def addresses() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _redis(folder: str) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
     process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
     try:

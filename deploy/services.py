@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -42,11 +45,24 @@ def program(name: str) -> str:
     return found
 
 
+# Below those that Linux gives to connections (net.ipv4.ip_local_port_range): else a connection could take the port
+# before its server does, or while a test keeps the server down.
+PORTS = range(10_000, 32_768)
+# Begins anywhere, so that two sessions on one machine do not want the same ones; never gives one twice.
+_ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, and that this process was not given before.
+
+    Raises:
+        Missing: none is free.
+    """
+    for port in itertools.islice(_ports, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise Missing("a free port")
 
 
 class Service:

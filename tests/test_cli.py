@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
+from deploy.services import free_port
 from streamserve.cli import main
 from tests.conftest import Team
 from tests.wire import chunks
@@ -146,13 +146,6 @@ def test_serve_refuses_a_port_that_is_none(port: str) -> None:
 
 
 # Real processes
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

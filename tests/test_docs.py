@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.services import free_port
 from scripts.settings_page import PAGE, render, variables
 from streamserve.app import create_app
 from streamserve.chain import Chain
@@ -174,12 +174,6 @@ def wait_until_listening(server: subprocess.Popen[bytes]) -> None:
         if "Uvicorn running on" in log[-1]:
             return
     raise AssertionError("the server ended:\n" + "".join(log))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def assert_verb(block: Block, verb: str) -> None:

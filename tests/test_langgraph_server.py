@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
@@ -18,6 +17,8 @@ import pytest_asyncio
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from streamserve_sdk import RemoteRunnable
+
+from deploy.services import free_port
 
 ROOT = Path(__file__).parents[1]
 STARTS_WITHIN = 60  # seconds: it imports two frameworks, on a busy machine too
@@ -150,12 +151,6 @@ async def _end(process: Process) -> None:
     except TimeoutError:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def test_it_serves_every_graph_of_langgraph_json(client: LangGraphClient) -> None:

@@ -12,11 +12,12 @@ import pytest
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from limits import parse_many
 
+from deploy.services import free_port
 from streamserve import Chain
 from streamserve.limits import Limits
 from streamserve.settings import Settings
 from tests.fakes import Gate
-from tests.stores.servers import free_port, shared_cluster, shared_redis
+from tests.stores.servers import shared_cluster, shared_redis
 from tests.streaming.support import app_of, caller, client_of, streaming
 
 ANN, BOB = {"X-Caller": "ann"}, {"X-Caller": "bob"}

@@ -12,9 +12,9 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
+from deploy.services import free_port
 from streamserve import Chain
 from streamserve.openai_model import CompatibleChatOpenAI
-from tests.stores.servers import free_port
 from tests.streaming.support import app_of, client_of
 from tests.upstream.scripted import Reply, chat, scripted_server
 

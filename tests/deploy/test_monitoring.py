@@ -17,10 +17,10 @@ import pytest
 import yaml
 from langchain_core.runnables import RunnableLambda
 
+from deploy.services import free_port
 from streamserve.telemetry.metrics import Metrics
 from tests.serving import serving
 from tests.streaming.support import app_of
-from tests.test_docs import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.services import free_port
 from streamserve.stores.sqlite import SqliteStore
 from tests.stores.sqlite_worker import LEASE, ROOT, block, start_worker
 
@@ -31,8 +31,7 @@ LIMIT = 30.0
 @contextmanager
 def serving(path: Path, workers: int) -> Iterator[str]:
     """`streamserve serve --workers` with this file; killed with all its processes at the end."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "streamserve.cli", "serve", "--app", "tests.faults.sqlite_server:app"]
     environment = {**os.environ, "STREAMSERVE_STORE": f"sqlite:///{path}", "STREAMSERVE_LEASE": str(LEASE)}
     process = subprocess.Popen(

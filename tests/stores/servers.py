@@ -20,6 +20,8 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from deploy.services import free_port
+
 START_LIMIT = 15.0
 LOOK = 0.02  # seconds between looks whether a server listens
 SLOTS = 16_384
@@ -34,12 +36,6 @@ def find(program: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
-
-
-def free_port() -> int:
-    """A port that nobody listens on; below those that the system gives to connections, as far as it can be told."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Server:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.services import free_port
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, StoreDown, store_at
 from streamserve.stores.redis import RedisStore
-from tests.stores.servers import RedisServer, find, free_port, redis_server, wait_for_cluster
+from tests.stores.servers import RedisServer, find, redis_server, wait_for_cluster
 from tests.stores.test_redis import a_run, follow
 
 LIMIT = 20.0

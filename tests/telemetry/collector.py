@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,8 +73,6 @@ def collecting() -> Iterator[Collector]:
 @contextmanager
 def black_hole() -> Iterator[str]:
     """An address that takes connections and never answers."""
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)

@@ -17,10 +17,10 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.services import free_port
 from streamserve.telemetry.metrics import GAPS, Metrics, add
 from tests.fakes import Gate
 from tests.streaming.support import app_of, client_of, ended, streaming
-from tests.test_docs import free_port
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30.0
