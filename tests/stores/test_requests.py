@@ -84,5 +84,5 @@ async def test_the_request_goes_with_the_end_and_is_not_read_with_the_record(pla
             assert not await store._client.do("EXISTS", store._keys.request(stored.run_id))
         else:
             assert isinstance(store, SqliteStore)
-            row = await store._writer.do(lambda writes: writes._one("SELECT request FROM runs"))
+            row = await store._writer.do(lambda writes: writes.one("SELECT request FROM runs"))
             assert row == (None,)

@@ -376,3 +376,22 @@ def test_several_workers_cannot_have_memory(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WEB_CONCURRENCY", "3")
     with pytest.raises(ValueError, match="3 workers cannot share memory"):
         store_at(Settings(store="memory:", _env_file=None))
+
+
+async def test_what_a_worker_that_was_found_dead_had_collected_is_not_stored(
+    place: Place, one: SqliteStore, other: SqliteStore
+) -> None:
+    await one.acquire(a_run("run"))
+    await one.append("run", 1, 1, [b"first"])
+    place.clock.now += 2 * LEASE
+    assert [run.run_id for run in await other.take_over_lost()] == ["run"]
+    await other.append("run", 2, 2, [b"lost"], Outcome("lost"))
+    # All three in one transaction: the second finds out, when the first is collected already.
+    late, _, known = await asyncio.gather(
+        one.append("run", 1, 2, [b"late"]), one.set_reading("another", True), one.get("run"), return_exceptions=True
+    )
+    assert isinstance(late, Fenced)
+    assert isinstance(known, RunRecord)
+    assert await read_to_end(other, "run") == [b"first", b"lost"]
+    await one.acquire(a_run("next"))
+    assert await one.append("next", 1, 1, [b"goes on"]) == 2

@@ -163,14 +163,16 @@ class Writer:
     def _answered(self, result: int | Exception) -> None:
         if self._error is not None:
             return
-        if isinstance(result, StoreDown):
+        if isinstance(result, int):
+            self._go_on(result)
+        elif isinstance(result, StoreDown):
             self._wait_for_store(result)
         elif isinstance(result, UnknownRun):
             self._restoring = self._loop.create_task(self._restore())
-        elif isinstance(result, Exception) and not isinstance(result, Gap):
-            self._fail(result)
+        elif isinstance(result, Gap):
+            self._go_on(result.next_seq)
         else:
-            self._go_on(result.next_seq if isinstance(result, Gap) else result)
+            self._fail(result)
 
     def _go_on(self, next_seq: int) -> None:
         self._record.last_id = next_seq - 1

@@ -131,7 +131,8 @@ class Follower:
         ).fetchall()
         if signals:
             self._last_signal = signals[-1][0]
-        pieces = self._new_pieces(connection)
+        # Without runs of others to read, the journal is none of its business: here it is this process that fills it.
+        pieces = self._new_pieces(connection) if wanted else []
         started = self._start(connection, wanted) if wanted != self._followed else []
         return News([*pieces, *started], [signal[1:] for signal in signals], [run_id for run_id, _ in started])
 

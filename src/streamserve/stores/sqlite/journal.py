@@ -54,9 +54,16 @@ class Page:
 
     def add(self, run: int, first_seq: int, kind: int, blocks: Sequence[bytes]) -> None:
         """Adds a run's blocks."""
-        self._head.extend((run, first_seq, len(blocks), kind))
-        self._head.extend(map(len, blocks))
+        self._head.extend((run, first_seq, len(blocks), kind, *map(len, blocks)))
         self._data += blocks
+
+    def add_page(self, page: Page) -> None:
+        """Adds what is in another one."""
+        self._head += page._head
+        self._data += page._data
+
+    def __bool__(self) -> bool:
+        return bool(self._head)
 
     def store(self, connection: sqlite3.Connection) -> None:
         """Writes the row, unless it is empty, and begins a new one."""

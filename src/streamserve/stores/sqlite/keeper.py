@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from streamserve.stores.sqlite.journal import Entry, Journal, entries
-from streamserve.stores.sqlite.rows import PLAIN, TERMINAL, pieces_after, sealed, to_piece
+import orjson
+
+from streamserve.stores.sqlite.journal import FIXED, Journal
+from streamserve.stores.sqlite.rows import PLAIN, pieces_after, sealed, to_piece
 from streamserve.stores.sqlite.schema import connect
 
 # Rows of the journal moved at once: writers wait some milliseconds meanwhile.
@@ -31,12 +33,16 @@ class Moved(NamedTuple):
     Args:
         first_id: of its rows.
         last_id: likewise.
-        rows: for `blocks`.
+        rows: for `blocks`, as JSON: run, first_seq, count and kind, where sizes and data begin, and the data's length.
+        sizes: of all blocks.
+        data: of all blocks.
     """
 
     first_id: int
     last_id: int
-    rows: Sequence[tuple[object, ...]]
+    rows: str
+    sizes: bytes
+    data: bytes
 
 
 class Part:
@@ -46,29 +52,13 @@ class Part:
         first_seq: of its first block.
     """
 
+    __slots__ = ("data", "first_seq", "kind", "sizes")
+
     def __init__(self, first_seq: int) -> None:
-        self._first_seq = first_seq
-        self._sizes = array("I")
-        self._data: list[bytes] = []
-        self._at_end = False
-
-    def add(self, entry: Entry, data: bytes) -> None:
-        """Adds the run's part of the next row; its blocks need not be told apart for that."""
-        self._sizes += entry.sizes
-        self._data.append(data[entry.start : entry.start + sum(entry.sizes)])
-        self._at_end = entry.at_end
-
-    def row(self, run: int) -> tuple[object, ...]:
-        """For `blocks`."""
-        kind, sizes = TERMINAL if self._at_end else PLAIN, self._sizes
-        return (
-            run,
-            self._first_seq,
-            len(sizes),
-            kind,
-            sizes.tobytes() if len(sizes) > 1 else None,
-            b"".join(self._data),
-        )
+        self.first_seq = first_seq
+        self.kind = PLAIN
+        self.sizes = array("I")
+        self.data: list[bytes] = []
 
 
 class SealedRun(NamedTuple):
@@ -120,16 +110,10 @@ class Keeper:
         # Not fetched at once: each step lets the other threads go on, which would wait for all of it.
         for row_id, head, data in self.connection.execute(query, (PAGE_ROWS,)):
             first_id, newest, count = first_id or row_id, row_id, count + 1
-            for entry in entries(head):
-                part = parts.get(entry.run)
-                if part is None:
-                    part = parts[entry.run] = Part(entry.first_seq)
-                part.add(entry, data)
+            _share_out(head, data, parts)
         last_id, self._last_id = self._last_id, newest
         growing = count < PAGE_ROWS and newest != last_id
-        if growing or not parts:
-            return None
-        return Moved(first_id, newest, [part.row(run) for run, part in parts.items()])
+        return None if growing or not parts else _moved(first_id, newest, parts)
 
     def seal_some(self, worker: str, now: float) -> list[SealedRun]:
         """Compresses runs that this worker or a dead one has ended."""
@@ -155,3 +139,32 @@ class Keeper:
         """Whether the file could be smaller."""
         (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
         return bool(free > MIN_FREE)
+
+
+def _share_out(head: bytes, data: bytes, parts: dict[int, Part]) -> None:
+    """Adds a row of the journal to the parts of its runs; the blocks need not be told apart for that."""
+    numbers, at, start = array("I", head), 0, 0
+    while at < len(numbers):
+        run, first_seq, count, kind = numbers[at : at + FIXED]
+        sizes = numbers[at + FIXED : at + FIXED + count]
+        end = start + sum(sizes)
+        part = parts.get(run)
+        if part is None:
+            part = parts[run] = Part(first_seq)
+        part.kind = kind
+        part.sizes += sizes
+        part.data.append(data[start:end])
+        at += FIXED + count
+        start = end
+
+
+def _moved(first_id: int, last_id: int, parts: dict[int, Part]) -> Moved:
+    rows, sizes, data = [], array("I"), []
+    size = 0
+    for run, part in parts.items():
+        count, length = len(part.sizes), sum(part.sizes)
+        rows.append((run, part.first_seq, count, part.kind, len(sizes) * sizes.itemsize, size, length))
+        sizes += part.sizes
+        data += part.data
+        size += length
+    return Moved(first_id, last_id, orjson.dumps(rows).decode(), sizes.tobytes(), b"".join(data))

@@ -19,6 +19,20 @@ MAX_TOMBSTONES = 100_000
 SIGNAL_LIFE = 60.0
 # Free pages given back to the file system in one transaction.
 VACUUM_PAGES = 256
+# One statement for all rows: the event loop would want its turn after each, and writers would wait for all of that.
+MOVE = """
+WITH parts AS MATERIALIZED (
+    SELECT json_extract(value, '$[0]') AS run, json_extract(value, '$[1]') AS first_seq,
+        json_extract(value, '$[2]') AS count, json_extract(value, '$[3]') AS kind,
+        json_extract(value, '$[4]') + 1 AS sizes_at, json_extract(value, '$[5]') + 1 AS data_at,
+        json_extract(value, '$[6]') AS length
+    FROM json_each(?1)
+)
+INSERT INTO blocks
+SELECT run, first_seq, count, kind, CASE WHEN count > 1 THEN substr(?2, sizes_at, 4 * count) END,
+    substr(?3, data_at, length)
+FROM parts WHERE EXISTS (SELECT 1 FROM runs WHERE number = run AND forget_at IS NULL AND sealed = 0)
+"""
 
 
 def keep_bounds(writes: Writes, runs: int, size: int) -> None:
@@ -85,11 +99,7 @@ def move(writes: Writes, moved: Moved) -> None:
     connection = writes.connection
     if connection.execute("SELECT min(id) FROM journal").fetchone() != (moved.first_id,):
         return
-    connection.executemany(
-        "INSERT INTO blocks SELECT ?1, ?2, ?3, ?4, ?5, ?6"
-        " WHERE EXISTS (SELECT 1 FROM runs WHERE number = ?1 AND forget_at IS NULL AND sealed = 0)",
-        moved.rows,
-    )
+    connection.execute(MOVE, (moved.rows, moved.sizes, moved.data))
     if connection.execute("SELECT max(id) FROM journal").fetchone() == (moved.last_id,):
         connection.execute("INSERT INTO journal (head, data) VALUES (x'', x'')")  # from which ids count on
     connection.execute("DELETE FROM journal WHERE id <= ?", (moved.last_id,))

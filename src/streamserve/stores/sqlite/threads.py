@@ -6,11 +6,10 @@ import asyncio
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from streamserve.stores.base import Fenced, Gap, StoreDown, ThreadBusy, resolve
 
@@ -45,7 +44,22 @@ class Session(Protocol):
 
 S = TypeVar("S", bound=Session)
 R = TypeVar("R")
+Args = TypeVarTuple("Args")
 Answer = Callable[[Any], None]
+
+
+class Job(NamedTuple):
+    """Something to do, and whom to tell.
+
+    Args:
+        answer: called in the event loop with the result, or with the exception that was raised.
+        work: called with the session.
+        args: further arguments of `work`.
+    """
+
+    answer: Answer
+    work: Callable[..., Any]
+    args: tuple[Any, ...]
 
 
 class DatabaseThread(Generic[S]):
@@ -54,65 +68,66 @@ class DatabaseThread(Generic[S]):
     Args:
         name: of the thread.
         make: makes a session; called again after each failure.
-        spacing: seconds between the beginnings of two transactions at least, while they are crowded: what comes
-            meanwhile is put together.
+        spacing: seconds between two transactions, while they are crowded: what comes meanwhile is put together.
     """
 
     def __init__(self, name: str, make: Callable[[], S], spacing: float = 0.0) -> None:
         self._make = make
         self._spacing = spacing
-        self._began = 0.0
-        self._crowded = False
         self._session: S | None = None
-        self._jobs: SimpleQueue[tuple[Callable[[S], Any], Answer] | None] = SimpleQueue()
+        # What one turn of the event loop brings goes to the thread together: it is woken once for that.
+        self._posted: list[Job] = []
+        self._collecting = False
+        self.turn = 0  # of handing over; jobs posted in one are carried out in one transaction
+        self._groups: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def do(self, job: Callable[[S], R]) -> asyncio.Future[R]:
+    def do(self, work: Callable[[S, *Args], R], *args: *Args) -> asyncio.Future[R]:
         """Carries out a job; the future raises StoreDown if the file cannot be used."""
         future: asyncio.Future[R] = self._loop.create_future()
-        self.post(job, partial(resolve, future))
+        self.post(partial(resolve, future), work, *args)
         return future
 
-    def post(self, job: Callable[[S], object], answer: Answer) -> None:
+    def post(self, answer: Answer, work: Callable[[S, *Args], object], *args: *Args) -> None:
         """Carries out a job; its result, or the exception that it raised, is given to `answer` in the event loop."""
-        self._jobs.put((job, answer))
+        if not self._collecting:
+            self._collecting = True
+            self._loop.call_soon(self._hand_over)
+        self._posted.append(Job(answer, work, args))
+
+    def _hand_over(self) -> None:
+        posted, self._posted = self._posted, []
+        self.turn += 1
+        for start in range(0, len(posted), MAX_GROUP):
+            self._groups.put(posted[start : start + MAX_GROUP])
+        self._collecting = self._spacing > 0 and len(posted) >= CROWD
+        if self._collecting:
+            # After what else is due then.
+            self._loop.call_later(self._spacing, self._loop.call_soon, self._hand_over)
 
     async def stop(self) -> None:
         """Carries out what was asked for before, then ends the thread."""
-        self._jobs.put(None)
+        self._hand_over()
+        self._groups.put(None)
         await self._stopped.wait()
         self._thread.join()
 
     def _run(self) -> None:
-        running = True
-        while running:
-            group = self._next_group()
-            running = group[-1] is not None
-            replies = self._carry_out([job for job in group if job is not None])
+        while (group := self._groups.get()) is not None:
+            while len(group) < MAX_GROUP and not self._groups.empty():
+                if (more := self._groups.get()) is None:
+                    self._groups.put(None)  # after this transaction
+                    break
+                group += more
+            replies = self._carry_out(group)
             self._loop.call_soon_threadsafe(_answer, replies)
         self._drop()
         self._loop.call_soon_threadsafe(self._stopped.set)
 
-    def _next_group(self) -> list[tuple[Callable[[S], Any], Answer] | None]:
-        # Asleep first: whoever brings a job then has nobody to wake, which would cost it a system call.
-        if self._crowded and (pause := self._began + self._spacing - time.monotonic()) > 0:
-            time.sleep(pause)
-        group = [self._jobs.get()]
-        self._began = time.monotonic()
-        try:
-            while len(group) < MAX_GROUP and group[-1] is not None:
-                group.append(self._jobs.get_nowait())
-        except Empty:
-            pass
-        self._crowded = len(group) >= CROWD
-        return group
-
-    def _carry_out(self, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
-        if not group:
-            return []
+    def _carry_out(self, group: list[Job]) -> list[tuple[Answer, Any]]:
         try:
             return self._transact(group)
         except Exception as error:
@@ -122,9 +137,9 @@ class DatabaseThread(Generic[S]):
                 return [reply for job in group for reply in self._carry_out([job])]
             if not isinstance(error, sqlite3.Error | OSError):
                 logger.exception("a job failed")
-            return [(answer, StoreDown(f"{type(error).__name__}: {error}")) for _, answer in group]
+            return [(job.answer, StoreDown(f"{type(error).__name__}: {error}")) for job in group]
 
-    def _transact(self, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
+    def _transact(self, group: list[Job]) -> list[tuple[Answer, Any]]:
         session = self._session = self._session or self._make()
         try:
             return _done(session, group)
@@ -140,12 +155,12 @@ class DatabaseThread(Generic[S]):
                 logger.warning("a connection could not be closed", exc_info=True)
 
 
-def _done(session: S, group: list[tuple[Callable[[S], Any], Answer]]) -> list[tuple[Answer, Any]]:
+def _done(session: S, group: list[Job]) -> list[tuple[Answer, Any]]:
     session.begin()
     replies: list[tuple[Answer, Any]] = []
-    for job, answer in group:
+    for answer, work, args in group:
         try:
-            replies.append((answer, job(session)))
+            replies.append((answer, work(session, *args)))
         except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
             replies.append((answer, refusal))
     session.commit()

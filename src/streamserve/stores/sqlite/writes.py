@@ -10,53 +10,21 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, ThreadBusy, UnknownRun
 from streamserve.stores.bounds import Bounds
-from streamserve.stores.sqlite import retention
+from streamserve.stores.sqlite import retention, takeover
+from streamserve.stores.sqlite.identity import Held, Identity
 from streamserve.stores.sqlite.journal import Journal, Page, find_record
+from streamserve.stores.sqlite.posted import Append, Posted
 from streamserve.stores.sqlite.rows import PLAIN, TERMINAL
 from streamserve.stores.sqlite.schema import connect
 from streamserve.stores.sqlite.threads import Again
 
-# Runs taken over in one transaction.
-MAX_TAKEN = 100
 # A file that takes little may still take no more pages.
 PROBE_BYTES = 32 * 2**10
-
-
-@dataclass
-class Identity:
-    """Who this worker is: a new one after it was found dead. It outlives the connection.
-
-    Args:
-        lease: seconds without a sign of life after which its runs are lost.
-        clock: seconds since the epoch.
-    """
-
-    lease: float
-    clock: Callable[[], float]
-    worker: str = field(default_factory=lambda: uuid.uuid4().hex)
-    reading: set[str] = field(default_factory=set)
-    well_since: float = 0.0
-
-
-class Taken(NamedTuple):
-    """Runs taken over, and runs of this worker whose readers died."""
-
-    runs: list[RunRecord]
-    left_by_readers: list[str]
-
-
-@dataclass(slots=True)
-class _Held:
-    number: int
-    attempt: int
-    last_id: int
-    size: int
 
 
 class Writes:
@@ -76,9 +44,9 @@ class Writes:
         self.dropped: list[str] = []
         self._on_dropped = on_dropped
         self.identity = identity
-        self._held: dict[str, _Held] = {}
+        self._held = identity.held
         self._page = Page()
-        self._journal = Journal(self._connection)
+        self.journal = Journal(self._connection)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -86,12 +54,14 @@ class Writes:
         if not self._begun:
             self._connection.execute("BEGIN IMMEDIATE")
             self._begun = True
-            if not self._one("SELECT 1 FROM workers WHERE worker = ?", self.identity.worker):
+            if not self.one("SELECT 1 FROM workers WHERE worker = ?", self.identity.worker):
+                if self._page:  # collected by one who was found dead
+                    raise self._from_the_start()
                 self._register()
         return self._connection
 
     @property
-    def _worker(self) -> str:
+    def worker(self) -> str:
         """This worker as it is registered."""
         _ = self.connection
         return self.identity.worker
@@ -110,50 +80,62 @@ class Writes:
             self._connection.execute("COMMIT")
             self._begun = False
         elif not self._page.store_as(self.identity.worker, self._connection):
-            self._held.clear()
-            raise Again
+            raise self._from_the_start()
         if self.dropped:
             self._on_dropped(self.dropped)
             self.dropped = []
 
+    def _from_the_start(self) -> Again:
+        """Gives up the transaction and all that is held: this worker was found dead."""
+        if self._begun:
+            self._connection.execute("ROLLBACK")
+            self._begun = False
+        self._page.clear()
+        self._rename()
+        return Again()
+
     def close(self) -> None:
         """Rolls back what is not committed."""
+        self._held.clear()
         self.identity.well_since = self.identity.clock()
         self._connection.close()
 
     def _register(self) -> None:
-        # A new name each time: what was found dead stays dead.
         identity = self.identity
-        identity.worker = uuid.uuid4().hex
-        self._held.clear()
-        self._do("INSERT INTO workers VALUES (?, ?)", identity.worker, identity.clock() + identity.lease)
+        self._rename()
+        self.do("INSERT INTO workers VALUES (?, ?)", identity.worker, identity.clock() + identity.lease)
         for run_id in identity.reading:
-            self._do("INSERT INTO readers VALUES (?, ?)", run_id, identity.worker)
+            self.do("INSERT INTO readers VALUES (?, ?)", run_id, identity.worker)
+
+    def _rename(self) -> None:
+        # What was found dead stays dead.
+        self._held.clear()
+        self.identity.worker = uuid.uuid4().hex
 
     def renew(self) -> None:
         """Renews this worker's lease."""
         until = self.identity.clock() + self.identity.lease
-        self._do("UPDATE workers SET until = ? WHERE worker = ?", until, self._worker)
+        self.do("UPDATE workers SET until = ? WHERE worker = ?", until, self.worker)
 
     def check(self) -> None:
         """Fails if the file takes nothing more."""
         self.renew()
-        self._do("INSERT INTO probe VALUES (zeroblob(?))", PROBE_BYTES)
-        self._do("DELETE FROM probe")
+        self.do("INSERT INTO probe VALUES (zeroblob(?))", PROBE_BYTES)
+        self.do("DELETE FROM probe")
 
     def leave(self) -> None:
         """Gives up this worker's lease."""
-        self.bury(self._worker)
+        takeover.bury(self, self.worker)
 
     def acquire(self, run: RunRecord, alone: bool) -> tuple[RunRecord, bool]:
         """As RunStore.acquire."""
         if run.key is not None:
             self._page.store(self.connection)
-            found = find_record(self._journal, "key = ? AND forget_at IS NULL", run.key)
+            found = find_record(self.journal, "key = ? AND forget_at IS NULL", run.key)
             if found:
                 return found, False
         if alone and run.thread is not None:
-            holder = self._one(
+            holder = self.one(
                 "SELECT run_id FROM runs WHERE thread = ? AND end_number IS NULL ORDER BY number LIMIT 1", run.thread
             )
             if holder:
@@ -163,20 +145,33 @@ class Writes:
 
     def restore(self, run: RunRecord) -> None:
         """As RunStore.restore."""
-        if not self._one("SELECT 1 FROM runs WHERE run_id = ?", run.run_id):
+        if not self.one("SELECT 1 FROM runs WHERE run_id = ?", run.run_id):
             self._insert(run)
 
     def _insert(self, run: RunRecord) -> None:
-        cursor = self._do(
+        cursor = self.do(
             "INSERT INTO runs (run_id, worker, chain, endpoint, principal, created_at, key, fingerprint, attempt,"
             " thread) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(run.run_id, self._worker, run.chain, run.endpoint, run.principal, run.created_at),
+            *(run.run_id, self.worker, run.chain, run.endpoint, run.principal, run.created_at),
             *(run.key, run.fingerprint, run.attempt, run.thread),
         )
         assert cursor.lastrowid is not None
         if run.request is not None:
-            self._do("UPDATE runs SET request = ? WHERE number = ?", run.request, cursor.lastrowid)
-        self._held[run.run_id] = _Held(cursor.lastrowid, run.attempt, 0, 0)
+            self.do("UPDATE runs SET request = ? WHERE number = ?", run.request, cursor.lastrowid)
+        self._held[run.run_id] = Held(cursor.lastrowid, run.attempt, 0, 0)
+
+    def store(self, posted: Posted) -> list[int | Exception] | None:
+        """Stores what the event loop put together: None, or what became of each append if they are to be looked at."""
+        if posted.worker == self.identity.worker:
+            self._page.add_page(posted)
+            return None
+        return [self._tried(append) for append in posted.appends]
+
+    def _tried(self, append: Append) -> int | Exception:
+        try:
+            return self.append(append.run_id, append.attempt, append.first_seq, append.blocks, None)
+        except (Fenced, Gap) as refusal:
+            return refusal
 
     def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
@@ -202,10 +197,10 @@ class Writes:
             self._end(run_id, held, outcome)
         return held.last_id + 1
 
-    def _load(self, run_id: str, attempt: int) -> _Held | int:
+    def _load(self, run_id: str, attempt: int) -> Held | int:
         """What is not known of a run; of an ended one the number after its last block."""
         self._page.store(self.connection)
-        row = self._one(
+        row = self.one(
             "SELECT number, attempt, worker, last_id, forget_at, end_number FROM runs WHERE run_id = ?", run_id
         )
         if row is None:
@@ -215,32 +210,33 @@ class Writes:
             raise Fenced(run_id)
         if end_number is not None:
             return int(last_id) + 1
-        if worker != self._worker:
+        if worker != self.worker:
             raise Fenced(run_id)
-        last_id, size = self._extent(number)
-        held = self._held[run_id] = _Held(number, attempt, last_id, size)
+        last_id, size = self.extent(number)
+        held = self._held[run_id] = Held(number, attempt, last_id, size)
         return held
 
-    def _extent(self, number: int) -> tuple[int, int]:
-        row = self._one(
+    def extent(self, number: int) -> tuple[int, int]:
+        """Number of a run's last block, or 0, and the size of all."""
+        row = self.one(
             "SELECT coalesce(max(first_seq + count - 1), 0), coalesce(sum(length(data)), 0) FROM blocks WHERE run = ?",
             number,
         )
         assert row is not None
-        self._journal.refresh()
-        last_id, size = self._journal.extent(number)
+        self.journal.refresh()
+        last_id, size = self.journal.extent(number)
         return max(row[0], last_id), row[1] + size
 
-    def _end(self, run_id: str, held: _Held, outcome: Outcome) -> None:
+    def _end(self, run_id: str, held: Held, outcome: Outcome) -> None:
         del self._held[run_id]
         now = self.identity.clock()
-        total = self._one(
+        total = self.one(
             "UPDATE totals SET ends = ends + 1, runs = runs + 1, bytes = bytes + ? RETURNING ends, runs, bytes",
             held.size,
         )
         assert total is not None
         error = json.dumps(outcome.error) if outcome.error is not None else None
-        self._do(
+        self.do(
             "UPDATE runs SET status = ?, error = ?, output = ?, ended_at = ?, expires_at = ?, last_id = ?, size = ?,"
             " end_number = ?, request = NULL WHERE number = ?",
             *(outcome.status, error, outcome.output, now, now + self.bounds.retention, held.last_id, held.size),
@@ -250,74 +246,36 @@ class Writes:
 
     def request_cancel(self, run_id: str) -> bool:
         """True if this worker owns the live run; its owner elsewhere gets a signal. If it dies, nobody goes on."""
-        self._do("UPDATE runs SET request = NULL WHERE run_id = ? AND request IS NOT NULL", run_id)
+        self.do("UPDATE runs SET request = NULL WHERE run_id = ? AND request IS NOT NULL", run_id)
         return self.signal(run_id, "cancel")
 
     def set_reading(self, run_id: str, reading: bool) -> None:
         """As RunStore.set_reading."""
-        worker = self._worker
+        worker = self.worker
         if reading:
             self.identity.reading.add(run_id)
-            self._do("INSERT OR IGNORE INTO readers VALUES (?, ?)", run_id, worker)
+            self.do("INSERT OR IGNORE INTO readers VALUES (?, ?)", run_id, worker)
         else:
             self.identity.reading.discard(run_id)
-            self._do("DELETE FROM readers WHERE run_id = ? AND worker = ?", run_id, worker)
+            self.do("DELETE FROM readers WHERE run_id = ? AND worker = ?", run_id, worker)
         self.signal(run_id, "readers")
 
     def signal(self, run_id: str, kind: str) -> bool:
         """Tells a live run's owner something; True, and nothing is told, if that is this worker."""
-        row = self._one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
+        row = self.one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
         if row is None:
             return False
-        if row[0] == self._worker:
+        if row[0] == self.worker:
             return True
         signal = (row[0], kind, run_id, self.identity.clock())
-        self._do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
+        self.do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
         return False
 
-    def take_over_lost(self, given_up: Sequence[str]) -> Taken:
-        """As RunStore.take_over_lost.
-
-        Args:
-            given_up: runs of this worker that nobody writes any more.
-        """
-        self.renew()
-        now, lost = self.identity.clock(), self._still_own(given_up)
-        # After a time when nobody could write, the others need a moment to renew their leases.
-        if now < self.identity.well_since + self.identity.lease / 2:
-            return Taken([self._take_over(*run) for run in lost], [])
-        dead = self.connection.execute("SELECT worker FROM workers WHERE until < ?", (now,)).fetchall()
-        left = [run_id for (worker,) in dead for run_id in self.bury(worker)]
-        lost += self.connection.execute(
-            "SELECT number, run_id FROM runs WHERE end_number IS NULL"
-            " AND worker NOT IN (SELECT worker FROM workers) LIMIT ?",
-            (MAX_TAKEN,),
-        ).fetchall()
-        return Taken([self._take_over(*run) for run in lost], left)
-
-    def _still_own(self, run_ids: Sequence[str]) -> list[tuple[int, str]]:
-        query = "SELECT number, run_id FROM runs WHERE run_id = ? AND worker = ? AND end_number IS NULL"
-        found = (self._one(query, run_id, self._worker) for run_id in run_ids)
-        return [(row[0], row[1]) for row in found if row]
-
-    def bury(self, worker: str) -> list[str]:
-        """Removes a worker and its readers; their runs' owners are told. Returns those that this worker owns."""
-        read = self.connection.execute("DELETE FROM readers WHERE worker = ? RETURNING run_id", (worker,)).fetchall()
-        self._do("DELETE FROM workers WHERE worker = ?", worker)
-        return [run_id for (run_id,) in read if self.signal(run_id, "readers")]
-
-    def _take_over(self, number: int, run_id: str) -> RunRecord:
-        taker = self._worker
-        self._do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", taker, number)
-        record = find_record(self._journal, "number = ?", number)
-        assert record is not None
-        (record.request,) = self._one("SELECT request FROM runs WHERE number = ?", number) or (None,)
-        self._held[run_id] = _Held(number, record.attempt, *self._extent(number))
-        return record
-
-    def _do(self, statement: str, *values: object) -> sqlite3.Cursor:
+    def do(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """Carries out a statement in the transaction."""
         return self.connection.execute(statement, values)
 
-    def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._do(statement, *values).fetchone()
+    def one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        """The first row that a statement gives."""
+        row: tuple[Any, ...] | None = self.do(statement, *values).fetchone()
         return row
