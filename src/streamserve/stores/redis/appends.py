@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from streamserve.stores.base import Fenced, Gap, StoreDown, UnknownRun
@@ -24,34 +23,33 @@ MAX_BLOCKS = 512
 SPACING = 0.0005
 # Appends in one call from which on waiting for more pays.
 CROWD = 3
-STATES = ("ok", "unknown", "fenced", "gap")
+OK, UNKNOWN, FENCED, GAP = range(4)
 
 
 class Answer(NamedTuple):
     """What became of an append.
 
     Args:
-        state: one of STATES.
+        state: OK, UNKNOWN, FENCED or GAP.
         last_id: number of the run's last stored block.
-        cancelled: whether somebody wants the run cancelled.
+        cancelled: 1 if somebody wants the run cancelled, else 0.
         size: of the run's blocks together, in bytes.
     """
 
-    state: str
+    state: int
     last_id: int
-    cancelled: bool
+    cancelled: int
     size: int
 
 
 def refusal(run_id: str, answer: Answer) -> Exception:
     """What an append raises that was not carried out."""
-    if answer.state == "unknown":
+    if answer.state == UNKNOWN:
         return UnknownRun(run_id)
-    return Gap(answer.last_id + 1) if answer.state == "gap" else Fenced(run_id)
+    return Gap(answer.last_id + 1) if answer.state == GAP else Fenced(run_id)
 
 
-@dataclass(slots=True)
-class Append:
+class Append(NamedTuple):
     """One run's blocks on their way.
 
     Args:
@@ -82,7 +80,7 @@ class Appends:
 
     def post(self, append: Append) -> None:
         """Has an append carried out with others."""
-        name = self._client.lane(self._keys.run(append.run_id))
+        name = self._client.lane(self._keys.run(append.run_id)) if self._client.is_cluster else ""
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._lanes[name] = _Lane(self._client, self._keys, name)
@@ -146,21 +144,16 @@ class _Lane:
         # A script may touch the keys of one slot only, and on a cluster each run has its own.
         calls = [[append] for append in group] if self._client.is_cluster else [group]
         replies = await self._client.call(connection, [self._command(call) for call in calls])
-        return [
-            Answer(STATES[reply[at]], reply[at + 1], reply[at + 2] == 1, reply[at + 3])
-            for reply in replies
-            for at in range(0, len(reply), 4)
-        ]
+        return [Answer(*reply[at : at + 4]) for reply in replies for at in range(0, len(reply), 4)]
 
     def _command(self, group: list[Append]) -> list[Any]:
         names: list[Any] = ["EVALSHA", APPEND.sha, 2 * len(group)]
         args: list[Any] = [self._keys.channel("")]
-        for append in group:
-            names += (self._keys.run(append.run_id), self._keys.blocks(append.run_id))
-            ending = 1 if append.ending else 0
-            args.append(f"{append.attempt} {append.first_seq} {len(append.blocks)} {ending} {append.run_id}")
-            args += append.blocks
-            args += append.ending
+        for run_id, attempt, first_seq, blocks, ending, _ in group:
+            names += self._keys.run_and_blocks(run_id)
+            args.append(f"{attempt} {first_seq} {len(blocks)} {1 if ending else 0} {run_id}")
+            args += blocks
+            args += ending
         return names + args
 
 

@@ -24,6 +24,11 @@ class Keys:
         """Stream: the blocks of a run that is not sealed; a block's id is `seq-0`."""
         return f"{self.prefix}:{{{run_id}}}:blocks"
 
+    def run_and_blocks(self, run_id: str) -> tuple[str, str]:
+        """Both at once: they are made for each token."""
+        tag = f"{self.prefix}:{{{run_id}}}"
+        return tag + ":run", tag + ":blocks"
+
     def pieces(self, run_id: str) -> str:
         """Hash: the compressed pieces of a sealed run by the number of their first block."""
         return f"{self.prefix}:{{{run_id}}}:pieces"

@@ -23,51 +23,59 @@ _ENDED = "local function ended(s) return s == 'done' or s == 'error' or s == 'ca
 # blocks, and if `ending` is 1: status, error, output, ended_at, expires_at, milliseconds that blocks and record stay at
 # most. -> of each run: 0 ok, 1 unknown, 2 fenced, 3 gap; its last block's number; whether somebody wants it
 # cancelled; bytes of its blocks.
+# It runs for each token, so that what Lua itself takes counts: nothing is collected for one block.
 APPEND = _script(
     _ENDED
     + """
 local OK, UNKNOWN, FENCED, GAP = 0, 1, 2, 3
+local call, concat, format, match, tonumber = redis.call, table.concat, string.format, string.match, tonumber
+local function publish(run_id, first, ending, from, to)
+  local lengths
+  if from == to then
+    lengths = #ARGV[to]
+  else
+    lengths = {}
+    for i = from, to do lengths[#lengths + 1] = #ARGV[i] end
+    lengths = concat(lengths, ',')
+  end
+  local head = format('%d %d ', first, ending and 1 or 0) .. lengths .. '\\n'
+  call('PUBLISH', ARGV[1] .. run_id, head .. concat(ARGV, '', from, to))
+end
 local function append(key, blocks, at, attempt, first, count, ending, run_id)
-  local run = redis.call('HMGET', key, 'attempt', 'last_id', 'status', 'purged', 'cancel', 'size')
+  local run = call('HMGET', key, 'attempt', 'last_id', 'status', 'purged', 'cancel', 'size')
   if not run[1] then return UNKNOWN, 0, 0, 0 end
   local last, over, purged = tonumber(run[2]), ended(run[3]), run[4] == '1'
-  local bytes, lengths, fresh = tonumber(run[6] or '0'), {}, {}
+  local bytes = tonumber(run[6] or '0')
   local repeated = first + count <= last + 1 and not purged
   if run[1] ~= attempt or (over and not repeated) then return FENCED, last, 0, 0 end
   if over then return OK, last, 0, bytes end
   if first > last + 1 then return GAP, last, 0, 0 end
-  for i = at + last + 1 - first, at + count - 1 do
-    local block = ARGV[i]
+  local from, to = at + last + 1 - first, at + count - 1
+  for i = from, to do
     last = last + 1
-    redis.call('XADD', blocks, last .. '-0', 'b', block)
-    bytes = bytes + #block
-    fresh[#fresh + 1] = block
-    lengths[#lengths + 1] = #block
+    call('XADD', blocks, format('%d-0', last), 'b', ARGV[i])
+    bytes = bytes + #ARGV[i]
   end
   if ending then
     local status, error, output, ended_at, expires_at, blocks_ttl, record_ttl = unpack(ARGV, at + count, at + count + 6)
-    redis.call('HSET', key, 'last_id', last, 'size', bytes, 'status', status,
-      'ended_at', ended_at, 'expires_at', expires_at)
-    if error ~= '' then redis.call('HSET', key, 'error', error) end
-    if output ~= '' then redis.call('HSET', key, 'output', output) end
-    redis.call('PEXPIRE', blocks, blocks_ttl)
-    redis.call('PEXPIRE', key, record_ttl)
+    call('HSET', key, 'last_id', last, 'size', bytes, 'status', status, 'ended_at', ended_at, 'expires_at', expires_at)
+    if error ~= '' then call('HSET', key, 'error', error) end
+    if output ~= '' then call('HSET', key, 'output', output) end
+    call('PEXPIRE', blocks, blocks_ttl)
+    call('PEXPIRE', key, record_ttl)
   else
-    redis.call('HSET', key, 'last_id', last, 'size', bytes, 'status', 'running')
+    call('HSET', key, 'last_id', format('%d', last), 'size', format('%d', bytes), 'status', 'running')
   end
-  if #fresh > 0 then
-    local head = (last - #fresh + 1) .. ' ' .. (ending and 1 or 0) .. ' ' .. table.concat(lengths, ',')
-    redis.call('PUBLISH', ARGV[1] .. run_id, head .. '\\n' .. table.concat(fresh))
-  end
+  if from <= to then publish(run_id, last - (to - from), ending, from, to) end
   return OK, last, run[5] and 1 or 0, bytes
 end
 local answers, at = {}, 2
 for i = 1, #KEYS, 2 do
-  local attempt, first, count, ending, run_id = string.match(ARGV[at], '^(%S+) (%S+) (%d+) (%d) (.*)$')
+  local attempt, first, count, ending, run_id = match(ARGV[at], '^(%S+) (%S+) (%d+) (%d) (.*)$')
   count, ending = tonumber(count), ending == '1'
-  for _, number in ipairs({append(KEYS[i], KEYS[i + 1], at + 1, attempt, tonumber(first), count, ending, run_id)}) do
-    answers[#answers + 1] = number
-  end
+  local n = 2 * i - 2
+  answers[n + 1], answers[n + 2], answers[n + 3], answers[n + 4] =
+    append(KEYS[i], KEYS[i + 1], at + 1, attempt, tonumber(first), count, ending, run_id)
   at = at + 1 + count + (ending and 7 or 0)
 end
 return answers

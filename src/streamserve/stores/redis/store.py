@@ -23,7 +23,7 @@ from streamserve.stores.base import (
 )
 from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.redis import scripts
-from streamserve.stores.redis.appends import Answer, Append, Appends, refusal
+from streamserve.stores.redis.appends import FENCED, OK, Answer, Append, Appends, refusal
 from streamserve.stores.redis.client import CONNECTIONS, Client
 from streamserve.stores.redis.hearing import Hearing
 from streamserve.stores.redis.keys import Keys
@@ -198,7 +198,7 @@ class RedisStore:
         def answer(result: Answer | StoreDown) -> None:
             if not isinstance(result, Answer):
                 stored(result)
-            elif result.state == "ok":
+            elif result.state == OK:
                 whole = first_seq + len(blocks) - 1 == result.last_id
                 self._tails.feed(run_id, first_seq, blocks, ended=outcome is not None and whole)
                 if outcome is not None:
@@ -208,7 +208,7 @@ class RedisStore:
                     self.on_cancel(run_id)
                 stored(result.last_id + 1)
             else:
-                if result.state == "fenced":
+                if result.state == FENCED:
                     self._disown(run_id)
                 stored(refusal(run_id, result))
 
