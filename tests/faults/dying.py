@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from typing import Any
 
 from streamserve.stores import RunStore
@@ -59,7 +58,7 @@ def die_at(phase: str, store: RunStore) -> None:
             answer(result)
 
         _die_if(phase, "before", moment)
-        post(replace(append, answer=answer_or_die))
+        post(append._replace(answer=answer_or_die))
 
     store._client.run = run_or_die  # type: ignore[method-assign]
     store._appends.post = post_or_die  # type: ignore[method-assign]

@@ -23,6 +23,9 @@ MAX_BLOCKS = 512
 SPACING = 0.0005
 # Appends in one call from which on waiting for more pays.
 CROWD = 3
+# Calls under way to a node at a time: with a single one, a block waits for the one before it and then for its own. The
+# second takes no more CPU, as long as a turn of the event loop brings several blocks.
+CALLS = 2
 OK, UNKNOWN, FENCED, GAP = range(4)
 
 
@@ -89,36 +92,49 @@ class Appends:
     async def close(self) -> None:
         """Ends the lanes; what is still under way is not answered."""
         lanes, self._lanes = list(self._lanes.values()), {}
-        await cancel([lane.task for lane in lanes])
+        await cancel([task for lane in lanes for task in lane.tasks])
 
 
 class _Lane:
-    """One connection, one call at a time."""
+    """The way to one node: a few connections with a call at a time each, which share what is posted."""
 
     def __init__(self, client: Client, keys: Keys, name: str) -> None:
         self._client = client
         self._keys = keys
         self._name = name
         self._posted: deque[Append] = deque()
-        self._more: asyncio.Future[None] | None = None
+        self._idle: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
-        self.task = self._loop.create_task(self._serve(), name="appends to redis")
+        self.tasks = [self._loop.create_task(self._serve(), name="appends to redis") for _ in range(CALLS)]
 
     def put(self, append: Append) -> None:
+        # Whoever is woken takes all that this turn of the event loop brings.
+        if not self._posted:
+            self._wake()
         self._posted.append(append)
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
+
+    def _wake(self) -> None:
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
 
     async def _serve(self) -> None:
         connection, crowded, began = None, False, 0.0
         try:
             while True:
-                if not self._posted:
-                    self._more = self._loop.create_future()
-                    await self._more
+                while not self._posted:
+                    idle = self._loop.create_future()
+                    self._idle.append(idle)
+                    await idle
                 if crowded and (pause := began + SPACING - self._loop.time()) > 0:
                     await asyncio.sleep(pause)
+                    crowded = False
+                    continue  # another one may have taken all
                 began, group = self._loop.time(), self._next_group()
+                if self._posted:
+                    self._wake()
                 crowded = len(group) >= CROWD
                 try:
                     connection = connection or await self._client.connect(self._name, APPEND)

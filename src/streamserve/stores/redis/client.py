@@ -138,7 +138,9 @@ class Client:
         """
         with _mapped():
             redis = self._node(lane) if lane else Redis.from_url(self._url, **self._unhurried)
-            connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            # A frozen Redis takes the connection, and answers no greeting.
+            async with asyncio.timeout(self._timeout):
+                connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             await self.call(connection, [("SCRIPT", "LOAD", script.source)])
         except BaseException:
@@ -176,8 +178,9 @@ class Client:
     async def listener(self) -> tuple[Redis, Any]:
         """A client of its own and its one connection: any node of a cluster hears what is published on the others."""
         with _mapped():
-            redis = await self._any_node() if self._cluster else Redis.from_url(self._url, **self._unhurried)
-            return redis, await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._timeout):
+                redis = await self._any_node() if self._cluster else Redis.from_url(self._url, **self._unhurried)
+                return redis, await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
 
     async def _any_node(self) -> Redis:
         await self._redis.initialize()
