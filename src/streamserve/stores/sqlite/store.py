@@ -160,7 +160,6 @@ class SqliteStore:
         stored: Stored,
     ) -> None:
         """See RunStore."""
-
         # In this order: what is held now is true under the name from before, if under any.
         worker = self._identity.worker
         held = self._identity.held.get(run_id)
