@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from streamserve.stores.base import Fenced, Gap, StoreDown, UnknownRun
-from streamserve.stores.redis.client import Client
+from streamserve.stores.redis.client import Client, cancel
 from streamserve.stores.redis.keys import Keys
-from streamserve.stores.redis.listener import cancel
+from streamserve.stores.redis.line import Line
 from streamserve.stores.redis.scripts import APPEND
 
 logger = logging.getLogger(__name__)
 
 # Blocks in one call at most: Redis serves nobody else meanwhile, 5-10 us per block.
 MAX_BLOCKS = 512
-# Seconds between two calls at least, while they are crowded. A call costs 150 us whatever is in it, so at 10,000
-# blocks a second ten share it, and wait for half of this on average.
-SPACING = 0.0005
-# Appends in one call from which on waiting for more pays.
-CROWD = 3
 # Calls under way to a node at a time: with a single one, a block waits for the one before it and then for its own. The
 # second takes no more CPU, as long as a turn of the event loop brings several blocks.
 CALLS = 2
@@ -92,60 +88,73 @@ class Appends:
     async def close(self) -> None:
         """Ends the lanes; what is still under way is not answered."""
         lanes, self._lanes = list(self._lanes.values()), {}
-        await cancel([task for lane in lanes for task in lane.tasks])
+        for lane in lanes:
+            await lane.close()
 
 
 class _Lane:
-    """The way to one node: a few connections with a call at a time each, which share what is posted."""
+    """The way to one node: a line with a few calls under way at a time, which share what is posted."""
 
     def __init__(self, client: Client, keys: Keys, name: str) -> None:
         self._client = client
         self._keys = keys
         self._name = name
         self._posted: deque[Append] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._calls = 0
+        self._line: Line | None = None
         self._loop = asyncio.get_running_loop()
-        self.tasks = [self._loop.create_task(self._serve(), name="appends to redis") for _ in range(CALLS)]
+        self._turn: asyncio.Handle | None = None
+        self._connecting: asyncio.Task[None] | None = None
 
     def put(self, append: Append) -> None:
-        # Whoever is woken takes all that this turn of the event loop brings.
-        if not self._posted:
-            self._wake()
         self._posted.append(append)
+        if self._turn is None and self._calls < CALLS:
+            # One call takes all that this turn of the event loop brings.
+            self._turn = self._loop.call_soon(self._send)
 
-    def _wake(self) -> None:
-        while self._idle:
-            idle = self._idle.popleft()
-            if not idle.done():
-                idle.set_result(None)
-                return
+    async def close(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+        if self._connecting is not None:
+            await cancel([self._connecting])
+        if self._line is not None:
+            self._line.close()
 
-    async def _serve(self) -> None:
-        connection, crowded, began = None, False, 0.0
+    def _send(self) -> None:
+        self._turn = None
+        if self._line is None:
+            if self._connecting is None:
+                self._connecting = self._loop.create_task(self._connect(), name="a line to redis")
+            return
+        while self._posted and self._calls < CALLS:
+            group = self._next_group()
+            # A script may touch the keys of one slot only, and on a cluster each run has its own.
+            scripts = [[append] for append in group] if self._client.is_cluster else [group]
+            self._calls += 1
+            self._line.send([self._command(script) for script in scripts], partial(self._answered, group))
+
+    def _answered(self, group: list[Append], replies: list[Any] | StoreDown) -> None:
+        self._calls -= 1
+        if isinstance(replies, StoreDown):
+            _tell(group, [replies] * len(group))
+        else:
+            _tell(group, [Answer(*reply[at : at + 4]) for reply in replies for at in range(0, len(reply), 4)])
+        if self._posted and self._turn is None:
+            self._turn = self._loop.call_soon(self._send)
+
+    async def _connect(self) -> None:
         try:
-            while True:
-                while not self._posted:
-                    idle = self._loop.create_future()
-                    self._idle.append(idle)
-                    await idle
-                if crowded and (pause := began + SPACING - self._loop.time()) > 0:
-                    await asyncio.sleep(pause)
-                    crowded = False
-                    continue  # another one may have taken all
-                began, group = self._loop.time(), self._next_group()
-                if self._posted:
-                    self._wake()
-                crowded = len(group) >= CROWD
-                try:
-                    connection = connection or await self._client.connect(self._name, APPEND)
-                    answers: Sequence[Answer | StoreDown] = await self._carry_out(connection, group)
-                except StoreDown as error:
-                    await _drop(connection)
-                    connection = None
-                    answers = [error] * len(group)
-                _tell(group, answers)
+            self._line = await self._client.connect(self._name, APPEND, self._lost)
+        except StoreDown as error:
+            refused, self._posted = self._posted, deque()
+            _tell(refused, [error] * len(refused))
         finally:
-            await _drop(connection)
+            self._connecting = None
+        if self._posted:
+            self._send()
+
+    def _lost(self) -> None:
+        self._line = None
 
     def _next_group(self) -> list[Append]:
         group: list[Append] = []
@@ -155,12 +164,6 @@ class _Lane:
             blocks += len(append.blocks)
             group.append(append)
         return group
-
-    async def _carry_out(self, connection: Any, group: list[Append]) -> list[Answer]:
-        # A script may touch the keys of one slot only, and on a cluster each run has its own.
-        calls = [[append] for append in group] if self._client.is_cluster else [group]
-        replies = await self._client.call(connection, [self._command(call) for call in calls])
-        return [Answer(*reply[at : at + 4]) for reply in replies for at in range(0, len(reply), 4)]
 
     def _command(self, group: list[Append]) -> list[Any]:
         names: list[Any] = ["EVALSHA", APPEND.sha, 2 * len(group)]
@@ -173,14 +176,9 @@ class _Lane:
         return names + args
 
 
-def _tell(group: list[Append], answers: Sequence[Answer | StoreDown]) -> None:
+def _tell(group: Collection[Append], answers: Sequence[Answer | StoreDown]) -> None:
     for append, answer in zip(group, answers, strict=True):
         try:
             append.answer(answer)
         except Exception:  # a fault of one listener must not leave the others without their answers
             logger.exception("an answer was not taken")
-
-
-async def _drop(connection: Any) -> None:
-    if connection is not None:
-        await connection.disconnect(nowait=True)

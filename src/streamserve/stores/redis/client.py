@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
@@ -12,21 +13,23 @@ from streamserve.stores.base import StoreDown
 from streamserve.stores.redis.scripts import Script
 
 try:
-    from hiredis import pack_command
     from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
     from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+
+    from streamserve.stores.redis.line import Line, Part
 except ImportError as error:
     raise ModuleNotFoundError(
         "STREAMSERVE_STORE: redis://... needs the extra `redis`: pip install 'streamserve[redis]'", name="redis"
     ) from error
 
+logger = logging.getLogger(__name__)
+
 # Connections of one process: an append takes under a millisecond, so that few serve hundreds of runs.
 CONNECTIONS = 16
 Key = str
-Part = str | int | float | bytes
 
 
 class Client:
@@ -54,6 +57,7 @@ class Client:
         # A cluster's client has no pool that waits.
         self._turns = asyncio.Semaphore(connections) if self._cluster else None
         self._redis: Any = None
+        self._looking: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Makes the client; it connects when it is used."""
@@ -67,6 +71,8 @@ class Client:
 
     async def close(self) -> None:
         """Closes the connections."""
+        if self._looking is not None:
+            await cancel([self._looking])
         if self._redis is not None:
             with _mapped():
                 await self._redis.aclose()
@@ -130,45 +136,54 @@ class Client:
         found = self._redis.nodes_manager.slots_cache.get(self._redis.keyslot(key))
         return cast(str, found[0].name) if found else ""
 
-    async def connect(self, lane: str, script: Script) -> Any:
-        """A connection of its own to a node, which knows a script.
+    async def connect(self, lane: str, script: Script, on_lost: Callable[[], None]) -> Line:
+        """A line of its own to a node, which knows a script.
+
+        Args:
+            lane: of the node.
+            script: that is about to be run.
+            on_lost: see Line.
 
         Raises:
             StoreDown: as for `run`.
         """
+        try:
+            return await self._connect(lane, script, on_lost)
+        except StoreDown:
+            self._look_around_soon()
+            raise
+
+    async def _connect(self, lane: str, script: Script, on_lost: Callable[[], None]) -> Line:
+        def lost() -> None:
+            self._look_around_soon()
+            on_lost()
+
         with _mapped():
             redis = self._node(lane) if lane else Redis.from_url(self._url, **self._unhurried)
             # A frozen Redis takes the connection, and answers no greeting.
             async with asyncio.timeout(self._timeout):
                 connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        # redis-py found the address, encrypted and authenticated; it has no public name for what it made.
+        writer, connection._reader, connection._writer = connection._writer, None, None
+        line = Line(writer, self._timeout, lost)
         try:
-            await self.call(connection, [("SCRIPT", "LOAD", script.source)])
+            await line.ask("SCRIPT", "LOAD", script.source)
         except BaseException:
-            await connection.disconnect(nowait=True)
+            line.close()
             raise
-        return connection
+        return line
 
-    async def call(self, connection: Any, commands: Sequence[Sequence[Part]]) -> list[Any]:
-        """The answers to commands that are sent at once; after a failure the connection is of no use.
-
-        Raises:
-            StoreDown: as for `run`.
-        """
-        try:
-            # One time limit for all: redis-py's own makes a task for each write.
-            with _mapped():
-                async with asyncio.timeout(self._timeout):
-                    await connection.send_packed_command([_pack(command) for command in commands], check_health=False)
-                    return [await connection.read_response() for _ in commands]
-        except StoreDown:
-            if self._cluster:
-                await self._look_around()
-            raise
+    def _look_around_soon(self) -> None:
+        if self._cluster and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look_around())
 
     async def _look_around(self) -> None:
         # Slots may have moved.
-        with _mapped():
-            await asyncio.wait_for(self._redis.nodes_manager.initialize(), self._timeout)
+        try:
+            with _mapped():
+                await asyncio.wait_for(self._redis.nodes_manager.initialize(), self._timeout)
+        except StoreDown as error:
+            logger.warning("the nodes of the cluster are not known: %s", error)
 
     @property
     def _unhurried(self) -> dict[str, Any]:
@@ -201,10 +216,6 @@ class Client:
         return Redis(host=node.host, port=node.port, **known, **self._unhurried)
 
 
-def _pack(command: Sequence[Part]) -> bytes:
-    return pack_command(tuple(command))  # type: ignore[arg-type, no-any-return] # its stub knows commands of one word only
-
-
 @contextmanager
 def _mapped() -> Iterator[None]:
     task = asyncio.current_task()
@@ -222,3 +233,12 @@ def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
     # redis-py sends within asyncio.wait_for, which until Python 3.12 loses a cancellation that comes with the result.
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Ends tasks; redis-py sometimes turns a cancellation into an error of its own, so it is repeated."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)

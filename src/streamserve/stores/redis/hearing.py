@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from streamserve.stores.base import StoreDown
-from streamserve.stores.redis.client import Client
+from streamserve.stores.redis.client import Client, cancel
 from streamserve.stores.redis.keys import Keys
-from streamserve.stores.redis.listener import Listener, cancel
+from streamserve.stores.redis.listener import Listener
 from streamserve.stores.redis.records import message_of
 from streamserve.stores.redis.sweep import Sweep
 from streamserve.stores.redis.workers import Worker

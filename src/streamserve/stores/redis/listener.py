@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from streamserve.stores.base import StoreDown
-from streamserve.stores.redis.client import Client
+from streamserve.stores.redis.client import Client, cancel
 
 logger = logging.getLogger(__name__)
 
@@ -143,12 +143,3 @@ def _report(error: BaseException | None) -> None:
         logger.warning("redis listener: %s", causes[0])
     else:
         logger.error("redis listener failed", exc_info=error)
-
-
-async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Ends tasks; redis-py sometimes turns a cancellation into an error of its own, so it is repeated."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)

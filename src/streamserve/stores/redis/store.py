@@ -24,10 +24,9 @@ from streamserve.stores.base import (
 from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.appends import FENCED, OK, Answer, Append, Appends, refusal
-from streamserve.stores.redis.client import CONNECTIONS, Client
+from streamserve.stores.redis.client import CONNECTIONS, Client, cancel
 from streamserve.stores.redis.hearing import Hearing
 from streamserve.stores.redis.keys import Keys
-from streamserve.stores.redis.listener import cancel
 from streamserve.stores.redis.records import record_of
 from streamserve.stores.redis.retention import Pieces, Retention, blocks_ttl, record_ttl
 from streamserve.stores.redis.workers import Worker
