@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from langchain_core.tools import tool
 
 from tests.fakes import Gate
-from tests.streaming.support import LIMIT, app_of, client_of, error_of, streaming
+from tests.streaming.support import LIMIT, PACE, app_of, client_of, error_of, streaming
 
 GRACE = 0.2
 
@@ -31,6 +31,7 @@ class Bench:
             "stubborn": RunnableLambda(self.stubborn),
             "swallowing": RunnableGenerator(self.swallowing),
             "chatty": RunnableGenerator(self.chatty),
+            "losing": RunnableGenerator(self.losing),
             "tool": tool(self.slow_tool),
         }
         self.app = app_of(chains, cancel_grace=GRACE)
@@ -72,6 +73,22 @@ class Bench:
                 self.cancelled.set()
             number += 1
             yield number
+
+    async def losing(self, inputs: Any) -> Any:
+        """Loses its first cancellation, as asyncio.wait_for does until Python 3.12."""
+        async for _ in inputs:
+            pass
+        try:
+            while True:
+                yield "token"
+                try:
+                    await asyncio.sleep(PACE)
+                except asyncio.CancelledError:
+                    if self.cancelled.is_set():
+                        raise
+                    self.cancelled.set()
+        finally:
+            self.release.set()
 
     def slow_tool(self, given: str) -> str:
         """Sits in its thread until it is let go."""
@@ -185,6 +202,16 @@ def test_a_chain_that_swallows_its_cancellation_does_not_pass_half_an_answer_for
         reader.until(b'"half"')
         client.post(f"/runs/{reader.run_id}/cancel?wait=5")
         assert error_of(reader.rest()[-1])["code"] == "cancelled"
+
+
+def test_a_chain_that_lost_its_cancellation_is_cancelled_again_long_before_the_grace_is_over() -> None:
+    bench = Bench()
+    bench.app.state.runs.settings.cancel_grace = 10 * LIMIT
+    with client_of(bench.app) as client, streaming(client, "/losing/stream") as reader:
+        reader.until(b'"token"')
+        assert client.post(f"/runs/{reader.run_id}/cancel?wait=5").json()["status"] == "cancelled"
+        assert bench.cancelled.is_set()
+        assert bench.release.is_set()
 
 
 def test_a_chain_that_goes_on_talking_after_its_terminal_is_not_heard(

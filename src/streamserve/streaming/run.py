@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from streamserve.streaming.threads import CallsInThreads, current_calls
 from streamserve.streaming.writer import Writer
 
 logger = logging.getLogger(__name__)
+
+# Seconds after its cancellation in which a chain may still say something without being cancelled again. Until Python
+# 3.12 asyncio.wait_for, under which ChatOpenAI waits for each chunk, loses a cancellation that comes with the chunk.
+CANCEL_AGAIN = 0.1
 
 # What LangServe yields: a dict with `event` and, except for `end`, `data`.
 Events = AsyncGenerator[dict[str, Any], None]
@@ -64,6 +69,7 @@ class Run:
         "_abandoned",
         "_bytes",
         "_calls",
+        "_cancelled_at",
         "_conclusion",
         "_deadline",
         "_events",
@@ -101,6 +107,7 @@ class Run:
         self._bytes = sum(map(len, stored))
         self._reason: ServeError | None = None
         self._failure: Exception | None = None
+        self._cancelled_at: float | None = None
         self._calls = CallsInThreads()
         self._in_chain = False
         self._producer: asyncio.Task[None] | None = None
@@ -161,13 +168,16 @@ class Run:
     def _stop_chain(self) -> None:
         self._calls.stop()
         asyncio.get_running_loop().call_later(self._limits.cancel_grace, self._abandon)
-        inner = self._inner_task()
-        if inner is not None:
-            inner.cancel()
         # While a block is being stored, the producer cancels itself afterwards: an exception at LangServe's
         # `yield` would not reach the chain's own generators.
-        elif self._in_chain and self._producer is not None:
-            self._producer.cancel()
+        if self._in_chain or self._inner_task() is not None:
+            self._cancel_chain()
+
+    def _cancel_chain(self) -> None:
+        task = self._inner_task() or self._producer
+        if task is not None:
+            self._cancelled_at = time.monotonic()
+            task.cancel()
 
     def _inner_task(self) -> asyncio.Task[Any] | None:
         # /stream_log streams in a task of its own and waits for its end, deaf to being cancelled itself.
@@ -178,6 +188,7 @@ class Run:
         if not self._abandoned.done():
             self._abandoned.set_result(None)
         if self._producer is not None:
+            self._cancel_chain()
             self._conclude(self._producer)
 
     def _conclude(self, producer: asyncio.Task[None]) -> None:
@@ -263,9 +274,8 @@ class Run:
     def _cancel_if_stopping(self) -> None:
         if self._reason is None and self._failure is None:
             return
-        task = asyncio.current_task()
-        if self._inner_task() is None and task is not None and not task.cancelling():
-            task.cancel()
+        if self._cancelled_at is None or time.monotonic() - self._cancelled_at > CANCEL_AGAIN:
+            self._cancel_chain()
 
     async def _let_others_run(self) -> None:
         try:
