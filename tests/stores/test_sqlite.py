@@ -14,6 +14,8 @@ from streamserve.settings import Settings
 from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown, store_at
 from streamserve.stores.base import Slice
 from streamserve.stores.sqlite import SqliteStore, keeper, schema, writes
+from streamserve.stores.sqlite import store as store_module
+from streamserve.stores.sqlite.threads import CROWD
 from tests.conformance.machine import Follower
 from tests.conformance.stores import Clock
 from tests.stores.sqlite_worker import block, start_worker
@@ -395,3 +397,20 @@ async def test_what_a_worker_that_was_found_dead_had_collected_is_not_stored(
     assert await read_to_end(other, "run") == [b"first", b"lost"]
     await one.acquire(a_run("next"))
     assert await one.append("next", 1, 1, [b"goes on"]) == 2
+
+
+@pytest.mark.parametrize(("appends", "waits"), [(CROWD - 1, False), (CROWD, True)])
+async def test_only_what_follows_a_crowd_waits_for_others(
+    appends: int, waits: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "WRITE_SPACING", 10 * LIMIT)
+    async with place.store() as store:
+        for number in range(CROWD):
+            await store.acquire(a_run(str(number)))
+        crowd = [store.append(str(number), 1, 1, [b"first"]) for number in range(appends)]
+        assert await asyncio.gather(*crowd) == [2] * appends
+        next_one = asyncio.create_task(store.append("0", 1, 2, [b"second"]))
+        await asyncio.wait({next_one}, timeout=0.1 if waits else LIMIT / 2)
+        assert next_one.done() is not waits
+        store._writer._hand_over()  # as the timer does
+        assert await next_one == 3

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Jobs in one transaction at most: other processes wait as long as it takes.
 MAX_GROUP = 512
-# Jobs in one transaction from which on waiting for more pays: fewer would wait for nothing.
+# Appends and other jobs in one transaction from which on waiting for more pays: fewer would wait for nothing.
 CROWD = 3
 
 
@@ -77,6 +77,7 @@ class DatabaseThread(Generic[S]):
         self._session: S | None = None
         # What one turn of the event loop brings goes to the thread together: it is woken once for that.
         self._posted: list[Job] = []
+        self.sharing = 0  # of what was posted, how many came in another one's job
         self._collecting = False
         self.turn = 0  # of handing over; jobs posted in one are carried out in one transaction
         self._groups: SimpleQueue[list[Job] | None] = SimpleQueue()
@@ -103,7 +104,8 @@ class DatabaseThread(Generic[S]):
         self.turn += 1
         for start in range(0, len(posted), MAX_GROUP):
             self._groups.put(posted[start : start + MAX_GROUP])
-        self._collecting = self._spacing > 0 and len(posted) >= CROWD
+        self._collecting = self._spacing > 0 and len(posted) + self.sharing >= CROWD
+        self.sharing = 0
         if self._collecting:
             # After what else is due then.
             self._loop.call_later(self._spacing, self._loop.call_soon, self._hand_over)
