@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 # A lease is renewed so often in its time.
 RENEWALS = 4
-# Seconds between two transactions, while they are crowded. Few blocks never wait; at 10,000 blocks a second those of
-# two or three turns of the event loop share the cost of a transaction.
-WRITE_SPACING = 0.001
+# Seconds between two transactions, while they are crowded. Few blocks never wait; at 10,000 blocks a second twenty
+# share the cost of a transaction, and wait for half of this on average.
+WRITE_SPACING = 0.002
 # Pause between two rounds of the keeper, in seconds.
 KEEP_PAUSE = 1.0
 # Tries to open the file, and the pause between them in seconds: workers that start together make it together.

@@ -79,6 +79,7 @@ class DatabaseThread(Generic[S]):
         self._posted: list[Job] = []
         self.sharing = 0  # of what was posted, how many came in another one's job
         self._collecting = False
+        self._due = 0.0  # the next handing over, while they are crowded
         self.turn = 0  # of handing over; jobs posted in one are carried out in one transaction
         self._groups: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -107,8 +108,12 @@ class DatabaseThread(Generic[S]):
         self._collecting = self._spacing > 0 and len(posted) + self.sharing >= CROWD
         self.sharing = 0
         if self._collecting:
-            # After what else is due then.
-            self._loop.call_later(self._spacing, self._loop.call_soon, self._hand_over)
+            # On a grid, as timers count whole milliseconds; after what else is due then.
+            now = self._loop.time()
+            self._due += self._spacing
+            if self._due < now:
+                self._due = now + self._spacing
+            self._loop.call_at(self._due, self._loop.call_soon, self._hand_over)
 
     async def stop(self) -> None:
         """Carries out what was asked for before, then ends the thread."""
