@@ -44,8 +44,6 @@ Where a target is not kept, this is where the time goes (by `make bench ARGS=ins
   a ChatOpenAI, each token is a read of its own besides.
 - First token: the chain's own start in LangChain (callbacks, configuration, the prompt), and many small things of
   uvicorn, FastAPI's dependencies, LangServe's validation and the run's start.
-- SQLite: the writer's thread most of all, then the moving of what was written into its place, and the event loop,
-  which competes with both for the interpreter.
 - The SDK on httpx: what httpx, httpcore and anyio take for each chunk of a body, however few tokens are in it; the
   rows of text, paced, are little else.
 - Memory: most of an idle stream is FastAPI's, Starlette's and uvicorn's (the row without a run), then LangChain's.
