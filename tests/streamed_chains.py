@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_models import generate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import CommaSeparatedListOutputParser, JsonOutputParser, StrOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputToolsParser
@@ -89,6 +89,17 @@ class Case:
 prompt = ChatPromptTemplate.from_template("Say something about {topic}.")
 model = AsyncSayer()
 text = prompt | model | StrOutputParser()
+several = ChatPromptTemplate(
+    [("system", "You are {who}."), MessagesPlaceholder("past"), ("human", "On {topic}?"), AIMessage("Well")],
+    partial_variables={"who": "a poet"},
+)
+pictured = ChatPromptTemplate([("human", [{"type": "text", "text": "{topic}"}, {"type": "text", "text": "?"}])])
+tagged = ChatPromptTemplate([("human", "{topic}")], tags=["t"], metadata={"m": 1})
+
+
+def looked_up() -> str:
+    """What a prompt asks another runnable for."""
+    return str(RunnableLambda(str).invoke("a sage"))
 
 
 async def shouted(chunks: AsyncIterator[Any]) -> AsyncIterator[str]:
@@ -189,6 +200,13 @@ SETTINGS: RunnableConfig = {
 CASES: dict[str, Case] = {
     "text": Case(lambda: text),
     "messages": Case(lambda: prompt | model),
+    "a prompt of several messages": Case(lambda: several | model, {"topic": "cats", "past": [HumanMessage("Hi")]}),
+    "a prompt that lacks a variable": Case(lambda: several | model, {"past": []}),
+    "a prompt with a picture": Case(lambda: pictured | model),
+    "a prompt with tags": Case(lambda: tagged | model | StrOutputParser()),
+    "a prompt that looks things up": Case(lambda: several.partial(who=looked_up) | model, {"topic": "a", "past": []}),
+    "a prompt for one variable": Case(lambda: RunnableLambda(str) | prompt | model, "Hi"),
+    "prompts in a row": Case(lambda: prompt | RunnablePassthrough() | said, config=SETTINGS),
     "a model alone": Case(lambda: model, "Hi", rebuilt=False),
     "a parser alone": Case(StrOutputParser, AIMessageChunk(content="Hi")),
     "with settings": Case(lambda: text, config=SETTINGS),

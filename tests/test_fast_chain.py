@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     Runnable,
     RunnableBranch,
@@ -20,6 +22,7 @@ from langchain_core.runnables import (
     RunnableParallel,
     RunnablePassthrough,
 )
+from langchain_core.runnables.config import ensure_config
 from langchain_core.tracers.log_stream import RunLogPatch
 
 from streamserve.fast_chain import fast
@@ -151,3 +154,33 @@ def test_whatever_is_composed_streams_the_same(parts: list[str], listened: bool)
     case = Case(lambda: chain, "Hi")
     declared, streamed = asyncio.run(both(case, callbacks_of if listened else chunks_of))
     assert streamed == declared
+
+
+async def test_a_prompt_that_calls_others_is_a_run_of_its_own_even_if_nobody_listens() -> None:
+    callers: list[Any] = []
+
+    def look_up() -> str:
+        callers.append(ensure_config()["callbacks"].parent_run_id)  # type: ignore[union-attr]
+        return "a sage"
+
+    chain = ChatPromptTemplate([("system", "You are {who}.")], partial_variables={"who": look_up}) | model
+    whole = uuid4()
+    await chunks_of(fast(chain), {}, {"run_id": whole})
+    (caller,) = callers
+    assert caller not in (None, whole)
+
+
+async def test_an_unheard_stream_that_is_left_early_closes_its_model() -> None:
+    closed = asyncio.Event()
+
+    async def endless(_: Any) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "a"
+        finally:
+            closed.set()
+
+    stream = fast(ChatPromptTemplate([("human", "Hi")]) | RunnableGenerator(endless) | StrOutputParser()).astream({})
+    assert await anext(stream) == "a"
+    await cast("AsyncGenerator[str]", stream).aclose()
+    assert closed.is_set()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, cast
 
-from langchain_core import output_parsers
+from langchain_core import output_parsers, prompts
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
@@ -25,9 +25,10 @@ from langchain_core.runnables import (
     base,
 )
 from langchain_core.runnables.config import patch_config
+from pydantic import PrivateAttr
 
 from streamserve.known_langchain import is_known
-from streamserve.traced_stream import Stream, buffered, closed, traced
+from streamserve.traced_stream import NOTHING, Stream, buffered, closed, gathered, traced
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -40,7 +41,16 @@ def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
 
 
 class RunnableSequence(base.RunnableSequence[Any, Any]):
-    """A sequence without a task per item."""
+    """A sequence without a task per item.
+
+    While nobody listens to it, steps of which only callbacks could see that they are runs of their own are none.
+    """
+
+    _silent: list[Callable[[Stream], Stream] | None] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Finds out which steps can be silent."""
+        self._silent = [_silent(step) for step in self.steps]
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         """As upstream."""
@@ -55,9 +65,13 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     def _pipe(
         self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> Stream:
-        for number, step in enumerate(self.steps, 1):
-            config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
-            inputs, kwargs = _transformed(step, inputs, config, kwargs), {}
+        for number, (step, silent) in enumerate(zip(self.steps, self._silent, strict=True), 1):
+            if silent is not None and not run.handlers:
+                inputs = silent(inputs)
+            else:
+                config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
+                inputs = _transformed(step, inputs, config, kwargs)
+            kwargs = {}
         return inputs
 
 
@@ -86,11 +100,15 @@ class StrOutputParser(output_parsers.StrOutputParser):
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **_: Any) -> Stream:
         """As upstream."""
-        return traced(self, input, self._texts, config, run_type="parser", own_context=False)
+        return traced(self, input, self.texts, config, run_type="parser", own_context=False)
 
-    async def _texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
-        async for chunk in chunks:
-            yield _text(self, chunk)
+    async def texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
+        """The text of each chunk."""
+        try:
+            async for chunk in chunks:
+                yield _text(self, chunk)
+        finally:
+            await closed(chunks)
 
 
 def _text(parser: StrOutputParser, chunk: Any) -> str:
@@ -102,6 +120,34 @@ def _text(parser: StrOutputParser, chunk: Any) -> str:
     if isinstance(chunk, BaseMessage):
         return parser.parse_result([ChatGeneration(message=chunk)])
     return parser.parse_result([Generation(text=chunk)])
+
+
+async def _prompted(prompt: prompts.ChatPromptTemplate, inputs: Stream) -> AsyncIterator[Any]:
+    try:
+        whole = await gathered(inputs)
+        if whole is not NOTHING:
+            yield await prompt._aformat_prompt_with_error_handling(whole)
+    finally:
+        await closed(inputs)
+
+
+def _silent(step: Runnable[Any, Any]) -> Callable[[Stream], Stream] | None:
+    """The stream of a step that runs no code but langchain-core's and calls no other runnable; None: it may."""
+    if type(step) is StrOutputParser:
+        return step.texts
+    if type(step) is prompts.ChatPromptTemplate and _is_plain(step):
+        return partial(_prompted, step)
+    return None
+
+
+def _is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
+    templates: list[Any] = [message for message in prompt.messages if not isinstance(message, BaseMessage)]
+    texts = [template.prompt for template in templates if type(template) in _TEMPLATES]
+    return (
+        all(type(template) in (*_TEMPLATES, prompts.MessagesPlaceholder) for template in templates)
+        and all(type(text) is prompts.PromptTemplate for text in texts)
+        and not any(callable(value) for each in (prompt, *texts) for value in each.partial_variables.values())
+    )
 
 
 async def _once(value: Any) -> AsyncIterator[Any]:
@@ -149,6 +195,13 @@ def _fallbacks(chain: RunnableWithFallbacks[Any, Any]) -> RunnableWithFallbacks[
     return chain.model_copy(update={"runnable": _rebuilt(chain.runnable), "fallbacks": fallbacks})
 
 
+# Of one text each.
+_TEMPLATES = (
+    prompts.AIMessagePromptTemplate,
+    prompts.ChatMessagePromptTemplate,
+    prompts.HumanMessagePromptTemplate,
+    prompts.SystemMessagePromptTemplate,
+)
 _REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {
     base.RunnableSequence: _sequence,
     base.RunnableBinding: _binding,

@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.output_parsers import BaseTransformOutputParser, StrOutputParser
 from langchain_core.output_parsers.base import BaseOutputParser
+from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableSequence, config, utils
 from langchain_core.runnables.base import RunnableBindingBase
 
@@ -37,13 +38,15 @@ METHODS: tuple[Any, ...] = (
     BaseTransformOutputParser._atransform,
     BaseOutputParser.parse_result,
     StrOutputParser.parse,
+    BasePromptTemplate.ainvoke,
+    BasePromptTemplate._aformat_prompt_with_error_handling,
     AIMessageChunk.__add__,
     add_ai_message_chunks,
     config.patch_config,
     config.ensure_config,
     utils.coro_with_context,
 )
-KNOWN = frozenset({"fc6016806dcf2e1909a61f811b1ff2088a98128c0e0d766a46c36502ce03591c"})  # 1.7.2
+KNOWN = frozenset({"7840c9ffae15f1cd27ee335140d44be6a3670115dd2244ce0b456afc245c86df"})  # 1.7.2
 
 
 def digest() -> str:

@@ -71,7 +71,9 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         self._streamed = fast(self.bound)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
-        """Keeps `served`, which the base class would lose."""
+        """As upstream, with `served`. LangServe asks what this gives for schemas only, which few configs change."""
+        if not self.bound.config_specs:
+            return self
         return self.model_copy(update={"config": self._merge_configs(config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
 
     @property
@@ -98,10 +100,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     @property
     def input_schema(self) -> type[BaseModel]:
         """What requests are validated against: messages in any form, and for a graph also None and commands."""
-        schema, graph = self.get_input_schema(), self.graph
-        if graph is not None:
-            return self._schema("request", lambda: graph_input.input_model(schema, graph))
-        return self._schema("request", lambda: cast(type[BaseModel], with_messages(schema, in_graph=False)))
+        return self._schema("request", self._make_request_schema)
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's output schema in the form that the chat playground understands."""
@@ -111,9 +110,16 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         # LangServe asks at every request, and making one takes milliseconds; only a configurable chain's can differ.
         if self.bound.config_specs:
             return make()
-        if name not in self._schemas:
-            self._schemas[name] = make()
-        return self._schemas[name]
+        schemas = self._schemas
+        if name not in schemas:
+            schemas[name] = make()
+        return schemas[name]
+
+    def _make_request_schema(self) -> type[BaseModel]:
+        schema = self.get_input_schema()
+        if self.graph is not None:
+            return graph_input.input_model(schema, self.graph)
+        return cast(type[BaseModel], with_messages(schema, in_graph=False))
 
     def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
         schema = cast(type[BaseModel], super().get_input_schema(config))
@@ -180,7 +186,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                 async for chunk in modes.astream(graph, input, own, arguments, keep_output):
                     yield chunk
             return
-        chunk, own = None, self._merge_configs(self._config(config))
+        chunk, own = None, self._own_config(config)
         alone.set(type(self._streamed) is RunnableSequence)
         stream = self._streamed.astream(input, own, **{**self.kwargs, **kwargs})
         try:
@@ -196,7 +202,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         call, graph = current_call.get() or Call(), self.graph
         assert graph is not None
         call.phase, call.task = "chain", asyncio.current_task()
-        own = at_the_last_checkpoint(self._merge_configs(self._config(config)))
+        own = at_the_last_checkpoint(self._own_config(config))
         found = await progress_of(graph, own, call.run_id, call.kwargs)
         if found is None:
             stream = self.astream(input, config)
@@ -230,7 +236,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     async def _begun(self, input: Any, config: RunnableConfig | None, index: int = 0) -> AsyncIterator[RunnableConfig]:
         """The whole config of one run, once it is its turn."""
         call, graph = current_call.get(), self.graph
-        own = self._merge_configs(self._config(config, index))
+        own = self._own_config(config, index)
         if call is None or graph is None:
             yield own
             return
@@ -240,6 +246,10 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         async with begun(graph, call.turn, thread_id, own, input) as placed:
             yield placed
 
+    def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:
+        config = self._config(config, index)
+        return self._merge_configs(config) if self.config or self.config_factories else config or {}
+
     def _config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig | None:
         """A config with what LangServe dropped of the caller's, and for a graph without what LangServe added."""
         call = current_call.get()
@@ -247,7 +257,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             return config
         own = config if self.graph is None else graphs.as_sent(config)
         asked = call.configs[index if len(call.configs) > 1 else 0] if call.configs else {}
-        return merge_configs(own, self.config_keys.beside(asked))
+        return merge_configs(own, self.config_keys.beside(asked)) if asked else own
 
     def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
         return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}

@@ -26,7 +26,7 @@ from streamserve.relay import Relay
 Stream = AsyncIterator[Any]
 Transform = Callable[[Stream, AsyncCallbackManagerForChainRun, RunnableConfig], Stream]
 
-_NOTHING: Any = object()
+NOTHING: Any = object()
 
 # Said by who iterates a stream in a task of its own: the outermost step's context may then be the task's
 # own; another one takes a change to it and back for each chunk.
@@ -56,10 +56,10 @@ async def traced(
         defers_inputs: for the callbacks.
         own_context: False: nobody looks at the context that the step's own code runs in, unless somebody listens.
     """
-    source, stream = aiter(inputs), _NOTHING
+    source, stream = aiter(inputs), NOTHING
     outermost = alone.get()
     alone.set(False)
-    first = await anext(source, _NOTHING)  # the step before starts first
+    first = await anext(source, NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
     run = await _begun(step, config, run_type=run_type, defers_inputs=defers_inputs)
     listened = any(not handler.ignore_chain for handler in run.handlers)
@@ -101,13 +101,8 @@ async def _begun(step: Runnable[Any, Any], config: RunnableConfig, **said: Any) 
 
 async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, **kwargs: Any) -> Stream:
     """The stream of a step that needs its whole input: as `Runnable.atransform`, closed with its reader."""
-    whole = _NOTHING
-    async for chunk in inputs:
-        try:
-            whole = chunk if whole is _NOTHING else whole + chunk
-        except TypeError:
-            whole = chunk
-    if whole is _NOTHING:
+    whole = await gathered(inputs)
+    if whole is NOTHING:
         return
     stream = step.astream(whole, config, **kwargs)
     try:
@@ -115,6 +110,17 @@ async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableCon
             yield output
     finally:
         await closed(stream)
+
+
+async def gathered(inputs: Stream) -> Any:
+    """All of a stream added up, or its last chunk where they do not add up; `NOTHING` if it has none."""
+    whole = NOTHING
+    async for chunk in inputs:
+        try:
+            whole = chunk if whole is NOTHING else whole + chunk
+        except TypeError:
+            whole = chunk
+    return whole
 
 
 async def closed(stream: Any) -> None:
@@ -138,15 +144,15 @@ class _Tap:
         return self
 
     def __anext__(self) -> Awaitable[Any]:
-        if self._sum is None and self._first is _NOTHING:
+        if self._sum is None and self._first is NOTHING:
             return self._next()
         return self._taken()
 
     async def _taken(self) -> Any:
-        if self._first is _NOTHING:
+        if self._first is NOTHING:
             chunk = await self._next()
         else:
-            chunk, self._first = self._first, _NOTHING
+            chunk, self._first = self._first, NOTHING
         if self._sum is not None:
             self._sum.add(chunk)
         return chunk
@@ -161,7 +167,7 @@ class _Tap:
         """What callbacks are told of the inputs: their sum at the end, before it the first."""
         if self._sum is not None and self._draining:
             return self._sum.value()
-        return None if self._start is _NOTHING else self._start
+        return None if self._start is NOTHING else self._start
 
 
 def _announced(run: AsyncCallbackManagerForChainRun, stream: Stream) -> Stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -143,12 +144,17 @@ async def this_machine_only(request: Request) -> None:
         Forbidden: somebody else did.
     """
     server = (request.scope.get("server") or ("",))[0]
+    if not _is_this_machine(server, request.headers.get("host", "")):
+        raise Forbidden(NO_AUTHENTICATION)
+
+
+@lru_cache(maxsize=64)  # asked at each request
+def _is_this_machine(server: str, asked_for: str) -> bool:
     try:
         ip_address(server)
     except ValueError:
-        return  # not a TCP socket
-    if not (is_loopback(server) and is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or "")):
-        raise Forbidden(NO_AUTHENTICATION)
+        return True  # not a TCP socket
+    return is_loopback(server) and is_loopback(urlsplit(f"//{asked_for}").hostname or "")
 
 
 def _told(dependency: Callable[..., Any]) -> Callable[..., Any]:

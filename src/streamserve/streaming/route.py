@@ -23,11 +23,12 @@ from pydantic import ValidationError
 from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect
 
-from streamserve import arguments, event_version
+from streamserve import arguments, direct, event_version
 from streamserve.body import LARGE, ChainRequest, aside, check_shape, locate, parse, read_kwargs
 from streamserve.call import Call, current_call
 from streamserve.chain import MultitaskStrategy
 from streamserve.config_keys import require_plausible
+from streamserve.direct import Handler
 from streamserve.errors import (
     BadRequest,
     Cancelled,
@@ -59,8 +60,6 @@ from streamserve.wire_types import types_of
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
 # The field that the body of each endpoint must have.
 REQUIRED = {
     "invoke": "input",
@@ -85,9 +84,14 @@ class RunRoute(APIRoute):
         """The route class for the router of a chain."""
         return type("RunRoute", (cls,), {"served": served})
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if direct.admission(self.dependencies) and self._direct_handler():
+            self.app = direct.application(self.get_route_handler())
+
     def get_route_handler(self) -> Handler:
         """FastAPI's hook: LangServe's handler with ours around it."""
-        admit, handler = self._handlers()
+        admit, handler = self._admission(), self._direct_handler() or self._langserves_handler()
 
         async def handle(request: Request) -> Response:
             request = ChainRequest(request.scope, request.receive)
@@ -110,13 +114,20 @@ class RunRoute(APIRoute):
 
         return handle
 
-    def _handlers(self) -> tuple[Handler, Handler]:
+    def _admission(self) -> Callable[[Request], Coroutine[Any, Any, object]]:
+        plain = direct.admission(self.dependencies)
+        return plain or APIRoute(self.path, _admitted, dependencies=self.dependencies).get_route_handler()
+
+    def _direct_handler(self) -> Handler | None:
+        return direct.handler(self.endpoint) if self.endpoint_name in REQUIRED else None
+
+    def _langserves_handler(self) -> Handler:
         # FastAPI puts a route's dependencies first; LangServe's handler is called without them.
         whole = self.dependant
         self.dependant = replace(whole, dependencies=whole.dependencies[len(self.dependencies) :])
         handler = super().get_route_handler()
         self.dependant = whole
-        return APIRoute(self.path, _admitted, dependencies=self.dependencies).get_route_handler(), handler
+        return handler
 
     @property
     def endpoint_name(self) -> str:
