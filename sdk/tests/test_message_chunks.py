@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
-from streamserve_sdk.decode import loadd
+from streamserve_sdk import decode
+from streamserve_sdk.decode import loadd, loads
 from streamserve_sdk.message_chunks import MessageChunks
 
 PLAIN = {**AIMessageChunk(content="first", id="run--1").model_dump(), "type": "AIMessageChunk"}
@@ -85,3 +90,77 @@ def test_the_next_plain_chunk_is_not_validated(monkeypatch: pytest.MonkeyPatch) 
     made = chunks.make(PLAIN | {"content": "second"})
     assert made is not None
     assert made.content == "second"
+
+
+TEXTS = st.text(alphabet=st.sampled_from('a"\\/:,{}é\n\t\x00\U0001f600 id'), max_size=8)
+
+
+def spelled(value: dict[str, Any], *, ascii_only: bool = False, spaces: bool = False) -> bytes:
+    separators = (", ", ": ") if spaces else (",", ":")
+    return json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
+
+
+@given(said=st.lists(st.tuples(TEXTS, TEXTS, st.booleans(), st.booleans()), min_size=1, max_size=6))
+def test_whatever_is_said_the_text_gives_what_its_json_gives(said: list[tuple[str, str, bool, bool]]) -> None:
+    for content, chunk_id, ascii_only, spaces in said:
+        value = PLAIN | {"content": content, "id": chunk_id}
+        assert_alike(loads(spelled(value, ascii_only=ascii_only, spaces=spaces)), value)
+
+
+CHUNK = spelled({"content": "a", **{name: value for name, value in PLAIN.items() if name != "content"}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b'"content":"a"', b'"content":"a","content":"b"'),
+        (b'"content":"a"', b'"content":"a","name":"ann"'),
+        (b'"content":"a"', b'"content":["a"]'),
+        (b'"content":"a"', b'"content":null'),
+        (b'"content":"a"', b'"content": "a" '),
+        (b'"id":"run--1"', b'"id":"run--1","id":"run--2"'),
+        (b'"id":"run--1"', b'"id":"run\\"--1"'),
+        (b'"id":"run--1"', b'"id":null'),
+        (b'{"content":"a",', b'{"name":"ann","content":"a",'),
+        (b'"name":null,', b""),
+    ],
+)
+def test_a_text_that_is_spelled_otherwise_gives_what_its_json_gives(
+    change: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "_CHUNKS", MessageChunks())
+    other = CHUNK.replace(*change)
+    assert other != CHUNK
+    further = other.replace(b'"a"', b'"c"', 1)
+    for text in (other, other, further, CHUNK, CHUNK, CHUNK, other, further, CHUNK):
+        made, value = loads(text), orjson.loads(text)
+        assert made.content == value["content"] if hasattr(made, "content") else made == value
+        assert made == loadd(value)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        CHUNK[:-1],
+        CHUNK + b"}",
+        CHUNK.replace(b'"a"', b'"a'),
+        CHUNK.replace(b'"a"', b"a"),
+        CHUNK.replace(b"run", b"\\x"),
+    ],
+)
+def test_a_text_that_is_no_json_is_refused_after_chunks_too(broken: bytes) -> None:
+    for text in (CHUNK, CHUNK, CHUNK):
+        loads(text)
+    with pytest.raises(ValueError, match=r"JSON|EOF|unexpected|control|invalid|trailing|escape"):
+        loads(broken)
+
+
+def test_a_chunk_that_is_read_from_text_is_not_parsed_as_a_whole() -> None:
+    chunks = MessageChunks()
+    value = orjson.loads(CHUNK)
+    assert chunks.make(value, CHUNK) is not None
+    assert chunks.read(CHUNK) is None
+    assert chunks.make(value, CHUNK) is not None
+    assert_alike(chunks.read(CHUNK), value)
+    assert chunks.make(value | {"name": "ann"}) is not None
+    assert chunks.read(CHUNK) is None

@@ -72,14 +72,14 @@ class WatchedStream(httpx.AsyncByteStream):
             while True:
                 self._reader, self._since = asyncio.current_task(), loop.time()
                 try:
-                    data = await anext(chunks, b"")
+                    data = await chunks.__anext__()
+                except StopAsyncIteration:
+                    return
                 except asyncio.CancelledError:
                     if self._is_late and self._reader is not None and not self._reader.uncancel():
                         raise httpx.ReadTimeout(f"nothing came for {limit:g} s") from None
                     raise
                 self._reader = None
-                if not data:
-                    return
                 yield data
         finally:
             timer.stop()

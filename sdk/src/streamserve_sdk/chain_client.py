@@ -150,18 +150,20 @@ class ChainClient:
             StreamServeError: the stream failed.
         """
         try:
-            with closing(read(self.clients, session)) as blocks:
-                for block in blocks:
-                    yield shape(self._decoded(block, session))
+            with closing(read(self.clients, session)) as reads:
+                for blocks in reads:
+                    for block in blocks:
+                        yield shape(self._decoded(block, session))
         finally:
             self._learn(session)
 
     async def achunks(self, session: StreamSession, shape: Shape) -> AsyncGenerator[Any]:
         """Yield the decoded chunks of a session; arguments and errors as of `chunks`."""
         try:
-            async with aclosing(aread(self.clients, session)) as blocks:
-                async for block in blocks:
-                    yield shape(self._decoded(block, session))
+            async with aclosing(aread(self.clients, session)) as reads:
+                async for blocks in reads:
+                    for block in blocks:
+                        yield shape(self._decoded(block, session))
         finally:
             self._learn(session)
 

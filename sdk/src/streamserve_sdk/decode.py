@@ -110,9 +110,9 @@ _NO_FIT = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, Imp
 _CHUNKS = MessageChunks()
 
 
-def _plain_chunk(value: dict[str, Any]) -> AIMessageChunk | None:
+def _plain_chunk(value: dict[str, Any], data: bytes | None = None) -> AIMessageChunk | None:
     try:
-        return _CHUNKS.make(value)
+        return _CHUNKS.make(value, data)
     except _NO_FIT:
         return None
 
@@ -126,11 +126,14 @@ def loads(data: bytes | str) -> Any:
     Raises:
         ValueError: the text is no JSON, or nested too deeply.
     """
+    text = data if type(data) is bytes else None
+    if text is not None and (chunk := _CHUNKS.read(text)) is not None:
+        return chunk
     value = orjson.loads(data)
     if type(value) is str:
         return value
     try:
-        return loadd(value)
+        return _object(value, text) if type(value) is dict else loadd(value)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -143,16 +146,20 @@ def loadd(value: Any) -> Any:
     """
     kind = type(value)
     if kind is dict:
-        if value.get("type") == "AIMessageChunk" and (chunk := _plain_chunk(value)) is not None:
-            return chunk
-        decoded = value.copy()
-        for key, item in value.items():
-            if item and type(item) in _CONTAINERS:
-                decoded[key] = loadd(item)
-        return _typed(decoded)
+        return _object(value)
     if kind is list:
         return list(map(loadd, value))
     return value
+
+
+def _object(value: dict[str, Any], data: bytes | None = None) -> Any:
+    if value.get("type") == "AIMessageChunk" and (chunk := _plain_chunk(value, data)) is not None:
+        return chunk
+    decoded = value.copy()
+    for key, item in value.items():
+        if item and type(item) in _CONTAINERS:
+            decoded[key] = loadd(item)
+    return _typed(decoded)
 
 
 def hinted(value: Any, types: dict[str, str], pointer: str = "") -> Any:

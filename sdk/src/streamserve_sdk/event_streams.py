@@ -1,10 +1,9 @@
 """Events of a remote chain: dicts of every step (versions 1 and 2), or LangChain's own run streams (version 3)."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Sequence
-from contextlib import aclosing
 from typing import Any, Literal, overload
 
-from langchain_core.runnables.config import RunnableConfig, ensure_config
+from langchain_core.runnables.config import RunnableConfig
 from langchain_core.runnables.schema import StreamEvent
 
 from streamserve_sdk import graph_events, shapes
@@ -89,10 +88,11 @@ class EventStreams:
         if version != "v3":
             _check(version)
             raise NotImplementedError(f"events of version {version!r} are asynchronous: use astream_events")
-        config = ensure_config(config)
-        session, transformers = self._third(input, config, **kwargs)
-        chunks = self._client.chunks(session, shapes.as_is)
-        return _opened(traced(self._name(), input, config, chunks, shapes.last_state), transformers)
+
+        def start(config: RunnableConfig) -> Generator[Any]:
+            return self._client.chunks(self._third(input, config, **kwargs), shapes.as_is)
+
+        return _opened(traced(self._name(), input, config, start, shapes.last_state), kwargs.get("transformers", ()))
 
     def join_events(self, run_id: str, *, transformers: Sequence[Transformer] = (), detach: bool = True) -> Any:
         """Return the stream of a run's events of version 3, from its first.
@@ -115,20 +115,18 @@ class EventStreams:
         return await _aopened(self._client.achunks(session, shapes.as_is), transformers)
 
     async def _arun_events(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:
-        config = ensure_config(config)
-        session, transformers = self._third(input, config, **kwargs)
-        chunks = self._client.achunks(session, shapes.as_is)
-        return await _aopened(atraced(self._name(), input, config, chunks, shapes.last_state), transformers)
+        def start(config: RunnableConfig) -> AsyncGenerator[Any]:
+            return self._client.achunks(self._third(input, config, **kwargs), shapes.as_is)
 
-    async def _older_events(
-        self, input: Any, config: RunnableConfig | None, **kwargs: Any
-    ) -> AsyncGenerator[StreamEvent]:
-        config = ensure_config(config)
-        session = self._client.start("stream_events", input, config, **shapes.filtered(kwargs))
-        chunks = self._client.achunks(session, shapes.as_is)
-        async with aclosing(atraced(self._name(), input, config, chunks, shapes.all_events)) as events:
-            async for event in events:
-                yield event
+        events = atraced(self._name(), input, config, start, shapes.last_state)
+        return await _aopened(events, kwargs.get("transformers", ()))
+
+    def _older_events(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> AsyncGenerator[StreamEvent]:
+        def start(config: RunnableConfig) -> AsyncGenerator[StreamEvent]:
+            session = self._client.start("stream_events", input, config, **shapes.filtered(kwargs))
+            return self._client.achunks(session, shapes.as_is)
+
+        return atraced(self._name(), input, config, start, shapes.all_events)
 
     def _third(
         self,
@@ -139,13 +137,12 @@ class EventStreams:
         detach: bool | None = None,
         on_run: OnRun | None = None,
         **kwargs: Any,
-    ) -> tuple[StreamSession, Sequence[Transformer]]:
+    ) -> StreamSession:
         fields = shapes.filtered(kwargs)
         arguments = {**fields.pop("kwargs"), "version": "v3"}
         if modes := graph_events.asked_modes(transformers):
             arguments["stream_mode"] = modes
-        start = self._client.start
-        return start("stream_events", input, config, arguments, detach=detach, on_run=on_run, **fields), transformers
+        return self._client.start("stream_events", input, config, arguments, detach=detach, on_run=on_run, **fields)
 
     def _name(self) -> str:
         return str(self.get_name())  # type: ignore[attr-defined]  # of Runnable

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -15,6 +15,8 @@ from streamserve_sdk.failures import from_transport
 from streamserve_sdk.session import StreamSession
 from streamserve_sdk.sse import ServerSentEvent
 from streamserve_sdk.wire import Reply, Request
+
+Blocks = Iterator[ServerSentEvent]
 
 logger = logging.getLogger(__name__)
 
@@ -46,48 +48,48 @@ async def asend(clients: HttpClients, request: Request) -> Reply:
         raise from_transport(error, request.url) from error
 
 
-def read(clients: HttpClients, session: StreamSession) -> Generator[ServerSentEvent]:
-    """Yield every block of data of a stream; a reader that leaves early cancels the run.
+def read(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
+    """Yield the blocks of data that each read of a stream brings; a reader that leaves early cancels the run.
 
     Args:
         clients: where the connections come from.
-        session: what decides.
+        session: what decides; what it raises comes while the blocks are taken.
 
     Raises:
         StreamServeError: the stream failed.
     """
     try:
         while not session.finished:
-            with closing(_attempt(clients, session)) as blocks:
-                yield from blocks
+            with closing(_attempt(clients, session)) as reads:
+                yield from reads
             time.sleep(session.delay)
     finally:
         if cancellation := session.cancellation():
             clients.run_beside(lambda: _cancel(clients, cancellation))
 
 
-async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[ServerSentEvent]:
-    """Yield every block of data of a stream; arguments and errors as of `read`."""
+async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
+    """Yield the blocks of data that each read of a stream brings; arguments and errors as of `read`."""
     try:
         while not session.finished:
-            async with aclosing(_aattempt(clients, session)) as blocks:
-                async for block in blocks:
-                    yield block
+            async with aclosing(_aattempt(clients, session)) as reads:
+                async for blocks in reads:
+                    yield blocks
             await asyncio.sleep(session.delay)
     finally:
         if cancellation := session.cancellation():
             await clients.arun_beside(asyncio.create_task(_acancel(clients, cancellation)))
 
 
-def _attempt(clients: HttpClients, session: StreamSession) -> Generator[ServerSentEvent]:
+def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
     try:
         with clients.sync().stream(**_arguments(session.request())) as response:
             if response.status_code != httpx.codes.OK:
                 response.read()
             session.started(_reply(response))
             _watch(response, session.silence)
-            for data in response.iter_raw() if _is_as_sent(response) else response.iter_bytes():
-                yield from session.receive(data)
+            for data in _sync_body(response):
+                yield session.receive(data)
                 if not session.reading:
                     return
         session.ended()
@@ -97,7 +99,7 @@ def _attempt(clients: HttpClients, session: StreamSession) -> Generator[ServerSe
         session.failed(error)
 
 
-async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenerator[ServerSentEvent]:
+async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
     client = await clients.current()
     try:
         async with client.stream(**_arguments(session.request())) as response:
@@ -105,9 +107,8 @@ async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenera
                 await response.aread()
             session.started(_reply(response))
             _watch(response, session.silence)
-            async for data in response.aiter_raw() if _is_as_sent(response) else response.aiter_bytes():
-                for block in session.receive(data):
-                    yield block
+            async for data in _async_body(response):
+                yield session.receive(data)
                 if not session.reading:
                     return
         session.ended()
@@ -149,8 +150,18 @@ def _reply(response: httpx.Response) -> Reply:
     return Reply(response.status_code, response.headers, response.content if response.is_closed else b"")
 
 
+def _sync_body(response: httpx.Response) -> Iterable[bytes]:
+    stream = response.stream
+    return stream if _is_as_sent(response) and isinstance(stream, httpx.SyncByteStream) else response.iter_bytes()
+
+
+def _async_body(response: httpx.Response) -> AsyncIterable[bytes]:
+    stream = response.stream
+    return stream if _is_as_sent(response) and isinstance(stream, httpx.AsyncByteStream) else response.aiter_bytes()
+
+
 def _is_as_sent(response: httpx.Response) -> bool:
-    # Looking for an encoding costs httpx as much per read as all else of ours.
+    # Looking for an encoding costs httpx as much per read as all else of ours, and counting bytes half of it.
     return not response.is_stream_consumed and "content-encoding" not in response.headers
 
 

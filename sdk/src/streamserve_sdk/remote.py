@@ -1,14 +1,13 @@
 """RemoteRunnable: a chain on a server that is used like a local one."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import Any, cast
 
 import httpx
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import RunnableConfig, ensure_config
+from langchain_core.runnables.config import RunnableConfig
 from langchain_core.runnables.utils import Input, Output
 from langchain_core.tracers.log_stream import RunLogPatch
 
@@ -172,14 +171,15 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         Raises:
             StreamServeError: the stream failed, or ended without its end.
         """
-        config = ensure_config(config)
-        session = self._client.start(
-            "stream", input, config, kwargs, detach=detach, on_run=on_run, recover=recover, on_attempt=on_attempt
-        )
-        chunks = self._client.chunks(session, shapes.chunk_shape(kwargs))
-        yield from traced(self.get_name(), input, config, chunks, shapes.merging(kwargs))
+        options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
-    async def astream(
+        def start(config: RunnableConfig) -> Generator[Output]:
+            session = self._client.start("stream", input, config, kwargs, **options)
+            return self._client.chunks(session, shapes.chunk_shape(kwargs))
+
+        return traced(self.get_name(), input, config, start, shapes.merging(kwargs))
+
+    def astream(
         self,
         input: Input,
         config: RunnableConfig | None = None,
@@ -191,15 +191,13 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         **kwargs: Any,
     ) -> AsyncIterator[Output]:
         """Yield the chain's chunks, each once and in order; arguments and errors as of `stream`."""
-        config = ensure_config(config)
-        session = self._client.start(
-            "stream", input, config, kwargs, detach=detach, on_run=on_run, recover=recover, on_attempt=on_attempt
-        )
-        chunks = self._client.achunks(session, shapes.chunk_shape(kwargs))
-        merging = shapes.merging(kwargs)
-        async with aclosing(atraced(self.get_name(), input, config, chunks, merging)) as traced_chunks:
-            async for chunk in traced_chunks:
-                yield chunk
+        options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
+
+        def start(config: RunnableConfig) -> AsyncGenerator[Output]:
+            session = self._client.start("stream", input, config, kwargs, **options)
+            return self._client.achunks(session, shapes.chunk_shape(kwargs))
+
+        return atraced(self.get_name(), input, config, start, shapes.merging(kwargs))
 
     def transform(
         self, input: Iterator[Input], config: RunnableConfig | None = None, **kwargs: Any
@@ -216,7 +214,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
             async for chunk in self.astream(merge(parts), config, **kwargs):
                 yield chunk
 
-    async def astream_log(  # type: ignore[override]  # patches only
+    def astream_log(  # type: ignore[override]  # patches only
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[RunLogPatch]:
         """Yield the patches of the chain's log.
@@ -229,12 +227,12 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         Raises:
             StreamServeError: the stream failed.
         """
-        config = ensure_config(config)
-        session = self._client.start("stream_log", input, config, diff=True, **shapes.filtered(kwargs))
-        chunks = self._client.achunks(session, shapes.log_patch)
-        async with aclosing(atraced(self.get_name(), input, config, chunks, shapes.whole_log)) as patches:
-            async for patch in patches:
-                yield patch
+
+        def start(config: RunnableConfig) -> AsyncGenerator[RunLogPatch]:
+            session = self._client.start("stream_log", input, config, diff=True, **shapes.filtered(kwargs))
+            return self._client.achunks(session, shapes.log_patch)
+
+        return atraced(self.get_name(), input, config, start, shapes.whole_log)
 
     def _invoke(
         self, input: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any

@@ -146,7 +146,11 @@ class StreamSession:
         """
         try:
             for event in self._parser.feed(data) if self.reading else ():
-                if self._is_new(event) and self._is_chunk(event):
+                if event.event == "data" and event.id == str(self.last_id + 1) and self.location is not None:
+                    # Nearly every block, in short what the other branch does with it.
+                    self.last_id, self._attempts, self._has_ids = self.last_id + 1, 0, True
+                    yield event
+                elif self._is_new(event) and self._is_chunk(event):
                     yield event
                 if not self.reading:
                     return

@@ -56,22 +56,24 @@ class EventParser:
         Raises:
             BlockTooLargeError: a block went over `MAX_BLOCK_BYTES`.
         """
-        self._measure(len(data))
-        at = 0
-        while at < len(data):
+        length, at = len(data), 0
+        self._measure(length)
+        while at < length:
             if self._is_between_blocks():
                 while block := _CHUNK.match(data, at):
                     at = block.end()
                     self._at_start, self._size = False, 0
                     yield ServerSentEvent("data", block[2], block[1].decode())
+                    if at == length:
+                        return
             end = data.find(b"\n\n", at) + 2
-            end = end if end > 1 else len(data)
+            end = end if end > 1 else length
             yield from self._feed(data[at:end])
             at = end
 
     def _is_between_blocks(self) -> bool:
-        has_lines = self._event or self._data or self._id or self._types or self._retry is not None
-        return not (has_lines or self._partial or self._after_cr)
+        has_lines = self._partial or self._event or self._data or self._id or self._types or self._retry is not None
+        return not (has_lines or self._after_cr)
 
     def _feed(self, data: bytes) -> Iterator[ServerSentEvent]:
         for line in self._lines(data):

@@ -7,6 +7,7 @@ from typing import Any
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables.config import (
     RunnableConfig,
+    ensure_config,
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
 )
@@ -15,16 +16,24 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 Merge = Callable[[list[Any]], Any]
 
 
-def traced(name: str, value: Any, config: RunnableConfig, chunks: Generator[Any], merge: Merge) -> Generator[Any]:
-    """Yield the chunks and report them.
+def traced(
+    name: str,
+    value: Any,
+    config: RunnableConfig | None,
+    start: Callable[[RunnableConfig], Generator[Any]],
+    merge: Merge,
+) -> Generator[Any]:
+    """Yield the chunks of a stream and report them.
 
     Args:
         name: the run's name unless the config has one.
         value: the run's input.
-        config: the caller's config; its `run_id` is used up.
-        chunks: the stream; closed with this one.
+        config: the caller's config.
+        start: makes the stream of the whole config; closed with this one.
         merge: makes the run's output of all chunks; called only if somebody listens.
     """
+    config = ensure_config(config)
+    chunks = start(config)
     manager = get_callback_manager_for_config(config)
     run = manager.on_chain_start(None, value, name=config.get("run_name") or name, run_id=config.pop("run_id", None))
     seen: list[Any] = []
@@ -41,9 +50,15 @@ def traced(name: str, value: Any, config: RunnableConfig, chunks: Generator[Any]
 
 
 async def atraced(
-    name: str, value: Any, config: RunnableConfig, chunks: AsyncGenerator[Any], merge: Merge
+    name: str,
+    value: Any,
+    config: RunnableConfig | None,
+    start: Callable[[RunnableConfig], AsyncGenerator[Any]],
+    merge: Merge,
 ) -> AsyncGenerator[Any]:
-    """Yield the chunks and report them; arguments as of `traced`."""
+    """Yield the chunks of a stream and report them; arguments as of `traced`."""
+    config = ensure_config(config)
+    chunks = start(config)
     manager = get_async_callback_manager_for_config(config)
     run = await manager.on_chain_start(
         None, value, name=config.get("run_name") or name, run_id=config.pop("run_id", None)
