@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, cast
 
-from langchain_core import output_parsers, prompts
+from langchain_core import output_parsers
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
@@ -28,7 +28,8 @@ from langchain_core.runnables.config import patch_config
 from pydantic import PrivateAttr
 
 from streamserve.known_langchain import is_known
-from streamserve.traced_stream import NOTHING, Stream, buffered, closed, gathered, traced
+from streamserve.silent_steps import Silent, silent
+from streamserve.traced_stream import Stream, buffered, closed, traced
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -46,7 +47,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     While nobody listens to it, steps of which only callbacks could see that they are runs of their own are none.
     """
 
-    _silent: list[Callable[[Stream], Stream] | None] = PrivateAttr(default_factory=list)
+    _silent: list[Silent | None] = PrivateAttr(default_factory=list)
 
     def model_post_init(self, _context: Any) -> None:
         """Finds out which steps can be silent."""
@@ -65,13 +66,12 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     def _pipe(
         self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> Stream:
-        for number, (step, silent) in enumerate(zip(self.steps, self._silent, strict=True), 1):
-            if silent is not None and not run.handlers:
-                inputs = silent(inputs)
-            else:
+        for number, (step, unheard) in enumerate(zip(self.steps, self._silent, strict=True), 1):
+            stream = unheard(inputs, kwargs) if unheard is not None and not run.handlers else None
+            if stream is None:
                 config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
-                inputs = _transformed(step, inputs, config, kwargs)
-            kwargs = {}
+                stream = _transformed(step, inputs, config, kwargs)
+            inputs, kwargs = stream, {}
         return inputs
 
 
@@ -122,32 +122,12 @@ def _text(parser: StrOutputParser, chunk: Any) -> str:
     return parser.parse_result([Generation(text=chunk)])
 
 
-async def _prompted(prompt: prompts.ChatPromptTemplate, inputs: Stream) -> AsyncIterator[Any]:
-    try:
-        whole = await gathered(inputs)
-        if whole is not NOTHING:
-            yield await prompt._aformat_prompt_with_error_handling(whole)
-    finally:
-        await closed(inputs)
-
-
-def _silent(step: Runnable[Any, Any]) -> Callable[[Stream], Stream] | None:
-    """The stream of a step that runs no code but langchain-core's and calls no other runnable; None: it may."""
+def _silent(step: Runnable[Any, Any]) -> Silent | None:
     if type(step) is StrOutputParser:
         return step.texts
-    if type(step) is prompts.ChatPromptTemplate and _is_plain(step):
-        return partial(_prompted, step)
-    return None
-
-
-def _is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
-    templates: list[Any] = [message for message in prompt.messages if not isinstance(message, BaseMessage)]
-    texts = [template.prompt for template in templates if type(template) in _TEMPLATES]
-    return (
-        all(type(template) in (*_TEMPLATES, prompts.MessagesPlaceholder) for template in templates)
-        and all(type(text) is prompts.PromptTemplate for text in texts)
-        and not any(callable(value) for each in (prompt, *texts) for value in each.partial_variables.values())
-    )
+    if type(step) is RunnableBinding and not (step.config or step.config_factories) and (inner := _silent(step.bound)):
+        return lambda inputs, kwargs: inner(inputs, {**step.kwargs, **kwargs})
+    return silent(step)
 
 
 async def _once(value: Any) -> AsyncIterator[Any]:
@@ -195,13 +175,6 @@ def _fallbacks(chain: RunnableWithFallbacks[Any, Any]) -> RunnableWithFallbacks[
     return chain.model_copy(update={"runnable": _rebuilt(chain.runnable), "fallbacks": fallbacks})
 
 
-# Of one text each.
-_TEMPLATES = (
-    prompts.AIMessagePromptTemplate,
-    prompts.ChatMessagePromptTemplate,
-    prompts.HumanMessagePromptTemplate,
-    prompts.SystemMessagePromptTemplate,
-)
 _REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {
     base.RunnableSequence: _sequence,
     base.RunnableBinding: _binding,

@@ -11,6 +11,9 @@ from importlib.metadata import version
 from types import FunctionType
 from typing import Any
 
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models._utils import _normalize_messages
+from langchain_core.language_models.chat_models import _gen_info_and_msg_metadata
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.output_parsers import BaseTransformOutputParser, StrOutputParser
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "langchain-core"
 
-# What fast_chain.py and traced_stream.py write anew, and what they rely on to stay as it is.
+# What fast_chain.py, silent_steps.py and traced_stream.py write anew, and what they rely on to stay as it is.
 METHODS: tuple[Any, ...] = (
     Runnable.atransform,
     Runnable.get_name,
@@ -38,6 +41,11 @@ METHODS: tuple[Any, ...] = (
     BaseTransformOutputParser._atransform,
     BaseOutputParser.parse_result,
     StrOutputParser.parse,
+    BaseChatModel.astream,
+    BaseChatModel._should_stream,
+    BaseChatModel._convert_input,
+    _gen_info_and_msg_metadata,
+    _normalize_messages,
     BasePromptTemplate.ainvoke,
     BasePromptTemplate._aformat_prompt_with_error_handling,
     AIMessageChunk.__add__,
@@ -46,7 +54,7 @@ METHODS: tuple[Any, ...] = (
     config.ensure_config,
     utils.coro_with_context,
 )
-KNOWN = frozenset({"7840c9ffae15f1cd27ee335140d44be6a3670115dd2244ce0b456afc245c86df"})  # 1.7.2
+KNOWN = frozenset({"278b5fd391b6f4d957dd7b4171dfd313459162bbf2b115d259cf08eb3a7b6998"})  # 1.7.2
 
 
 def digest() -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from langchain_core.messages import AIMessageChunk
 from langgraph.types import Send
 from langserve.serialization import WellKnownLCSerializer
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from streamserve.call import current_call
+from streamserve.chunk_lines import ChunkLines
 from streamserve.errors import InvalidOutput
 from streamserve.wire_types import types_of
 
@@ -37,7 +39,10 @@ class Enveloped(dict[str, Any]):
 
 
 class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
-    """LangServe's serializer with a form for every value."""
+    """LangServe's serializer with a form for every value; one for each chain."""
+
+    def __init__(self) -> None:
+        self._chunks = ChunkLines()
 
     def dumps(self, obj: Any) -> bytes:
         """What follows `data: ` in a block: JSON, and if that does not tell all, a `types:` line.
@@ -45,7 +50,18 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
         Raises:
             InvalidOutput: the value has no JSON form (such as an object of an unknown class).
         """
-        return typed_line(obj.value if type(obj) is Enveloped else obj)
+        if type(obj) is str:
+            return to_line(obj)
+        if type(obj) is not AIMessageChunk:
+            return typed_line(obj.value if type(obj) is Enveloped else obj)
+        line = self._chunks.line(obj)
+        return self._learned(obj) if line is None else unbroken(line)
+
+    def _learned(self, chunk: AIMessageChunk) -> bytes:
+        line = typed_line(chunk)
+        if b"\n" not in line:
+            self._chunks.learn(chunk)
+        return line
 
     def dumpd(self, obj: Any) -> Any:
         """Dicts, lists and scalars; the types go to the current call.
@@ -68,8 +84,13 @@ def to_line(value: Any) -> bytes:
         data = orjson.dumps(value, default=_plain, option=_OPTIONS)
     except (TypeError, ValueError, RecursionError):
         data = _beyond_orjson(value)
-    for raw, escaped in _LINE_BREAKS.items():
-        if raw in data:
+    return unbroken(data)
+
+
+def unbroken(data: bytes) -> bytes:
+    """JSON without what splits lines."""
+    if not data.isascii():
+        for raw, escaped in _LINE_BREAKS.items():
             data = data.replace(raw, escaped)
     return data
 

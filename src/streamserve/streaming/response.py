@@ -29,7 +29,7 @@ STORE_PAUSE = 0.25
 EAGER = 8
 # While the event loop is late, a write may follow the one before only after so many times its lateness, up to so many
 # seconds: the fewer writes, the less it is late. 2 ms late, writes are as far apart as they are by default.
-LATENESS_FACTOR, MAX_INTERVAL = 8, 1 / 30
+LATENESS_FACTOR, MAX_INTERVAL = 8, 1 / 20
 # Bytes in one write, unless a single block has more.
 WRITE_BYTES = 64 * 2**10
 

@@ -1,0 +1,67 @@
+"""The JSON of message chunks that differ from the one before in their text and id only: nearly every token's."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import orjson
+from langchain_core.messages import AIMessageChunk
+
+# In JSON `\\u0001`, which no other value of a chunk that is learned has.
+_TEXT, _ID = "\x01t", "\x01i"
+
+
+class Template(NamedTuple):
+    """A chunk and its JSON around what may differ.
+
+    Args:
+        fields: of the chunk, without content and id.
+        opening: up to the content.
+        middle: between the content and the id.
+        closing: behind the id.
+    """
+
+    fields: dict[str, Any]
+    opening: bytes
+    middle: bytes
+    closing: bytes
+
+
+class ChunkLines:
+    """Writes the chunks of one chain, whose streams are alike."""
+
+    def __init__(self) -> None:
+        self._template: Template | None = None
+
+    def line(self, chunk: AIMessageChunk) -> bytes | None:
+        """The JSON of a chunk like the one that was learned; None for any other."""
+        template, content, chunk_id = self._template, chunk.content, chunk.id
+        if template is None or type(content) is not str or type(chunk_id) is not str or chunk.__pydantic_extra__:
+            return None
+        if {**chunk.__dict__, "content": None, "id": None} != template.fields:
+            return None
+        _, opening, middle, closing = template
+        try:
+            return b"%s%s%s%s%s" % (opening, orjson.dumps(content), middle, orjson.dumps(chunk_id), closing)
+        except TypeError:  # of a lone surrogate
+            return None
+
+    def learn(self, chunk: AIMessageChunk) -> None:
+        """Takes a chunk for the one that the next are like, unless values equal to its own can have another JSON."""
+        fields = {**chunk.__dict__, "content": None, "id": None}
+        if chunk.__pydantic_extra__ or not _is_stable(fields):
+            return
+        whole = orjson.dumps({**chunk.model_dump(), "content": _TEXT, "id": _ID})
+        opening, _, rest = whole.partition(orjson.dumps(_TEXT))
+        middle, found, closing = rest.partition(orjson.dumps(_ID))
+        if found and b"\\u0001" not in opening + middle + closing:
+            # The chunk is the chain's, which may change what is in it.
+            self._template = Template(deepcopy(fields), opening, middle, closing)
+
+
+def _is_stable(value: Any) -> bool:
+    # 1 equals True and 1.0, and its JSON is another.
+    if type(value) is dict:
+        return all(type(key) is str and _is_stable(item) for key, item in value.items())
+    return value is None or type(value) is str or (type(value) is list and all(map(_is_stable, value)))
