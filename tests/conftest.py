@@ -67,3 +67,9 @@ def client(app: FastAPI) -> Iterator[httpx.Client]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the switch of `make faults`."""
     parser.addoption("--long", action="store_true", help="fault campaigns at full length")
+
+
+@pytest.fixture(params=["httpx", "aiohttp"])
+def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What carries the requests to model servers: either way all is the same."""
+    monkeypatch.setenv("STREAMSERVE_OPENAI_TRANSPORT", request.param)

@@ -112,3 +112,14 @@ def test_the_factory_alone_loads_no_server_and_no_provider() -> None:
     code = f"import sys, streamserve.models as m; m.chat_model(); print({unwanted} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
+
+
+def test_requests_go_over_aiohttp_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    installed: list[object] = [None, object()]
+    monkeypatch.setattr("streamserve.models.find_spec", lambda name: installed[0])
+    carried = [type(chat_model().http_async_client).__name__]  # type: ignore[attr-defined]
+    installed.reverse()
+    carried.append(type(chat_model().http_async_client).__name__)  # type: ignore[attr-defined]
+    assert "LoopBoundClient" not in carried[0]
+    assert carried[1] == "LoopBoundClient"

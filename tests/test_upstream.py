@@ -19,6 +19,8 @@ from tests.upstream.faulty import DONE, TOKEN, event, faulty_server
 from tests.upstream.llama import TEXT, Upstream, llama_server
 from tests.upstream.sayer import REASONING, make_gguf, unique_pieces
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 Connect = Callable[[str], BaseChatModel]
 LONG = "word " * 400
 

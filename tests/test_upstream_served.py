@@ -22,6 +22,8 @@ from tests.test_upstream import LONG, add, chunks_of, joined
 from tests.upstream.llama import TEXT, Upstream
 from tests.upstream.sayer import unique_pieces
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 Serve = Callable[[str], Any]
 
 prompt = ChatPromptTemplate.from_template("{topic}")

@@ -1,5 +1,6 @@
 """Which chat model serves: OpenAI, a compatible server, a local GGUF file, or the offline model."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -37,8 +38,8 @@ class ModelSettings(BaseSettings):
             120: a small machine may read a long prompt for a minute before the first token).
         fast_openai: `STREAMSERVE_FAST_OPENAI`: read a model server's stream without an object for every part of
             every chunk (default true); false is ChatOpenAI's own way, with the same chunks.
-        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: `httpx`, or `aiohttp` (extra `aiohttp`), which takes less
-            CPU for every read (default httpx).
+        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: `httpx`, or `aiohttp` (extra `aiohttp`), whose reads take a
+            third of the CPU; `auto`: aiohttp where it is installed (default auto).
         offline_pace: `STREAMSERVE_OFFLINE_PACE`: seconds per token of the offline model (default 0.03).
     """
 
@@ -49,7 +50,9 @@ class ModelSettings(BaseSettings):
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE"))
     model_timeout: float = Field(120.0, gt=0, validation_alias="STREAMSERVE_MODEL_TIMEOUT")
     fast_openai: bool = Field(True, validation_alias="STREAMSERVE_FAST_OPENAI")
-    openai_transport: Literal["httpx", "aiohttp"] = Field("httpx", validation_alias="STREAMSERVE_OPENAI_TRANSPORT")
+    openai_transport: Literal["auto", "httpx", "aiohttp"] = Field(
+        "auto", validation_alias="STREAMSERVE_OPENAI_TRANSPORT"
+    )
     offline_pace: float = Field(0.03, ge=0, validation_alias="STREAMSERVE_OFFLINE_PACE")
 
 
@@ -89,7 +92,8 @@ def _openai(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
 
 
 def _transport(settings: ModelSettings, *, trust_env: bool) -> dict[str, Any]:
-    if settings.openai_transport == "httpx":
+    chosen = settings.openai_transport
+    if chosen == "httpx" or (chosen == "auto" and find_spec("aiohttp") is None):
         return {}
     from streamserve.openai_aiohttp import aiohttp_client
 
