@@ -15,6 +15,7 @@ from openai import AsyncStream, Stream
 from openai.types.chat import ChatCompletionChunk
 
 from streamserve.openai_sse import SSEDecoder
+from streamserve.silence import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class AsyncChunkStream(AsyncStream[object]):
         self._timeout: float | None = None
         self._model_name: str | None = None
         self._received = 0
+        self._silence: Silence | None = None
 
     def limited(self, timeout: float | None, model_name: str | None) -> AsyncChunkStream:
         """This stream, which now raises `StreamChunkTimeoutError` when a chunk takes too long.
@@ -58,13 +60,22 @@ class AsyncChunkStream(AsyncStream[object]):
         return self
 
     async def __anext__(self) -> object:
+        if self._timeout is None:
+            return chunk_of(await self._iterator.__anext__())
+        silence = self._silence = self._silence or Silence(self._timeout)
+        silence.begin()
         try:
-            async with asyncio.timeout(self._timeout) as limit:
-                chunk = await self._iterator.__anext__()
-        except TimeoutError as error:
-            if limit.expired():
-                raise self._silent() from error
+            chunk = await self._iterator.__anext__()
+        except asyncio.CancelledError:
+            silence.stop()
+            if silence.is_over():
+                raise self._silent() from TimeoutError()  # as with asyncio.timeout
             raise
+        except BaseException:
+            silence.stop()
+            raise
+        finally:
+            silence.end()
         self._received += 1
         return chunk_of(chunk)
 
