@@ -39,11 +39,8 @@ uses is not in it.
 
 Where a target is not kept, this is where the time goes (by `make bench ARGS=instructions` and a sampling profiler):
 
-- Streams of 50 tokens a second: at that pace each token is a wake-up, a step of the model and a write of its own.
-  More than half of that is LangChain's `astream` of the model and the write, which stock LangServe pays as well. With
-  a ChatOpenAI, each token is a read of its own besides.
-- First token: the chain's own start in LangChain (callbacks, configuration, the prompt), and many small things of
-  uvicorn, FastAPI's dependencies, LangServe's validation and the run's start.
+- First token: about a quarter of the way up to it is each LangChain's start of the sequence and the model, the reading
+  of the body by LangServe and ours, and the start of the run and its reader; a sixth is Starlette's and FastAPI's.
 - The SDK on httpx: what httpx, httpcore and anyio take for each chunk of a body, however few tokens are in it; the
   rows of text, paced, are little else.
 - Memory: most of an idle stream is FastAPI's, Starlette's and uvicorn's (the row without a run), then LangChain's.

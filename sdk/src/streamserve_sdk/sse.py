@@ -62,10 +62,14 @@ class EventParser:
             if self._is_between_blocks():
                 while block := _CHUNK.match(data, at):
                     at = block.end()
-                    self._at_start, self._size = False, 0
-                    yield ServerSentEvent("data", block[2], block[1].decode())
+                    number, value = block.groups()
+                    yield ServerSentEvent("data", value, number.decode())
                     if at == length:
-                        return
+                        break
+                if at:
+                    self._at_start, self._size = False, 0
+                if at == length:
+                    return
             end = data.find(b"\n\n", at) + 2
             end = end if end > 1 else length
             yield from self._feed(data[at:end])
