@@ -58,6 +58,8 @@ class Runs:
         self.observer = Observer()
         self.draining = False
         self._live: dict[str, LiveRun] = {}
+        # Of runs that are being stored, and are not among the live ones yet.
+        self._starting: set[asyncio.Future[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
@@ -94,6 +96,23 @@ class Runs:
             ThreadBusy: a live run has its thread.
             ShuttingDown: no new runs are taken.
         """
+        starting = asyncio.get_running_loop().create_future()
+        self._starting.add(starting)
+        try:
+            return await self._start(record, events, call, timeout, on_disconnect, alone)
+        finally:
+            self._starting.discard(starting)
+            starting.set_result(None)
+
+    async def _start(
+        self,
+        record: RunRecord,
+        events: Events,
+        call: Call,
+        timeout: float | None,
+        on_disconnect: OnDisconnect,
+        alone: bool,
+    ) -> tuple[RunRecord, bool]:
         try:
             stored, new = await self.claim(record, alone=alone)
         except (StoreDown, ServeError):
@@ -369,10 +388,16 @@ class Runs:
             task.cancel()
 
     async def _idle(self, seconds: float) -> None:
-        under_way = (live.run.over for live in self._live.values())
-        pending: set[asyncio.Future[Any]] = {*under_way, *self._calls, *self._readers}
-        if pending:
-            await asyncio.wait(pending, timeout=seconds)
+        deadline = time.monotonic() + seconds
+        while pending := self._under_way():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait(pending, timeout=left)
+
+    def _under_way(self) -> set[asyncio.Future[Any]]:
+        found: set[asyncio.Future[Any]] = {*self._starting, *self._calls, *self._readers}
+        return found.union(live.run.over for live in self._live.values())
 
 
 async def _despite_the_store(work: Coroutine[Any, Any, None]) -> None:
