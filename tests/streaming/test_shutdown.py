@@ -1,7 +1,8 @@
-"""From SIGTERM to the last terminal block, in a real process."""
+"""From SIGTERM to the last terminal block: in a real process, but for what only a store of ours can delay."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -14,6 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from streamserve.call import Call
+from streamserve.settings import Settings
+from streamserve.stores import RunRecord
+from streamserve.streaming.run import Events
+from streamserve.streaming.runs import Runs
 from tests.streaming.support import LIMIT, error_of, streaming
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +154,31 @@ def test_a_hundred_streams_all_learn_how_they_end(serve: Serve) -> None:
         ends = [reader.rest()[-1] for reader in readers]
     assert {error_of(end)["code"] for end in ends} == {"shutting_down"}
     assert server.exit_code() == 0
+
+
+async def test_a_run_that_is_being_stored_when_a_shutdown_begins_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(Settings(drain_time=LIMIT))
+    storing, stored = asyncio.Event(), asyncio.Event()
+    acquire = runs.store.acquire
+
+    async def slowly(record: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
+        storing.set()
+        await stored.wait()
+        return await acquire(record, alone=alone)
+
+    async def events() -> Events:
+        yield {"event": "data", "data": '"said"'}
+        yield {"event": "end"}
+
+    monkeypatch.setattr(runs.store, "acquire", slowly)
+    record = RunRecord(run_id="r", chain="c", endpoint="stream", principal="p", created_at=0)
+    async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
+        tasks.create_task(runs.start(record, events(), Call("r"), timeout=None, on_disconnect="continue"))
+        await storing.wait()
+        shutdown = tasks.create_task(runs.drain())
+        ended, _ = await asyncio.wait({shutdown}, timeout=0.2)
+        assert not ended
+        stored.set()
+    found = await runs.store.get("r")
+    assert found is not None
+    assert found.status == "done"

@@ -58,8 +58,7 @@ class Runs:
         self.observer = Observer()
         self.draining = False
         self._live: dict[str, LiveRun] = {}
-        # Of runs that are being stored, and are not among the live ones yet.
-        self._starting: set[asyncio.Future[None]] = set()
+        self._storing: set[asyncio.Future[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
@@ -96,40 +95,35 @@ class Runs:
             ThreadBusy: a live run has its thread.
             ShuttingDown: no new runs are taken.
         """
-        starting = asyncio.get_running_loop().create_future()
-        self._starting.add(starting)
-        try:
-            return await self._start(record, events, call, timeout, on_disconnect, alone)
-        finally:
-            self._starting.discard(starting)
-            starting.set_result(None)
+        with self._being_stored():
+            try:
+                stored, new = await self.claim(record, alone=alone)
+            except (StoreDown, ServeError):
+                await events.aclose()  # before any call of a model
+                raise
+            if not new:
+                await events.aclose()
+                if stored.fingerprint != record.fingerprint:
+                    raise IdempotencyConflict()
+                return stored, False
+            run = Run(stored, self.store, events, call, self._limits(timeout))
+            live = await self._begin(run, self._grace(record, on_disconnect))
+            if call.slot:
+                call.slot.keep()
+            if record.endpoint == "runs":
+                live.orphan()  # nobody reads it yet, and perhaps nobody will
+            return stored, True
 
-    async def _start(
-        self,
-        record: RunRecord,
-        events: Events,
-        call: Call,
-        timeout: float | None,
-        on_disconnect: OnDisconnect,
-        alone: bool,
-    ) -> tuple[RunRecord, bool]:
+    @contextmanager
+    def _being_stored(self) -> Iterator[None]:
+        """While a run is being stored, it is not among the live ones; a shutdown waits for it all the same."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._storing.add(stored)
         try:
-            stored, new = await self.claim(record, alone=alone)
-        except (StoreDown, ServeError):
-            await events.aclose()  # before any call of a model
-            raise
-        if not new:
-            await events.aclose()
-            if stored.fingerprint != record.fingerprint:
-                raise IdempotencyConflict()
-            return stored, False
-        run = Run(stored, self.store, events, call, self._limits(timeout))
-        live = await self._begin(run, self._grace(record, on_disconnect))
-        if call.slot:
-            call.slot.keep()
-        if record.endpoint == "runs":
-            live.orphan()  # nobody reads it yet, and perhaps nobody will
-        return stored, True
+            yield
+        finally:
+            self._storing.discard(stored)
+            stored.set_result(None)
 
     async def claim(self, record: RunRecord, *, alone: bool) -> tuple[RunRecord, bool]:
         """Stores a run, or finds the one that its key names.
@@ -360,11 +354,12 @@ class Runs:
     async def _recover(self, record: RunRecord) -> bool:
         if self.recovery is None or self.draining:
             return False
-        found = await self.recovery.attempt(record, self.store, self._limits)
-        if found is None:
-            return False
-        grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
-        live = await asyncio.create_task(self._begin(found.run, grace), context=found.context)
+        with self._being_stored():
+            found = await self.recovery.attempt(record, self.store, self._limits)
+            if found is None:
+                return False
+            grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
+            live = await asyncio.create_task(self._begin(found.run, grace), context=found.context)
         if self._reading[record.run_id]:
             self._tell_owner(record.run_id, reading=False)  # that is now this process
         else:
@@ -396,7 +391,7 @@ class Runs:
             await asyncio.wait(pending, timeout=left)
 
     def _under_way(self) -> set[asyncio.Future[Any]]:
-        found: set[asyncio.Future[Any]] = {*self._starting, *self._calls, *self._readers}
+        found: set[asyncio.Future[Any]] = {*self._storing, *self._calls, *self._readers}
         return found.union(live.run.over for live in self._live.values())
 
 
