@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 from langchain_core.messages import AIMessageChunk
 
-# In JSON `\\u0001`, which no other value of a chunk that is learned has.
+# JSON writes their first character as an escape, which a chunk that is learned has nowhere else.
 _TEXT, _ID = "\x01t", "\x01i"
 
 

@@ -38,8 +38,8 @@ class ModelSettings(BaseSettings):
             120: a small machine may read a long prompt for a minute before the first token).
         fast_openai: `STREAMSERVE_FAST_OPENAI`: read a model server's stream without an object for every part of
             every chunk (default true); false is ChatOpenAI's own way, with the same chunks.
-        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: `httpx`, or `aiohttp` (extra `aiohttp`), whose reads take a
-            third of the CPU; `auto`: aiohttp where it is installed (default auto).
+        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: `httpx`, or `aiohttp` (extra `aiohttp`), which takes
+            less CPU per token; `auto`: aiohttp where it is installed (default auto).
         offline_pace: `STREAMSERVE_OFFLINE_PACE`: seconds per token of the offline model (default 0.03).
     """
 

@@ -1,6 +1,6 @@
 """A limit on the silence of what a task waits for again and again: one timer, however many waits.
 
-`asyncio.timeout` makes a timer for each, which at a token's pace is a fortieth of what the token costs.
+`asyncio.timeout` makes and cancels a timer for each, that is, for each token.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ def _said(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) -> Strea
     others = {name: value for name, value in kwargs.items() if name != "stop"}
     if not model._should_stream(async_api=True, **{**others, "stream": True}):
         return None
+    # As upstream: the older name counts only where the newer one is missing.
     others.pop("ls_structured_output_format", None) or others.pop("structured_output_format", None)
     return _chunks(model, inputs, kwargs.get("stop"), others)
 
