@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 from langchain_core import output_parsers
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import (
@@ -24,7 +24,7 @@ from langchain_core.runnables import (
     RunnableWithFallbacks,
     base,
 )
-from langchain_core.runnables.config import patch_config
+from langchain_core.runnables.config import patch_config, var_child_runnable_config
 from pydantic import PrivateAttr
 
 from streamserve.known_langchain import is_known
@@ -62,6 +62,25 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         """As upstream."""
         return self.atransform(_once(input), config, **kwargs)
+
+    def unheard(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
+        """Its stream without any run, in a context that is the caller's own.
+
+        Returns:
+            None: somebody listens, or a step cannot be silent.
+        """
+        if None in self._silent or config.get("callbacks") or (runs := AsyncCallbackManager.configure()).handlers:
+            return None
+        stream: Stream | None = _once(input)
+        for step in cast("list[Silent]", self._silent):
+            if stream is None:
+                return None
+            stream, kwargs = step(stream, kwargs), {}
+        # What a model calls by itself is a part of this run.
+        runs.parent_run_id = config.get("run_id")
+        named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
+        var_child_runnable_config.set(cast(RunnableConfig, {**named, "callbacks": runs}))
+        return stream
 
     def _pipe(
         self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig

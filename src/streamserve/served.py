@@ -187,8 +187,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                     yield chunk
             return
         chunk, own = None, self._own_config(config)
-        alone.set(type(self._streamed) is RunnableSequence)
-        stream = self._streamed.astream(input, own, **{**self.kwargs, **kwargs})
+        stream = self._stream(input, own, {**self.kwargs, **kwargs})
         try:
             async for chunk in stream:
                 yield chunk
@@ -196,6 +195,14 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             await closed(stream)
         if type(chunk) is dict:  # a snapshot: dicts that add up are AddableDicts
             keep_output(chunk)
+
+    def _stream(self, input: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        chain = self._streamed
+        if type(chain) is RunnableSequence:  # in the task of a run, whose context is its own
+            if (stream := chain.unheard(input, config, **kwargs)) is not None:
+                return stream
+            alone.set(True)
+        return chain.astream(input, config, **kwargs)
 
     async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:
         """As `astream`, for a graph's run whose worker died: from its last checkpoint, or else with its input."""
