@@ -33,7 +33,8 @@ def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] 
         Depends(_knows(served.served.name)),
         Depends(_admission(served)),
     ]
-    router = APIRouter(route_class=RunRoute.of(served), dependencies=dependencies)
+    serializer = Serializer()
+    router = APIRouter(route_class=RunRoute.of(served, serializer), dependencies=dependencies)
     playground = playground_of(served)
     add_routes(
         router,
@@ -42,7 +43,7 @@ def chain_router(served: ServedRunnable, dependencies: Sequence[params.Depends] 
         playground_type=playground or "default",
         disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
         per_req_config_modifier=_with_run_id,
-        serializer=Serializer(),
+        serializer=serializer,
     )
     _add_background_runs(router)
     add_thread_routes(router, served)

@@ -42,8 +42,9 @@ from streamserve.errors import (
     UnknownThread,
 )
 from streamserve.failures import explain, record
+from streamserve.plain_stream import PlainStream
 from streamserve.playground import is_playground, playground_answer
-from streamserve.serializer import to_line
+from streamserve.serializer import Serializer, to_line
 from streamserve.served import BatchResults, OtherOutput, ServedRunnable
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming import turns
@@ -78,11 +79,12 @@ class RunRoute(APIRoute):
     """One route of one chain."""
 
     served: ClassVar[ServedRunnable]
+    plain: ClassVar[PlainStream]
 
     @classmethod
-    def of(cls, served: ServedRunnable) -> type[RunRoute]:
+    def of(cls, served: ServedRunnable, serializer: Serializer) -> type[RunRoute]:
         """The route class for the router of a chain."""
-        return type("RunRoute", (cls,), {"served": served})
+        return type("RunRoute", (cls,), {"served": served, "plain": PlainStream(served, serializer)})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -147,9 +149,14 @@ class RunRoute(APIRoute):
             call.turn = turns.of_call(runs, call, self.endpoint_name, self._strategy)
             with runs.observer.calling(call, self.endpoint_name):
                 return await self._call(request, call, runs, handler)
+        return await self._stream(request, call.body, call, runs, await self._events(request, call, handler))
+
+    async def _events(self, request: ChainRequest, call: Call, handler: Handler) -> Events:
+        if self.endpoint_name in ("stream", "runs") and (events := self.plain.events(request, call)):
+            return events
         response = await handler(request)
         assert isinstance(response, EventSourceResponse)
-        return await self._stream(request, call.body, call, runs, cast(Events, response.body_iterator))
+        return cast(Events, response.body_iterator)
 
     async def _prepare(self, request: ChainRequest, call: Call, config_hash: str) -> None:
         runs = runs_of(request)
