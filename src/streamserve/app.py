@@ -25,6 +25,7 @@ from streamserve.settings import Settings
 from streamserve.stores import StoreDown
 from streamserve.streaming import api
 from streamserve.streaming.recovery import Recovery
+from streamserve.streaming.route import RunRoute
 from streamserve.streaming.runs import Runs
 from streamserve.telemetry import Telemetry, exposition
 from streamserve.telemetry.requests import RequestContext
@@ -105,6 +106,8 @@ def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[param
     chains = [serve(entry, app.state.checkpoints) for entry in registry.chains.values()]
     for served in chains:
         _add(app, mount.chain_router(served, dependencies))
+    # A request is compared with one route after the other, and there are dozens for each chain.
+    app.router.routes.sort(key=lambda route: not (isinstance(route, RunRoute) and route.is_frequent))
     app.state.auth.require({served.served.name: served.served.chain.scopes for served in chains})
     app.state.runs.recovery = Recovery(chains, app.state.checkpoints)
     return chains

@@ -48,13 +48,14 @@ METHODS: tuple[Any, ...] = (
     _normalize_messages,
     BasePromptTemplate.ainvoke,
     BasePromptTemplate._aformat_prompt_with_error_handling,
+    BasePromptTemplate._format_prompt_with_error_handling,
     AIMessageChunk.__add__,
     add_ai_message_chunks,
     config.patch_config,
     config.ensure_config,
     utils.coro_with_context,
 )
-KNOWN = frozenset({"278b5fd391b6f4d957dd7b4171dfd313459162bbf2b115d259cf08eb3a7b6998"})  # 1.7.2
+KNOWN = frozenset({"117b7f3149663a0b11d93aef17359a21e123570884a8fd39f1a8a7c1588434e7"})  # 1.7.2
 
 
 def digest() -> str:

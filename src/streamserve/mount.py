@@ -65,7 +65,7 @@ def _admission(served: ServedRunnable) -> Callable[[Request], Awaitable[None]]:
             return
         limits: Limits = request.app.state.limits
         entry = served.served
-        starts_run = request.url.path.rpartition("/")[2] in REQUIRED
+        starts_run = request.scope["path"].rpartition("/")[2] in REQUIRED
         await limits.admit(request, entry.name, entry.chain, starts_run=starts_run)
 
     return admit
@@ -74,7 +74,7 @@ def _admission(served: ServedRunnable) -> Callable[[Request], Awaitable[None]]:
 def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
     # One id for the run, LangServe's metadata and the trace; the runs of a batch have one each.
     call = current_call.get()
-    if call is None or request.url.path.endswith("/batch"):
+    if call is None or request.scope["path"].endswith("/batch"):
         return config
     # What a further attempt at the run begins with.
     asked = call.configs[0] if call.configs else {}

@@ -56,7 +56,7 @@ async def _prompted(prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs:
     try:
         whole = await gathered(inputs)
         if whole is not NOTHING:
-            yield await prompt._aformat_prompt_with_error_handling(whole)
+            yield prompt._format_prompt_with_error_handling(whole)
     finally:
         await closed(inputs)
 

@@ -22,6 +22,8 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Scope
 
 from streamserve import arguments, direct, event_version
 from streamserve.body import LARGE, ChainRequest, aside, check_shape, locate, parse, read_kwargs
@@ -88,8 +90,13 @@ class RunRoute(APIRoute):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._fixed = self.path.partition("{")[0]
         if direct.admission(self.dependencies) and self._direct_handler():
             self.app = direct.application(self.get_route_handler())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As upstream. Each chain has dozens of routes, which a request looks at one by one: most are not its own."""
+        return super().matches(scope) if self._fixed in scope["path"] else (Match.NONE, {})
 
     def get_route_handler(self) -> Handler:
         """FastAPI's hook: LangServe's handler with ours around it."""
@@ -135,6 +142,11 @@ class RunRoute(APIRoute):
     def endpoint_name(self) -> str:
         """The last part of the path: invoke, stream, ..."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def is_frequent(self) -> bool:
+        """Whether runs are started by it, and nothing about them is said in its path."""
+        return self.endpoint_name in REQUIRED and self._fixed == self.path and not self.include_in_schema
 
     async def _answer(self, request: ChainRequest, call: Call, handler: Handler) -> Response:
         config_hash = str(request.path_params.get("config_hash", ""))
