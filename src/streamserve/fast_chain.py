@@ -8,7 +8,7 @@ plain strings, where there it is a subclass of `str`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 from langchain_core import output_parsers
@@ -25,10 +25,9 @@ from langchain_core.runnables import (
     base,
 )
 from langchain_core.runnables.config import patch_config, var_child_runnable_config
-from pydantic import PrivateAttr
 
 from streamserve.known_langchain import is_known
-from streamserve.silent_steps import Silent, silent
+from streamserve.silent_steps import Silent, silent, somebody_listens
 from streamserve.traced_stream import Stream, buffered, closed, traced
 
 
@@ -47,11 +46,10 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     While nobody listens to it, steps of which only callbacks could see that they are runs of their own are none.
     """
 
-    _silent: list[Silent | None] = PrivateAttr(default_factory=list)
-
-    def model_post_init(self, _context: Any) -> None:
-        """Finds out which steps can be silent."""
-        self._silent = [_silent(step) for step in self.steps]
+    @cached_property
+    def _silent(self) -> list[Silent | None]:
+        """How each step streams while nobody listens, if it can be silent."""
+        return [_silent(step) for step in self.steps]
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         """As upstream."""
@@ -69,7 +67,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         Returns:
             None: somebody listens, or a step cannot be silent.
         """
-        if None in self._silent or config.get("callbacks") or (runs := AsyncCallbackManager.configure()).handlers:
+        if None in self._silent or config.get("callbacks") or somebody_listens():
             return None
         stream: Stream | None = _once(input)
         for step in cast("list[Silent]", self._silent):
@@ -77,7 +75,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
                 return None
             stream, kwargs = step(stream, kwargs), {}
         # What a model calls by itself is a part of this run.
-        runs.parent_run_id = config.get("run_id")
+        runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
         named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
         var_child_runnable_config.set(cast(RunnableConfig, {**named, "callbacks": runs}))
         return stream

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from types import FunctionType
 from typing import Any
 
+from langchain_core.callbacks import manager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models._utils import _normalize_messages
 from langchain_core.language_models.chat_models import _gen_info_and_msg_metadata
@@ -21,6 +22,7 @@ from langchain_core.output_parsers.base import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableSequence, config, utils
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.tracers import context
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +53,13 @@ METHODS: tuple[Any, ...] = (
     BasePromptTemplate._format_prompt_with_error_handling,
     AIMessageChunk.__add__,
     add_ai_message_chunks,
+    manager._configure,
+    context._tracing_v2_is_enabled,
     config.patch_config,
     config.ensure_config,
     utils.coro_with_context,
 )
-KNOWN = frozenset({"117b7f3149663a0b11d93aef17359a21e123570884a8fd39f1a8a7c1588434e7"})  # 1.7.2
+KNOWN = frozenset({"c5ffd85c1873e68554e2e347a6876bcbf9bab9184b64e00bcdd078d8aa87cb0e"})  # 1.7.2
 
 
 def digest() -> str:

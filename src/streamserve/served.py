@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from functools import cache
+from functools import cache, cached_property
 from types import new_class
 from typing import Any, Literal, cast
 
@@ -63,12 +63,15 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     served: RegisteredChain
     _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
-    _keys: ConfigKeys | None = PrivateAttr(default=None)
-    _streamed: Runnable[Any, Any] = PrivateAttr()
 
     def model_post_init(self, _context: Any) -> None:
-        """Prepares what is streamed in the chain's place."""
-        self._streamed = fast(self.bound)
+        """Prepares what requests ask for: a private attribute of pydantic's takes longer to find."""
+        _ = self._streamed, self.graph
+
+    @cached_property
+    def _streamed(self) -> Runnable[Any, Any]:
+        """What is streamed in the chain's place."""
+        return fast(self.bound)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
         """As upstream, with `served`. LangServe asks what this gives for schemas only, which few configs change."""
@@ -76,7 +79,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             return self
         return self.model_copy(update={"config": self._merge_configs(config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
 
-    @property
+    @cached_property
     def graph(self) -> graphs.Graph | None:
         """The graph, if it is one."""
         return self.bound if isinstance(self.bound, Pregel) else None
@@ -86,12 +89,10 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """The chain's configurable fields; a graph's are its thread and checkpoint."""
         return [*self.bound.config_specs, *(graphs.CONFIG_SPECS if self.graph else ())]
 
-    @property
+    @cached_property
     def config_keys(self) -> ConfigKeys:
         """The keys of a config that the chain knows."""
-        if self._keys is None:
-            self._keys = ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
-        return self._keys
+        return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's input schema with the declared examples, which the playground takes as defaults."""

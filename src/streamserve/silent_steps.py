@@ -11,11 +11,14 @@ from functools import partial
 from typing import Any
 
 from langchain_core import prompts
+from langchain_core.globals import get_debug
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models._utils import _normalize_messages
 from langchain_core.language_models.chat_models import _gen_info_and_msg_metadata
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.runnables import Runnable
+from langchain_core.tracers.context import _configure_hooks, _tracing_v2_is_enabled
+from langchain_core.utils.env import env_var_is_set
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 
@@ -24,6 +27,8 @@ from streamserve.traced_stream import NOTHING, Stream, closed, gathered
 # Makes a step's stream of its inputs and arguments; None: with these it cannot be silent.
 Silent = Callable[[Stream, dict[str, Any]], Stream | None]
 
+# With these LangChain refuses to run.
+_FORMER_TRACING = ("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER")
 # Of one text each.
 _TEMPLATES = (
     prompts.AIMessagePromptTemplate,
@@ -31,6 +36,16 @@ _TEMPLATES = (
     prompts.HumanMessagePromptTemplate,
     prompts.SystemMessagePromptTemplate,
 )
+
+
+def somebody_listens() -> bool:
+    """Whether LangChain gives a run callbacks that its config does not name: debug, tracing, those of a context."""
+    return (
+        get_debug()
+        or bool(_tracing_v2_is_enabled())
+        or any(map(env_var_is_set, _FORMER_TRACING))
+        or any(var.get() is not None or (name and env_var_is_set(name)) for var, _, _, name in _configure_hooks)
+    )
 
 
 def silent(step: Runnable[Any, Any]) -> Silent | None:

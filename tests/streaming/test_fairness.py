@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
+from collections.abc import AsyncIterator
 from time import monotonic
+from typing import Any
 
-from benchmarks.workload import HOT, Order, text_chain
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from benchmarks.workload import HOT, Order, TokenModel, text_chain
 from streamserve.streaming.fairness import FAIR_TURN, FairShare
-from tests.streaming.support import app_of, client_of, streaming
+from tests.streaming.support import LIMIT, app_of, client_of, streaming
 
 ENDLESS = {"order": str(Order(10**9, HOT))}
 
@@ -21,8 +27,16 @@ def work(seconds: float) -> None:
         pass
 
 
+async def test_a_first_word_is_followed_by_a_turn_of_the_others() -> None:
+    share = FairShare()
+    assert share.is_spent()
+    await asyncio.sleep(0)
+    assert not share.is_spent()
+
+
 async def test_who_never_waits_has_spent_its_share_until_the_others_had_their_turn() -> None:
     share = FairShare()
+    await asyncio.sleep(0)
     assert not share.is_spent()
     work(2 * FAIR_TURN)
     assert share.is_spent()
@@ -48,6 +62,23 @@ def test_a_loop_that_has_ended_is_not_kept() -> None:
     ended = asyncio.run(shared())
     gc.collect()
     assert ended() is None
+
+
+def test_the_first_token_is_sent_before_a_chain_that_never_waits_makes_the_second() -> None:
+    arrived, in_time = threading.Event(), []
+
+    class Holding(TokenModel):
+        async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+            yield ChatGenerationChunk(message=AIMessageChunk("first"))
+            in_time.append(arrived.wait(LIMIT))  # holds the event loop
+            yield ChatGenerationChunk(message=AIMessageChunk("second"))
+
+    app = app_of({"holding": text_chain(Holding())})
+    with client_of(app) as client, streaming(client, "/holding/stream", ENDLESS) as reader:
+        reader.until(b"first")
+        arrived.set()
+        reader.until(b"second")
+    assert in_time == [True]
 
 
 def test_others_are_answered_while_a_chain_never_waits() -> None:

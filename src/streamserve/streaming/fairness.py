@@ -41,7 +41,8 @@ class FairShare:
         loop = asyncio.get_running_loop()
         self._turns = _turns.get(loop) or _turns.setdefault(loop, Turns())
         self._now = loop.time
-        self._begin(self._now())
+        # What a stream says first goes out before it goes on, however little it took.
+        self._began, self._number = 0.0, self._turns.ask()
 
     def _begin(self, now: float) -> None:
         self._began, self._number = now, self._turns.ask()

@@ -32,6 +32,11 @@ EAGER = 8
 LATENESS_FACTOR, MAX_INTERVAL = 8, 1 / 20
 # Bytes in one write, unless a single block has more.
 WRITE_BYTES = 64 * 2**10
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+    "Content-Type": "text/event-stream; charset=utf-8",
+}
 
 
 class StreamResponse(Response):
@@ -45,19 +50,21 @@ class StreamResponse(Response):
         resumed: whether to say from where it is replayed.
     """
 
-    media_type = "text/event-stream"
+    background = None
+    status_code = 200
 
     def __init__(self, runs: Runs, run_id: str, after: int, base: str, *, resumed: bool = False) -> None:
         self._runs = runs
         self._run_id = run_id
         self._cursor = after
         self._unreachable_since: float | None = None
-        headers = {**run_headers(run_id, base), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = {**run_headers(run_id, base), **HEADERS}
         if resumed:
             headers["Run-Replay-From"] = str(after)
-        super().__init__(headers=headers)
-        # Response counts the length of an empty body.
-        self.raw_headers = [field for field in self.raw_headers if field[0] != b"content-length"]
+        # Response would count the length of an empty body.
+        self.raw_headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -92,11 +99,20 @@ class StreamResponse(Response):
         send_body = body_sender(scope, send)
         unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
         try:
-            await follower.send(send_body, KEEP_ALIVE)
+            await follower.send(send_body, await self._opening())
             await self._follow(send_body, follower)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()
+
+    async def _opening(self) -> bytes:
+        """What goes out with the head: a comment, so that proxies flush, and the first block if this process has it."""
+        store = self._runs.store
+        if not store.immediate:
+            return KEEP_ALIVE
+        blocks, _ = await store.read(self._run_id, self._cursor, 1)
+        self._cursor += len(blocks)
+        return KEEP_ALIVE + b"".join(blocks)
 
     async def _follow(self, send: Send, follower: Follower) -> None:
         loop = asyncio.get_running_loop()
