@@ -96,7 +96,7 @@ def _tree(run: Run) -> Any:
 
 async def chunks_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
     """The chunks of a stream, and its error as the last."""
-    return await _until_the_end(chain.astream(value, config, **kwargs))
+    return await until_the_end(chain.astream(value, config, **kwargs))
 
 
 async def calls_of(handler: Calls, chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
@@ -114,15 +114,16 @@ async def runs_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig)
 
 async def events_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig, version: Any) -> list[Any]:
     """The events of `astream_events`."""
-    return await _until_the_end(chain.astream_events(value, config, version=version))
+    return await until_the_end(chain.astream_events(value, config, version=version))
 
 
 async def patches_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
     """The patches of `astream_log`."""
-    return await _until_the_end(chain.astream_log(value, config))
+    return await until_the_end(chain.astream_log(value, config))
 
 
-async def _until_the_end(stream: AsyncIterator[Any]) -> list[Any]:
+async def until_the_end(stream: AsyncIterator[Any]) -> list[Any]:
+    """What a stream gives, and its error as the last."""
     shown: list[Any] = []
     try:
         async for each in stream:

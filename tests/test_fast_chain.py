@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, cast
 from uuid import uuid4
@@ -12,20 +13,25 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.globals import set_debug
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     Runnable,
     RunnableBranch,
+    RunnableConfig,
     RunnableGenerator,
     RunnableLambda,
     RunnableParallel,
     RunnablePassthrough,
 )
 from langchain_core.runnables.config import ensure_config
+from langchain_core.tracers.context import collect_runs
 from langchain_core.tracers.log_stream import RunLogPatch
+from langsmith import tracing_context
 
-from streamserve.fast_chain import fast
+from streamserve.fast_chain import RunnableSequence, fast
 from tests.observed import (
     AsyncRecorder,
     SyncRecorder,
@@ -35,8 +41,9 @@ from tests.observed import (
     events_of,
     patches_of,
     runs_of,
+    until_the_end,
 )
-from tests.streamed_chains import CASES, Case, model, said, shouted, worded
+from tests.streamed_chains import CASES, AsyncSayer, Case, model, said, shouted, worded
 
 pytestmark = pytest.mark.filterwarnings(  # of message histories, which chains still have
     "ignore::langchain_core._api.deprecation.LangChainDeprecationWarning"
@@ -168,6 +175,89 @@ async def test_a_prompt_that_calls_others_is_a_run_of_its_own_even_if_nobody_lis
     await chunks_of(fast(chain), {}, {"run_id": whole})
     (caller,) = callers
     assert caller not in (None, whole)
+
+
+_WITHOUT_RUNS = (
+    "text",
+    "messages",
+    "a prompt of several messages",
+    "a prompt that lacks a variable",
+    "a prompt with tags",
+    "with settings",
+    "a named sequence",
+    "a named parser",
+    "content blocks",
+    "parsers in a row",
+    "a sync-only model",
+    "a prompt that fails",
+    "a model that fails",
+)
+WITHOUT_RUNS = [CASES[name] for name in _WITHOUT_RUNS]
+
+
+def unheard(case: Case, **config: Any) -> AsyncIterator[Any] | None:
+    """The stream of a case's chain without any run, if it has one."""
+    chain = fast(case.make())
+    if not isinstance(chain, RunnableSequence):
+        return None
+    return chain.unheard(copy.deepcopy(case.value), RunnableConfig(**{**case.config, **config}))  # type: ignore[typeddict-item]
+
+
+@each_chain
+def test_a_sequence_of_prompts_models_and_parsers_only_needs_no_run(case: Case) -> None:
+    assert (unheard(case) is not None) == (case in WITHOUT_RUNS)
+
+
+@pytest.mark.parametrize("case", WITHOUT_RUNS, ids=_WITHOUT_RUNS)
+async def test_its_stream_without_any_run_is_the_same(case: Case) -> None:
+    stream = unheard(case)
+    assert stream is not None
+    declared = await chunks_of(case.make(), copy.deepcopy(case.value), {**case.config})
+    assert comparable(await until_the_end(stream)) == comparable(declared)
+
+
+@contextmanager
+def debugging() -> Iterator[None]:
+    set_debug(True)
+    try:
+        yield
+    finally:
+        set_debug(False)
+
+
+@pytest.mark.parametrize("listening", [debugging, collect_runs, lambda: tracing_context(enabled=True)])
+def test_a_sequence_is_a_run_while_somebody_listens_to_all(listening: Callable[[], Any]) -> None:
+    with listening():
+        assert unheard(CASES["text"]) is None
+    assert unheard(CASES["text"]) is not None
+
+
+def test_a_sequence_is_a_run_if_its_config_has_callbacks() -> None:
+    assert unheard(CASES["text"], callbacks=[AsyncRecorder()]) is None
+
+
+async def test_what_a_model_calls_in_a_sequence_that_is_no_run_is_a_part_of_it_all_the_same() -> None:
+    configs: list[Any] = []
+
+    class Caller(AsyncSayer):
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            configs.append(ensure_config())
+            async for chunk in super()._astream(*args, **kwargs):
+                yield chunk
+
+    async def streamed(stream: AsyncIterator[Any] | None) -> None:
+        assert stream is not None
+        await until_the_end(stream)
+
+    whole = uuid4()
+    chain = fast(ChatPromptTemplate([("human", "Hi")]) | Caller())
+    config = RunnableConfig(run_id=whole, run_name="whole", tags=["tag"], metadata={"of": "whole"})
+    assert isinstance(chain, RunnableSequence)
+    await asyncio.create_task(streamed(chain.astream({}, config)))
+    await streamed(chain.unheard({}, config))
+    as_run, without = ({**each, "callbacks": each["callbacks"].parent_run_id} for each in configs)
+    assert without == as_run
+    assert (without["callbacks"], without["tags"], without["metadata"]) == (whole, ["tag"], {"of": "whole"})
 
 
 async def test_an_unheard_stream_that_is_left_early_closes_its_model() -> None:
