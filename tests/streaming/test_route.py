@@ -8,11 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from langchain_core.runnables import RunnableGenerator
+from fastapi.routing import APIRoute
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
+from streamserve.streaming.route import REQUIRED
 from tests.fakes import Gate
 from tests.serving import serving
-from tests.streaming.support import LIMIT, app_of, caller, ended, streaming
+from tests.streaming.support import LIMIT, app_of, caller, client_of, ended, streaming
 from tests.wire import config_hash
 
 KEY = {"Idempotency_Key": "3f0c"}
@@ -199,3 +201,15 @@ def test_the_metadata_block_the_headers_and_the_trace_share_one_id(bench: Bench,
         first = reader.next()
         assert f'"run_id":"{reader.run_id}"'.encode() in first
         reader.rest()
+
+
+def test_a_request_looks_at_its_own_route_only_among_those_of_many_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_of({f"chain{number}": RunnableLambda(str) for number in range(20)})
+    looked: list[str] = []
+    matches = APIRoute.matches
+    monkeypatch.setattr(APIRoute, "matches", lambda route, scope: looked.append(route.path) or matches(route, scope))
+    with client_of(app) as client:
+        assert client.post("/chain19/stream", json={"input": "x"}).status_code == 200
+    assert looked == ["/chain19/stream"]
+    place = next(place for place, route in enumerate(app.routes) if getattr(route, "path", "") == "/chain19/stream")
+    assert place < 20 * len(REQUIRED)
