@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from streamserve.asgi import offer
 
@@ -45,13 +45,16 @@ class RequestContext:
             return
         headers = Headers(scope=scope)
         request_id = request_id_of(headers)
-        with bound_contextvars(request_id=request_id, **trace_of(headers)):
+        bound = bind_contextvars(request_id=request_id, **trace_of(headers))
+        try:
             answer = self._sending(scope, send, request_id)
             if self._traced is None:
                 await self._app(scope, receive, answer)
                 return
             with self._traced(headers):
                 await self._app(scope, receive, answer)
+        finally:
+            reset_contextvars(**bound)
 
     def _sending(self, scope: Scope, send: Send, request_id: str) -> Send:
         header = (b"x-request-id", request_id.encode("ascii"))
