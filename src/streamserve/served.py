@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from functools import cache, cached_property
-from types import new_class
-from typing import Any, Literal, cast
+from functools import cached_property
+from typing import Any, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.utils import ConfigurableFieldSpec, gather_with_concurrency
 from langgraph.pregel import Pregel
-from pydantic import BaseModel, ConfigDict, PrivateAttr, RootModel
+from pydantic import BaseModel, PrivateAttr
 
 from streamserve import graph_input, graphs, modes
 from streamserve.call import Call, current_call
@@ -27,6 +25,7 @@ from streamserve.fast_chain import RunnableSequence, fast
 from streamserve.progress import at_the_last_checkpoint, marked, progress_of
 from streamserve.protocol_events import open_events
 from streamserve.registry import RegisteredChain
+from streamserve.schemas import with_enums, with_examples
 from streamserve.serializer import keep_output
 from streamserve.stream_callbacks import without_aggregator
 from streamserve.thread_heads import begun
@@ -124,12 +123,12 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
         schema = cast(type[BaseModel], super().get_input_schema(config))
-        return _with_examples(schema, self.served) if self.served.chain.examples else schema
+        return with_examples(schema, self.served) if self.served.chain.examples else schema
 
     def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
         # An interrupted graph's output has a key that its state has not.
         schema = cast(type[BaseModel], super().get_output_schema(config))
-        return _derived(schema, self.served.name, _add_enums, "allow" if self.graph else "ignore")
+        return with_enums(schema, self.served.name, "allow" if self.graph else "ignore")
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain, marking where in the request a failure happens."""
@@ -308,65 +307,3 @@ class _in_chain:  # noqa: N801 - a context manager reads as a verb
     def __exit__(self, kind: object, *_rest: object) -> None:
         if kind is None:
             self.call.phase = "output"
-
-
-def _derived(
-    schema: type[BaseModel],
-    chain: str,
-    extend: Callable[[dict[str, Any]], None],
-    extra: Literal["allow", "ignore"] = "ignore",
-) -> type[BaseModel]:
-    """The same model with an extended JSON schema, both in OpenAPI and by itself."""
-
-    @cache
-    def document(args: tuple[Any, ...], kwargs: frozenset[tuple[str, Any]]) -> dict[str, Any]:
-        # Of `schema`, not of the subclass: langchain-core's models call super(cls, cls), endless in a subclass.
-        made = copy.deepcopy(schema.model_json_schema(*args, **dict(kwargs)))
-        extend(made)
-        return made
-
-    def model_json_schema(_cls: type[BaseModel], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return document(args, frozenset(kwargs.items()))
-
-    config = ConfigDict(json_schema_extra=extend)
-    if not issubclass(schema, RootModel):
-        config["extra"] = extra
-    members = {"model_config": config, "model_json_schema": classmethod(model_json_schema)}
-    # LangServe renames a model whose name another chain has, and a renamed root model validates nothing.
-    name = f"{chain.replace('-', '_')}_{schema.__name__}" if issubclass(schema, RootModel) else schema.__name__
-    return cast(type[BaseModel], new_class(name, (schema,), exec_body=_filler(schema, members)))
-
-
-def _filler(schema: type[BaseModel], members: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    return lambda namespace: namespace.update({"__module__": schema.__module__, **members})
-
-
-def _with_examples(schema: type[BaseModel], served: RegisteredChain) -> type[BaseModel]:
-    examples = list(served.chain.examples)
-
-    def extend(document: dict[str, Any]) -> None:
-        document["examples"] = examples
-        first = examples[0] if isinstance(examples[0], dict) else {}
-        for name, value in first.items():
-            _properties(document).get(name, {}).setdefault("default", value)
-
-    return _derived(schema, served.name, extend)
-
-
-def _properties(document: dict[str, Any]) -> dict[str, Any]:
-    # A graph's schema is a reference to its state's.
-    name = document.get("$ref", "").rpartition("/")[2]
-    fields: dict[str, Any] = document.get("$defs", {}).get(name, document).get("properties", {})
-    return fields
-
-
-def _add_enums(node: Any) -> None:
-    """Adds `enum` beside `const`: LangServe's chat playground looks for the one, pydantic writes the other."""
-    if isinstance(node, dict):
-        if "const" in node:
-            node.setdefault("enum", [node["const"]])
-        for value in list(node.values()):
-            _add_enums(value)
-    elif isinstance(node, list):
-        for value in node:
-            _add_enums(value)

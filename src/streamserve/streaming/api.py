@@ -12,10 +12,9 @@ from streamserve.auth import shares
 from streamserve.auth.guard import auth_of
 from streamserve.errors import NoOutput, RunExpired
 from streamserve.stores import RunRecord, Status
-from streamserve.streaming.access import principal_of, runs_base, runs_of
+from streamserve.streaming.access import last_event_id, parse_cursor, principal_of, runs_base, runs_of
 from streamserve.streaming.output import output_of
 from streamserve.streaming.response import resume, run_headers
-from streamserve.streaming.route import last_event_id, parse_cursor
 from streamserve.streaming.runs import Runs
 
 # A request that waits for a run holds a connection; a caller that wants longer asks again.

@@ -6,7 +6,6 @@ request on it would fail.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
@@ -46,20 +45,20 @@ from streamserve.errors import (
 from streamserve.failures import explain, record
 from streamserve.plain_stream import PlainStream
 from streamserve.playground import is_playground, playground_answer
-from streamserve.serializer import Serializer, to_line
+from streamserve.serializer import Serializer
 from streamserve.served import BatchResults, OtherOutput, ServedRunnable
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming import turns
-from streamserve.streaming.access import principal_of, runs_base, runs_of
+from streamserve.streaming.access import idempotency_key, last_event_id, principal_of, runs_base, runs_of
+from streamserve.streaming.answers import answer, batch_answer, invoke_answer, with_types
+from streamserve.streaming.calls import while_connected
 from streamserve.streaming.recovery import HEADER
 from streamserve.streaming.response import StreamResponse, resume, run_headers
 from streamserve.streaming.run import Events
 from streamserve.streaming.runs import OnDisconnect, Runs
-from streamserve.streaming.threads import CallsInThreads, current_calls
 from streamserve.thread_heads import require_begun
 from streamserve.thread_keys import thread_key
 from streamserve.typed_input import with_types as with_input_types
-from streamserve.wire_types import types_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +71,6 @@ REQUIRED = {
     "stream_events": "input",
     "runs": "input",
 }
-
-# An Idempotency-Key is a UUID or the like; more than this is not a key.
-MAX_KEY_LENGTH = 255
 
 
 class RunRoute(APIRoute):
@@ -190,7 +186,7 @@ class RunRoute(APIRoute):
 
     async def _call(self, request: ChainRequest, call: Call, runs: Runs, handler: Handler) -> Response:
         try:
-            response = with_types(await _while_connected(request, runs, handler), call.types)
+            response = with_types(await while_connected(request, runs, handler), call.types)
         except BatchResults as batch:
             response = batch_answer(batch.results, call)
         except OtherOutput as other:
@@ -303,75 +299,6 @@ class RunRoute(APIRoute):
         return Internal()
 
 
-def answer(error: ServeError, run_id: str | None = None) -> JSONResponse:
-    """The JSON answer for an error."""
-    headers = {**error.answer_headers, "Run-Id": run_id} if run_id else error.answer_headers
-    return JSONResponse(error.body(run_id), status_code=error.status, headers=headers)
-
-
-def invoke_answer(output: Any, call: Call) -> Response:
-    """The answer of /invoke with an output that is not of the chain's declared type."""
-    metadata = b'{"run_id":"%s","feedback_tokens":[]}' % call.run_id.encode()
-    body = b'{"output":%s,"metadata":%s}' % (to_line(output), metadata)
-    return with_types(Response(body, media_type="application/json"), types_of(output))
-
-
-def batch_answer(results: list[Any], call: Call) -> Response:
-    """The answer to a batch whose items may fail one by one: `errors` holds null or an error for each output."""
-    failures = [explain(item, call) if isinstance(item, BaseException) else None for item in results]
-    outputs = [None if failure else item for item, failure in zip(results, failures, strict=True)]
-    for item, failure in zip(results, failures, strict=True):
-        if failure is not None:
-            record(failure, item, call.run_id, call.chain)
-    errors = [failure and failure.body(call.run_id) for failure in failures]
-    body = b'{"output":%s,"errors":%s,"metadata":{"run_ids":[],"responses":[]}}'
-    answered = Response(body % (to_line(outputs), orjson.dumps(errors)), media_type="application/json")
-    return with_types(answered, types_of(outputs))
-
-
-def with_types(response: Response, types: dict[str, str]) -> Response:
-    """LangServe's answer with the types of its output, if its JSON does not tell them."""
-    if types and response.status_code == 200:
-        response.body = b'%s,"types":%s}' % (bytes(response.body)[:-1], to_line(types))
-        response.headers["content-length"] = str(len(response.body))
-    return response
-
-
-def idempotency_key(request: Request, path: str) -> str | None:
-    """What names a run for its caller: principal, path and key together.
-
-    Raises:
-        BadRequest: the key is empty or too long.
-    """
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= MAX_KEY_LENGTH:
-        raise BadRequest(f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} characters")
-    return "\n".join((principal_of(request), path, str(request.path_params.get("config_hash", "")), key))
-
-
-def last_event_id(request: Request) -> int | None:
-    """The cursor of a reader that was here before.
-
-    Raises:
-        BadRequest: it is no number.
-    """
-    said = request.headers.get("Last-Event-ID")
-    return None if said is None or said == "" else parse_cursor(said, "Last-Event-ID")
-
-
-def parse_cursor(text: str, place: str) -> int:
-    """A cursor as a number.
-
-    Raises:
-        BadRequest: it is no number, naming the place.
-    """
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise BadRequest(f"{place}: a block's number, not {text[:40]!r}")
-    return int(text)
-
-
 async def _fingerprint(request: ChainRequest) -> str:
     body = await request.body()
     return await aside(body, _digest, body)
@@ -381,33 +308,5 @@ def _digest(body: bytes) -> str:
     return hashlib.sha256(orjson.dumps(parse(body), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-async def _while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
-    """Runs a handler until it is done, the caller leaves, or the server shuts down."""
-    if runs.draining:
-        raise ShuttingDown()
-    calls = CallsInThreads()
-    current_calls.set(calls)
-    task = asyncio.create_task(handler(request))
-    leaving = asyncio.create_task(_left(request))
-    with runs.calling(cast("asyncio.Task[object]", task)):
-        try:
-            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task}, timeout=runs.settings.cancel_grace)
-        finally:
-            leaving.cancel()
-            task.cancel()
-            calls.stop()
-    if not task.done() or task.cancelled():
-        raise ShuttingDown() if runs.draining else Cancelled("The caller left")
-    return task.result()
-
-
 async def _admitted() -> Response:
     return Response()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
