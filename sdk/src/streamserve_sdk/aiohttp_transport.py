@@ -1,4 +1,4 @@
-"""aiohttp under httpx's interface, for asynchronous calls: a read costs a sixth of httpx's own. Needs httpx-aiohttp."""
+"""aiohttp under httpx's interface, for asynchronous calls, which takes less CPU per read. Needs httpx-aiohttp."""
 
 import asyncio
 import ssl
@@ -8,6 +8,9 @@ from typing import Any
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+
+from streamserve_sdk.http import BODY
 
 
 def transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
@@ -33,8 +36,8 @@ class WatchedTransport(AiohttpTransport):
         limits = request.extensions.get("timeout", {})
         read = limits.get("read")
         response = await super().handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = WatchedStream(response.stream, limits, read)
+        assert isinstance(response.stream, AiohttpResponseStream)
+        response.stream = response.extensions[BODY] = WatchedStream(response.stream, limits, read)
         return response
 
 
@@ -47,8 +50,9 @@ class WatchedStream(httpx.AsyncByteStream):
         known: the limit of silence that aiohttp keeps by itself.
     """
 
-    def __init__(self, inner: httpx.AsyncByteStream, limits: dict[str, Any], known: float | None) -> None:
+    def __init__(self, inner: AiohttpResponseStream, limits: dict[str, Any], known: float | None) -> None:
         self._inner = inner
+        self._read = inner._aiohttp_response.content.readany
         self._limits = limits
         self._known = known
         self._reader: asyncio.Task[Any] | None = None
@@ -62,27 +66,28 @@ class WatchedStream(httpx.AsyncByteStream):
             httpx.ReadTimeout: it was silent for too long.
         """
         limit = self._limits.get("read")
-        if limit is None or limit == self._known:
-            async for data in self._inner:
-                yield data
-            return
-        loop, chunks = asyncio.get_running_loop(), self._inner.__aiter__()
-        timer = _Timer(loop, limit, self._check)
-        try:
-            while True:
-                self._reader, self._since = asyncio.current_task(), loop.time()
-                try:
-                    data = await chunks.__anext__()
-                except StopAsyncIteration:
-                    return
-                except asyncio.CancelledError:
-                    if self._is_late and self._reader is not None and not self._reader.uncancel():
-                        raise httpx.ReadTimeout(f"nothing came for {limit:g} s") from None
-                    raise
-                self._reader = None
-                yield data
-        finally:
-            timer.stop()
+        with map_aiohttp_exceptions():
+            if limit is None or limit == self._known:
+                while data := await self._read():
+                    yield data
+                return
+            loop = asyncio.get_running_loop()
+            timer = _Timer(loop, limit, self._check)
+            try:
+                while True:
+                    self._reader, self._since = asyncio.current_task(), loop.time()
+                    try:
+                        data = await self._read()
+                    except asyncio.CancelledError:
+                        if self._is_late and self._reader is not None and not self._reader.uncancel():
+                            raise httpx.ReadTimeout(f"nothing came for {limit:g} s") from None
+                        raise
+                    self._reader = None
+                    if not data:
+                        return
+                    yield data
+            finally:
+                timer.stop()
 
     async def aclose(self) -> None:
         """Close the body."""

@@ -20,6 +20,9 @@ Blocks = Iterator[ServerSentEvent]
 
 logger = logging.getLogger(__name__)
 
+# Where a response of our own transport has its body, which httpx wraps in a generator of its own.
+BODY = "streamserve.body"
+
 # What may go wrong on the way; the rest of httpx's errors are mistakes of the caller.
 TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
 
@@ -156,7 +159,7 @@ def _sync_body(response: httpx.Response) -> Iterable[bytes]:
 
 
 def _async_body(response: httpx.Response) -> AsyncIterable[bytes]:
-    stream = response.stream
+    stream = response.extensions.get(BODY, response.stream)
     return stream if _is_as_sent(response) and isinstance(stream, httpx.AsyncByteStream) else response.aiter_bytes()
 
 
