@@ -37,13 +37,8 @@ uses is not in it.
 
 {targets}
 
-Where a target is not kept, this is where the time goes (by `make bench ARGS=instructions` and a sampling profiler):
-
-- First token: about a quarter of the way up to it is each LangChain's start of the sequence and the model, the reading
-  of the body by LangServe and ours, and the start of the run and its reader; a sixth is Starlette's and FastAPI's.
-- The SDK on httpx: what httpx, httpcore and anyio take for each chunk of a body, however few tokens are in it; the
-  rows of text, paced, are little else.
-- Memory: most of an idle stream is FastAPI's, Starlette's and uvicorn's (the row without a run), then LangChain's.
+The SDK on httpx, paced, is what httpx, httpcore, h11 and anyio take for each chunk of a body, however few tokens are in
+it: the rows of text, paced, are little else, for the stock client and ours alike.
 
 ## Figures
 
