@@ -65,7 +65,7 @@ AGAINST: Sequence[tuple[str, str]] = [
     *((f"stock {chain}", f"raw {chain}") for chain in ("text", "messages")),
     *((f"{store} text", "memory text") for store in ("sqlite", "redis")),
 ]
-GRAPH: Sequence[Pair] = [("memory", "graph"), ("process", "graph"), ("raw", "messages")]
+GRAPH: Sequence[Pair] = [("memory", "graph"), ("process", "graph"), ("raw", "messages"), ("langgraph", "runs")]
 OPENAI: Sequence[Pair] = [("stock", "openai"), ("memory", "openai"), ("raw", "text")]
 
 
@@ -84,7 +84,7 @@ def saturated(plan: Plan) -> None:
 def graph(plan: Plan) -> None:
     """A graph in its message mode, 50 streams at once; stock LangServe streams no tokens of graphs."""
     streams, short, long = plan.amount((50, 20, 220), (2, 5, 25))
-    ratios = [("memory graph", "process graph")]
+    ratios = [("memory graph", "process graph"), ("langgraph runs", "memory graph")]
     _measure(plan, Regime("graph", streams, "yielding", short, long, GRAPH, ratios))
 
 

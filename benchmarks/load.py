@@ -19,7 +19,6 @@ from benchmarks.memory_server import allow_files
 from benchmarks.servers import core
 from benchmarks.workload import HELD, Order, body_of
 
-MARK = b"event: data"
 LIMIT = 120.0
 OPENED_A_SECOND = 200
 T = TypeVar("T")
@@ -44,7 +43,7 @@ class Paced(NamedTuple):
 class Stream(asyncio.Protocol):
     """One request, and what comes back: numbers of tokens and bytes, and moments of arrival if they are wanted."""
 
-    def __init__(self, request: bytes, keeps: bool) -> None:
+    def __init__(self, request: bytes, keeps: bool, mark: bytes) -> None:
         self.tokens = 0
         self.bytes = 0
         self.moments: list[float] = []
@@ -52,6 +51,7 @@ class Stream(asyncio.Protocol):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request = request
         self._keeps = keeps
+        self._mark = mark
         self._tail = b""
         self.transport: Any = None
 
@@ -63,8 +63,8 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.bytes += len(data)
         data = self._tail + data
-        self._tail = data[1 - len(MARK) :]
-        found = data.count(MARK)
+        self._tail = data[1 - len(self._mark) :]
+        found = data.count(self._mark)
         if not found:
             return
         self.tokens += found
@@ -137,7 +137,8 @@ async def _open(port: int, chain: str, order: Order, keeps: bool = False) -> Str
     head = f"POST /{chain}/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
     request = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: Stream(request, keeps), "127.0.0.1", port)
+    mark = b"event: messages" if chain == "runs" else b"event: data"
+    _, stream = await loop.create_connection(lambda: Stream(request, keeps, mark), "127.0.0.1", port)
     return stream
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -37,8 +38,12 @@ class Plan:
         return quick if self.quick else whole
 
     def there(self, variants: Sequence[str]) -> list[str]:
-        """Those of the variants that this machine has: without redis-server there is no Redis."""
-        return [variant for variant in variants if variant != "redis" or "redis" in self.fleet.stores]
+        """Those of the variants that this machine has: not without redis-server, or LangGraph's server (an extra)."""
+        absent = {
+            "redis": "redis" not in self.fleet.stores,
+            "langgraph": importlib.util.find_spec("langgraph_api") is None,
+        }
+        return [variant for variant in variants if not absent.get(variant)]
 
 
 def ratio(name: str, above: Sequence[float], below: Sequence[float]) -> Figure:

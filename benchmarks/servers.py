@@ -17,15 +17,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.memory_server import ROOT, allow_files
+from deploy.services import free_port
 
 TICK = 0.001  # seconds: how finely stalls of the loop are seen
 STARTS_WITHIN = 120.0
 OURS = ("memory", "sqlite", "redis")
+LANGGRAPH = {
+    "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+    "LANGGRAPH_NO_VERSION_CHECK": "true",
+    "LANGSMITH_TRACING": "false",
+    "LOG_LEVEL": "ERROR",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 class Accounts:
@@ -138,6 +148,51 @@ class Server:
             connection.close()
 
 
+class LangGraphServer(Server):
+    """The process of LangGraph's development server, which keeps its state in memory and in a folder of its own."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._folder = TemporaryDirectory()
+        config = {
+            "dependencies": ["."],
+            "graphs": {"graph": "benchmarks.langgraph_app:graph"},
+            "http": {"app": "benchmarks.langgraph_app:accounts"},
+        }
+        (Path(self._folder.name) / "langgraph.json").write_text(json.dumps(config), encoding="utf-8")
+        flags = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "50", "--port", str(self.port)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "langgraph_cli", "dev", "--host", "127.0.0.1", *flags],
+            cwd=self._folder.name,
+            env=os.environ | LANGGRAPH,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=partial(core, of_servers=True),
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends the process."""
+        super().stop()
+        self._folder.cleanup()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + STARTS_WITHIN
+        while True:
+            try:
+                self.cpu()
+            except ConnectionError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+
 class Fleet:
     """The servers of a run of benchmarks; each is started when it is first asked for."""
 
@@ -154,12 +209,15 @@ class Fleet:
     @contextmanager
     def fresh(self, variant: str) -> Iterator[Server]:
         """A further server of a variant, ended with the block."""
-        upstream = self["upstream"].port if variant in ("stock", *OURS) else 0
-        server = Server(variant, self.stores.get(variant, ""), upstream)
+        server = LangGraphServer() if variant == "langgraph" else self._server(variant)
         try:
             yield server
         finally:
             server.stop()
+
+    def _server(self, variant: str) -> Server:
+        upstream = self["upstream"].port if variant in ("stock", *OURS) else 0
+        return Server(variant, self.stores.get(variant, ""), upstream)
 
 
 @contextmanager

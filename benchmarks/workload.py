@@ -131,8 +131,11 @@ def graph() -> Any:
 
 def body_of(chain: str, order: Order) -> dict[str, Any]:
     """The request's body."""
+    messages = {"messages": [{"type": "human", "content": str(order)}]}
     if chain == "graph":
-        return {"input": {"messages": [{"type": "human", "content": str(order)}]}}
+        return {"input": messages}
+    if chain == "runs":
+        return {"assistant_id": "graph", "input": messages, "stream_mode": ["messages-tuple"]}
     return {"input": {"order": str(order)}}
 
 

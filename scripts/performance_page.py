@@ -32,6 +32,7 @@ uses is not in it.
 | eager | memory, with `STREAMSERVE_WRITE_INTERVAL=0`: a write for each token |
 | starlette, raw | the same bytes without a chain: Starlette's streaming response, bare ASGI messages |
 | process | the chain in process, without HTTP; `process model` is the model's own `astream` |
+| langgraph | LangGraph's development server (extra `langgraph-server`): `/runs/stream` of the same graph |
 
 ## Targets
 
