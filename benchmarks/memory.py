@@ -13,7 +13,7 @@ from benchmarks.results import Figure, report
 
 COUNT = 1000
 WARM_UP = 50
-ROUNDS = 3
+ROUNDS = 5
 AT_ONCE = 50  # connections being opened together
 LIMIT = 120.0
 

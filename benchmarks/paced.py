@@ -14,6 +14,7 @@ RATE = 50.0
 SHARE = 0.98
 GAP = 0.1
 FINENESS = 1.05  # between the number that holds and the one that does not
+KNOWN = 1.15  # by how much rounds may differ, which is where a search begins that knows the round before
 ATTEMPTS = 3
 MOST = 1600  # at 80,000 tokens/s the client is at its own end
 PAIRS = [("stock", "text"), ("memory", "text"), ("stock", "messages"), ("memory", "messages")]
@@ -32,12 +33,10 @@ def openai(plan: Plan) -> None:
 
 def _report(plan: Plan, name: str, pairs: list[tuple[str, str]]) -> None:
     found: dict[str, list[float]] = {" ".join(pair): [] for pair in pairs}
-    rounds = plan.amount(3, 1)
-    for _ in range(rounds):
+    for _ in range(plan.rounds):
         for variant, chain in pairs:
-            known = found[f"{variant} {chain}"]
-            largest = Search(plan, variant, chain).largest(int(known[-1]) if known else plan.amount(50, 4))
-            known.append(largest)
+            known, search = found[f"{variant} {chain}"], Search(plan, variant, chain)
+            known.append(search.largest(int(known[-1]), KNOWN) if known else search.largest(plan.amount(50, 4)))
     figures = [Figure(f"{each}: streams", "streams", values) for each, values in found.items()]
     chains = dict.fromkeys(chain for _, chain in pairs)
     figures += [
@@ -55,11 +54,12 @@ class Search:
         self._chain = chain
         self._window = plan.amount(3.0, 0.3)
 
-    def largest(self, guess: int) -> int:
+    def largest(self, guess: int, step: float = 2.0) -> int:
         """The number; 0 if not even one stream holds.
 
         Args:
             guess: where to begin.
+            step: by how many times to go on while all hold, or none.
         """
         if self._plan.quick:
             self.holds(guess)
@@ -68,9 +68,9 @@ class Search:
         number = guess
         while good < MOST and bad > max(good + 1, good * FINENESS):
             if self.holds(number):
-                good, number = number, min(MOST, number * 2 if bad > MOST else (number + bad) // 2)
+                good, number = number, min(MOST, round(number * step) + 1 if bad > MOST else (number + bad) // 2)
             else:
-                bad, number = number, (good + number) // 2
+                bad, number = number, (good + number) // 2 if good else int(number / step)
         return good
 
     def holds(self, number: int) -> bool:

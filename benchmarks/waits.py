@@ -18,7 +18,7 @@ def latency(plan: Plan) -> None:
     figures = []
     for streams in plan.amount(STREAMS, (1, 3)):
         variants = ["raw", *plan.there(VARIANTS)]
-        rounds = [{each: _first(plan, each, streams) for each in variants} for _ in range(plan.amount(3, 1))]
+        rounds = [{each: _first(plan, each, streams) for each in variants} for _ in range(plan.rounds)]
         for variant in variants:
             p50 = [each[variant][0] - (each["raw"][0] if variant != "raw" else 0) for each in rounds]
             p99 = [each[variant][1] - (each["raw"][1] if variant != "raw" else 0) for each in rounds]
@@ -60,7 +60,7 @@ def emitted(plan: Plan) -> None:
     """Memory that a token takes as long as its stream lives: resident bytes at two lengths."""
     streams, short, long = plan.amount((20, 100, 2100), (2, 5, 25))
     variants = ["raw", *plan.there(VARIANTS)]
-    rounds = [{each: _kept(plan, each, streams, short, long) for each in variants} for _ in range(plan.amount(3, 1))]
+    rounds = [{each: _kept(plan, each, streams, short, long) for each in variants} for _ in range(plan.rounds)]
     figures = [Figure(f"{name} text", "bytes per token", [each[name] for each in rounds]) for name in variants]
     stock, memory = ([each[name] for each in rounds] for name in ("stock", "memory"))
     report("emitted", [*figures, ratio("stock text / memory text", stock, memory)])

@@ -22,6 +22,7 @@ from streamserve.checkpoints import Checkpoints
 from streamserve.compact_events import compacted
 from streamserve.config_keys import ConfigKeys
 from streamserve.fast_chain import RunnableSequence, fast
+from streamserve.output_forms import BatchResults, OtherOutput, changes_form
 from streamserve.progress import at_the_last_checkpoint, marked, progress_of
 from streamserve.protocol_events import open_events
 from streamserve.registry import RegisteredChain
@@ -31,30 +32,6 @@ from streamserve.stream_callbacks import without_aggregator
 from streamserve.thread_heads import begun
 from streamserve.traced_stream import alone, closed
 from streamserve.widening import with_messages
-
-
-class BatchResults(Exception):
-    """Results among which may be exceptions, for which LangServe's answer has no place.
-
-    Args:
-        results: outputs and exceptions, in the order of the inputs.
-    """
-
-    def __init__(self, results: list[Any]) -> None:
-        self.results = results
-        super().__init__("batch results")
-
-
-class OtherOutput(Exception):
-    """An output in another form than the chain's own, which LangServe would check against the declared type.
-
-    Args:
-        output: chunks of a stream mode, or LangGraph's `GraphOutput`.
-    """
-
-    def __init__(self, output: Any) -> None:
-        self.output = output
-        super().__init__("other output")
 
 
 class ServedRunnable(RunnableBindingBase[Any, Any]):
@@ -136,7 +113,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         with _in_chain():
             async with self._begun(input, config) as own:
                 output = await super().ainvoke(input, own, **asked, **kwargs)
-        if _changes_output(asked):
+        if changes_form(asked):
             raise OtherOutput(output)
         return output
 
@@ -171,7 +148,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             else:  # each on a thread of its own
                 most = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
                 results = await gather_with_concurrency(most, *(one(index) for index in range(len(inputs))))
-        if wanted or _changes_output(asked):
+        if wanted or changes_form(asked):
             raise BatchResults(results)
         return results
 
@@ -286,14 +263,6 @@ def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> Ser
         config_factories=[graphs.with_thread] if is_graph else [],
         custom_input_type=entry.chain.input_type,
         custom_output_type=entry.chain.output_type,
-    )
-
-
-def _changes_output(arguments: dict[str, Any]) -> bool:
-    return (
-        arguments.get("stream_mode", "values") != "values"
-        or arguments.get("version") == "v2"
-        or "output_keys" in arguments
     )
 
 

@@ -27,7 +27,8 @@ from streamserve.stores import Fenced, RunRecord
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.streaming.events import data_block, end_block, metadata_block
 from streamserve.streaming.recovery import MAX_REQUEST
-from streamserve.streaming.run import Run, RunLimits
+from streamserve.streaming.run import Run
+from streamserve.streaming.run_limits import RunLimits
 from tests.fakes import registry_of
 from tests.serving import serving
 from tests.streaming.support import client_of

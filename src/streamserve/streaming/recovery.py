@@ -24,7 +24,8 @@ from streamserve.serializer import to_line, typed_line
 from streamserve.served import ServedRunnable
 from streamserve.stores import RunRecord, RunStore
 from streamserve.streaming import turns
-from streamserve.streaming.run import Events, Run, RunLimits
+from streamserve.streaming.run import Events, Run
+from streamserve.streaming.run_limits import RunLimits
 from streamserve.typed_input import with_types
 
 logger = logging.getLogger(__name__)

@@ -6,14 +6,12 @@ request on it would fail.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
-import orjson
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -43,10 +41,11 @@ from streamserve.errors import (
     UnknownThread,
 )
 from streamserve.failures import explain, record
+from streamserve.output_forms import BatchResults, OtherOutput
 from streamserve.plain_stream import PlainStream
 from streamserve.playground import is_playground, playground_answer
 from streamserve.serializer import Serializer
-from streamserve.served import BatchResults, OtherOutput, ServedRunnable
+from streamserve.served import ServedRunnable
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.streaming import turns
 from streamserve.streaming.access import idempotency_key, last_event_id, principal_of, runs_base, runs_of
@@ -246,7 +245,7 @@ class RunRoute(APIRoute):
             principal=principal_of(request),
             created_at=time.time(),
             key=key,
-            fingerprint=await _fingerprint(request) if key else "",
+            fingerprint=await request.fingerprint() if key else "",
             request=await self._request(request, call, on_disconnect),
         )
         await self._on_thread(call, runs, asked, body["input"])
@@ -297,15 +296,6 @@ class RunRoute(APIRoute):
             raise error
         logger.error("%s failed before its chain ran", self.path, exc_info=error)
         return Internal()
-
-
-async def _fingerprint(request: ChainRequest) -> str:
-    body = await request.body()
-    return await aside(body, _digest, body)
-
-
-def _digest(body: bytes) -> str:
-    return hashlib.sha256(orjson.dumps(parse(body), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 async def _admitted() -> Response:

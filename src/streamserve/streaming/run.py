@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled, Internal, InvalidInput, LogFull, RunLost, RunTimeout, ServeError
 from streamserve.failures import explain, record
 from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
+from streamserve.streaming import producers
 from streamserve.streaming.events import data_block, end_block, error_block, metadata_block
 from streamserve.streaming.fairness import FairShare
+from streamserve.streaming.run_limits import RunLimits
 from streamserve.streaming.threads import CallsInThreads, current_calls
 from streamserve.streaming.writer import Writer
 
@@ -30,27 +30,6 @@ CANCEL_AGAIN = 0.1
 
 # What LangServe yields: a dict with `event` and, except for `end`, `data`.
 Events = AsyncGenerator[dict[str, Any], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """Bounds of one run; the settings say why.
-
-    Args:
-        events: blocks at most.
-        bytes: of its blocks together at most.
-        timeout: seconds until it is ended with `timeout`.
-        cancel_grace: seconds that a cancelled chain gets to close what it opened.
-        store_patience: seconds that the store may be away before the run is given up.
-        store_strict: show a block only once it is stored.
-    """
-
-    events: int
-    bytes: int
-    timeout: float
-    cancel_grace: float
-    store_patience: float
-    store_strict: bool = True
 
 
 class Run:
@@ -214,19 +193,18 @@ class Run:
 
     async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
         if not producer.done():
-            _abandoned.add(producer)
-            producer.add_done_callback(_forget)
+            producers.outlive(producer)
         if isinstance(self._failure, Fenced | StoreDown):
             raise self._failure
         if not producer.done():
             return self._explain(None, still_running=True)
-        cause = self._failure or _cause_of(producer)
+        cause = self._failure or producers.cause_of(producer)
         # A chain that catches its cancellation and returns has half an answer: that is no `end` either.
         if cause is None and self._reason is None:
             return None
         still_running = self._reason is not None and not await self._threads_returned()
         error = self._explain(cause, still_running)
-        _release(cause)
+        producers.release(cause)
         return error
 
     def _explain(self, cause: BaseException | None, still_running: bool) -> ServeError:
@@ -323,38 +301,7 @@ class Run:
         self.outcome = outcome
 
 
-# A task that nobody refers to may vanish before its end.
-_abandoned: set[asyncio.Task[None]] = set()
-
-
-def _forget(late: asyncio.Task[None]) -> None:
-    _abandoned.discard(late)
-    _release(_cause_of(late))
-
-
-def _cause_of(ended: asyncio.Task[None]) -> BaseException | None:
-    try:
-        ended.result()
-    except BaseException as cause:
-        return cause
-    return None
-
-
 def _status_of(error: ServeError) -> Status:
     if isinstance(error, Cancelled):
         return "cancelled"
     return "lost" if isinstance(error, RunLost) else "error"
-
-
-def _release(error: BaseException | None) -> None:
-    """Drops what the frames of a failed chain hold, so that a sync model's generator closes now, not at the next
-    garbage collection."""
-    seen: set[int] = set()
-    pending = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        pending += [current.__cause__, current.__context__]

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamserve.call import Call
@@ -26,7 +27,8 @@ from streamserve.stores import ThreadBusy as Busy
 from streamserve.streaming.live import LiveRun
 from streamserve.streaming.lost import LostRuns
 from streamserve.streaming.observer import Load, Observer, Watch
-from streamserve.streaming.run import Events, Run, RunLimits
+from streamserve.streaming.run import Events, Run
+from streamserve.streaming.run_limits import RunLimits
 
 if TYPE_CHECKING:
     from streamserve.streaming.recovery import Recovery
@@ -106,7 +108,7 @@ class Runs:
                 if stored.fingerprint != record.fingerprint:
                     raise IdempotencyConflict()
                 return stored, False
-            run = Run(stored, self.store, events, call, self._limits(timeout))
+            run = Run(stored, self.store, events, call, RunLimits.of(self.settings, timeout))
             live = await self._begin(run, self._grace(record, on_disconnect))
             if call.slot:
                 call.slot.keep()
@@ -171,17 +173,6 @@ class Runs:
         # Without a key, and without knowing the id before its connection broke, a caller cannot come back.
         can_return = record.key is not None or record.request is not None or record.endpoint == "runs"
         return self.settings.orphan_grace if can_return else 0.0
-
-    def _limits(self, timeout: float | None) -> RunLimits:
-        settings = self.settings
-        return RunLimits(
-            events=settings.max_run_events,
-            bytes=settings.max_run_bytes,
-            timeout=timeout or settings.run_timeout,
-            cancel_grace=settings.cancel_grace,
-            store_patience=settings.store_patience,
-            store_strict=settings.store_strict,
-        )
 
     def _ended(self, live: LiveRun, watched: Watch) -> None:
         run_id = live.run.run_id
@@ -355,7 +346,7 @@ class Runs:
         if self.recovery is None or self.draining:
             return False
         with self._being_stored():
-            found = await self.recovery.attempt(record, self.store, self._limits)
+            found = await self.recovery.attempt(record, self.store, partial(RunLimits.of, self.settings))
             if found is None:
                 return False
             grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
