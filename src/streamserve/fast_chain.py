@@ -69,11 +69,12 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         """
         if None in self._silent or config.get("callbacks") or somebody_listens():
             return None
-        stream: Stream | None = _once(input)
+        stream: Stream = _once(input)
         for step in cast("list[Silent]", self._silent):
-            if stream is None:
+            following = step(stream, kwargs)
+            if following is None:
                 return None
-            stream, kwargs = step(stream, kwargs), {}
+            stream, kwargs = following, {}
         # What a model calls by itself is a part of this run.
         runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
         named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}

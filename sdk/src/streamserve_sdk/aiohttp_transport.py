@@ -52,6 +52,7 @@ class WatchedStream(httpx.AsyncByteStream):
 
     def __init__(self, inner: AiohttpResponseStream, limits: dict[str, Any], known: float | None) -> None:
         self._inner = inner
+        # Its only name; `inner` itself would put two iterators more between.
         self._read = inner._aiohttp_response.content.readany
         self._limits = limits
         self._known = known
