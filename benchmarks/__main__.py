@@ -6,7 +6,20 @@ import argparse
 import os
 from collections.abc import Callable
 
-from benchmarks import cpu, first_token, hostile, instructions, memory, paced, sdk, startup, stores, upstream, waits
+from benchmarks import (
+    cpu,
+    first_token,
+    hostile,
+    instructions,
+    memory,
+    paced,
+    request,
+    sdk,
+    startup,
+    stores,
+    upstream,
+    waits,
+)
 from benchmarks.load import client
 from benchmarks.plan import Plan
 from benchmarks.results import ELSEWHERE
@@ -21,6 +34,7 @@ COMPARED: dict[str, Callable[[Plan], None]] = {
     "paced": paced.main,
     "paced_openai": paced.openai,
     "latency": waits.latency,
+    "request": request.main,
     "stall": waits.stall,
     "emitted": waits.emitted,
     "sdk": sdk.main,

@@ -39,8 +39,8 @@ uses is not in it.
 {targets}
 
 The SDK on httpx, paced, is what httpx, httpcore, h11 and anyio take for each chunk of a body, however few tokens are in
-it: the rows of text, paced, are little else, for the stock client and ours alike. The SDK on aiohttp, served, and the
-first token are within their spread of the target: see the rounds in results.json.
+it: the rows of text, paced, are little else, for the stock client and ours alike. What a first token waits for is in
+`request`, package by package; the rest of `latency` is the web server's, the sockets' and the client's.
 
 ## Figures
 

@@ -21,13 +21,15 @@ VARIANTS = ("stock", "memory", "sqlite")
 @pytest.mark.timeout(TIME_LIMIT)
 def test_a_quick_run_measures_every_variant(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "saturated", "paced"]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "saturated", "paced", "request"]
     environment = os.environ | {"STREAMSERVE_BENCH_RESULTS": str(results)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(results.read_text(encoding="utf-8"))
     names = found["saturated"]["figures"].keys()
     assert {f"{variant} {chain}" for variant in VARIANTS for chain in ("text", "messages")} <= names
+    parts = [part["median"] for name, part in found["request"]["figures"].items() if "of that" in name]
+    assert sum(parts) == pytest.approx(found["request"]["figures"]["memory: to the first token"]["median"], rel=0.01)
     for target in TARGETS:
         if target.benchmark in found:
             assert target.figure in found[target.benchmark]["figures"]
