@@ -162,5 +162,7 @@ def test_a_chunk_that_is_read_from_text_is_not_parsed_as_a_whole() -> None:
     assert chunks.read(CHUNK) is None
     assert chunks.make(value, CHUNK) is not None
     assert_alike(chunks.read(CHUNK), value)
-    assert chunks.make(value | {"name": "ann"}) is not None
-    assert chunks.read(CHUNK) is None
+    named = value | {"name": "ann"}
+    assert chunks.make(named) is not None
+    assert chunks.read(spelled(named)) is None
+    assert_alike(chunks.read(CHUNK), value)

@@ -39,7 +39,8 @@ def reference(text: bytes) -> list[tuple[str, bytes, str | None]]:
 LINE = st.sampled_from(
     [b"", b"", b"data: x", b"data:", b"data:  y:z", b"event: data", b"event:end", b"id: 7", b"id: a\0b", b": c",
      b"retry: 10", b"retry: x", b"unknown: 1", b"data",
-     'data: "\u2028\u2029\u0085\x0b\x0c\x1c"'.encode(), b"data: \xff"]
+     'data: "\u2028\u2029\u0085\x0b\x0c\x1c"'.encode(), b"data: \xff",
+     b"id: 8\nevent: data\ndata: most blocks begin so", b"id: 9\nevent: data\ndata: cut\rdata: here"]
 )  # fmt: skip
 TEXT = st.builds(
     lambda bom, lines, tail: bom + b"".join(line + end for line, end in lines) + tail,
@@ -108,7 +109,7 @@ def test_chunks_are_the_same_wherever_their_bytes_are_cut() -> None:
     stream = (
         b'retry: 1000\nid: 1\nevent: metadata\ndata: {}\n\n: \nid: 2\nevent: data\ndata: "a"\n\n'
         b'id: 3\nevent: data\ndata: "b"\n\n: \n: \nid: 4\nevent: data\ndata: {}\ntypes: {"":"set"}\n\n'
-        b"retry: 7\nid: 5\nevent: data\ndata: \n\nid: 6\nevent: data\ndata: x\r\n\r\nid: 7\nevent: end\ndata:\n\n"
+        b"retry: 7\nid: 5\nevent: data\ndata: \n\nid: 6\nevent: data\ndata: x\r\n\nid: 7\nevent: end\ndata:\n\n"
     )
     whole = list(EventParser().feed(stream))
     one_by_one = EventParser()

@@ -56,6 +56,20 @@ class Spelling(NamedTuple):
     closing: bytes
 
 
+class Ending(NamedTuple):
+    """How the chunks of one stream end.
+
+    Args:
+        template: what they are copied from.
+        text: all that is behind the content.
+        id: theirs.
+    """
+
+    template: Template
+    text: bytes
+    id: str
+
+
 class MessageChunks:
     """Makes chunks of JSON; one for all streams, because streams of a server are alike."""
 
@@ -64,7 +78,7 @@ class MessageChunks:
         self._template: Template | None = None
         self._spelling: Spelling | None = None
         self._is_spelled = False
-        self._id = b"", ""
+        self._ending: Ending | None = None
 
     def read(self, data: bytes) -> AIMessageChunk | None:
         """Return the chunk of a JSON text that is spelled as the one before, or None.
@@ -72,24 +86,19 @@ class MessageChunks:
         Args:
             data: the JSON text.
         """
-        spelling = self._spelling  # once: another thread may change it
-        if spelling is None:
+        if not data.startswith(_OPENING):
             return None
-        template, middle, closing = spelling
-        if not (data.startswith(_OPENING) and data.endswith(closing)):
-            return None
-        after = len(data) - len(closing)
-        at = data.rfind(b'"', 0, after) + 1
-        if not data.endswith(middle, len(_OPENING), at):
-            return None
-        said, known = data[at:after], self._id
+        ending = self._ending  # once: another thread may change it
+        if ending is None or not data.endswith(ending.text):  # streams come in turns, but rarely at every chunk
+            ending = _ending(self._spelling, data)
+            if ending is None:
+                return None
+            self._ending = ending
         try:
-            content = orjson.loads(data[len(_OPENING) : at - len(middle)])
-            if said != known[0]:  # streams come in turns, but rarely at every chunk
-                known = self._id = said, orjson.loads(b'"%s"' % said)
+            content = orjson.loads(data[len(_OPENING) : -len(ending.text)])
         except ValueError:
             return None
-        return _copy(template, content, known[1]) if type(content) is str else None
+        return _copy(ending.template, content, ending.id) if type(content) is str else None
 
     def make(self, value: dict[str, Any], data: bytes | None = None) -> AIMessageChunk | None:
         """Return the chunk, or None if it takes more than a copy.
@@ -148,6 +157,20 @@ def _spelling(template: Template, data: bytes, value: dict[str, Any]) -> Spellin
         return spelling if orjson.loads(probe) == {**value, "content": "a", "id": "b"} else None
     except ValueError:
         return None
+
+
+def _ending(spelling: Spelling | None, data: bytes) -> Ending | None:
+    if spelling is None or not data.endswith(spelling.closing):
+        return None
+    after = len(data) - len(spelling.closing)
+    at = data.rfind(b'"', 0, after) + 1
+    if not data.endswith(spelling.middle, len(_OPENING), at):
+        return None
+    try:
+        chunk_id = orjson.loads(b'"%s"' % data[at:after])
+    except ValueError:
+        return None
+    return Ending(spelling.template, data[at - len(spelling.middle) :], chunk_id)
 
 
 def _is_plain(value: Any) -> bool:

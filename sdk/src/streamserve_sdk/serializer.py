@@ -38,9 +38,7 @@ class WireSerializer:
         """Return the value as dicts, lists and scalars."""
         return orjson.loads(encode.dumps(obj))
 
-    def loads(self, s: bytes) -> Any:
-        """Return what a JSON text stands for; see `decode.loads`."""
-        return decode.loads(s)
+    loads = staticmethod(decode.loads)  # it is asked for every token
 
     def loadd(self, s: Any, types: Any = None) -> Any:
         """Return what a parsed JSON value stands for, with the types that came beside it; see `decode.loadd`."""

@@ -13,8 +13,8 @@ MAX_BLOCK_BYTES = 64 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")
-# Nearly all of a stream is blocks of this form. The lines of any other are read one by one.
-_CHUNK = re.compile(rb"id: ([0-9]+)\nevent: data\ndata: ([^\r\n]*)\n\n")
+# Nearly all of a stream is blocks that begin so and end with this line. The lines of any other are read one by one.
+_CHUNK = re.compile(rb"id: ([0-9]+)\nevent: data\ndata: ")
 
 
 class BlockTooLargeError(ValueError):
@@ -61,9 +61,13 @@ class EventParser:
         while at < length:
             if self._is_between_blocks():
                 while block := _CHUNK.match(data, at):
-                    at = block.end()
-                    number, value = block.groups()
-                    yield ServerSentEvent("data", value, number.decode())
+                    start = block.end()
+                    end = data.find(b"\n", start)
+                    if not data.startswith(b"\n\n", end) or data.find(b"\r", start, end) >= 0:
+                        break
+                    at = end + 2
+                    # What ServerSentEvent() does, in a third of its time.
+                    yield tuple.__new__(ServerSentEvent, ("data", data[start:end], block[1].decode(), None, None))
                     if at == length:
                         break
                 if at:
