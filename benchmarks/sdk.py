@@ -3,7 +3,8 @@
 Hot and paced, the server is the bare ASGI one with our blocks, a write for each, so that the client is what takes the
 time; served, it is StreamServe, which sends at once what has come meanwhile. Clients take turns within a round, with
 short streams and long ones: the difference is what tokens cost. Each is a process of its own, because what one leaves
-to the collector another would pay for.
+to the collector another would pay for. `httpx alone` and `aiohttp alone` read the bytes and decode nothing: less no
+client of theirs can take.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import asyncio
 import importlib.util
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import httpx
 import uvloop
 
 from benchmarks.plan import Plan, ratio
@@ -26,6 +28,7 @@ from benchmarks.workload import Order
 
 RATE = 50
 CHAINS = ("text", "messages")
+MARK = b"event: data"
 
 
 def _stock(url: str) -> Any:
@@ -46,7 +49,58 @@ def _aiohttp(url: str) -> Any:
     return RemoteRunnable(url, transport="aiohttp")
 
 
-CLIENTS: dict[str, Callable[[str], Any]] = {"stock": _stock, "sdk": _ours, "sdk on aiohttp": _aiohttp}
+class _Bare:
+    """A client that only counts the tokens.
+
+    Args:
+        body: sends a request's body and reads the answer.
+        aclose: closes the connections.
+    """
+
+    def __init__(self, body: Callable[[Any], AsyncIterator[bytes]], aclose: Callable[[], Awaitable[None]]) -> None:
+        self._body = body
+        self.aclose = aclose
+
+    async def astream(self, value: Any) -> AsyncIterator[None]:
+        tail = b""
+        async for data in self._body({"input": value}):
+            whole = tail + data
+            tail = whole[1 - len(MARK) :]
+            for _ in range(whole.count(MARK)):
+                yield None
+
+
+def _httpx_alone(url: str) -> Any:
+    client = httpx.AsyncClient()
+
+    async def body(asked: Any) -> AsyncIterator[bytes]:
+        async with client.stream("POST", f"{url}/stream", json=asked) as response:
+            async for data in response.aiter_raw():
+                yield data
+
+    return _Bare(body, client.aclose)
+
+
+def _aiohttp_alone(url: str) -> Any:
+    import aiohttp
+
+    session = aiohttp.ClientSession()
+
+    async def body(asked: Any) -> AsyncIterator[bytes]:
+        async with session.post(f"{url}/stream", json=asked) as response:
+            async for data in response.content.iter_any():
+                yield data
+
+    return _Bare(body, session.close)
+
+
+CLIENTS: dict[str, Callable[[str], Any]] = {
+    "stock": _stock,
+    "sdk": _ours,
+    "sdk on aiohttp": _aiohttp,
+    "httpx alone": _httpx_alone,
+    "aiohttp alone": _aiohttp_alone,
+}
 
 
 def main(plan: Plan) -> None:
