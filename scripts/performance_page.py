@@ -38,8 +38,9 @@ uses is not in it.
 
 {targets}
 
-The SDK on httpx, paced, is what httpx, httpcore, h11 and anyio take for each chunk of a body, however few tokens are in
-it: the rows of text, paced, are little else, for the stock client and ours alike. What a first token waits for is in
+`httpx alone` and `aiohttp alone` in `sdk` read the bytes and decode nothing: `stock / httpx alone` is the most that any
+client on httpx reaches. Paced, or with a write for each token, the transport is most of what the SDK takes.
+What a first token waits for is in
 `request`, package by package; the rest of `latency` is the web server's, the sockets' and the client's.
 
 ## Figures

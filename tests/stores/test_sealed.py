@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,20 @@ async def test_a_run_of_several_pieces_reads_from_every_cursor_as_before(place: 
             await assert_reads_as_written(store)
         await assert_reads_as_written(late, step=1)
         assert await asyncio.to_thread(_read_in_another_process, place.url) == EXPECTED
+
+
+async def test_a_run_that_is_sealed_while_it_is_in_the_journal_reads_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "SEAL_AFTER", 0.0)
+    async with asyncio.timeout(LIMIT), opened(f"sqlite:///{tmp_path}/runs.sqlite") as store:
+        assert isinstance(store, SqliteStore)
+        await write(store)
+        await store._keep()  # leaves a journal that still grows for the next round
+        with closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+            assert connection.execute("SELECT count(*) FROM runs WHERE sealed").fetchone() == (1,)
+            assert connection.execute("SELECT count(*) > 0 FROM journal WHERE data <> x''").fetchone() == (1,)
+        await assert_reads_as_written(store)
 
 
 def _read_in_another_process(url: str) -> list[bytes]:

@@ -71,7 +71,8 @@ class Reads:
     def _blocks(self, number: int, after: int, limit: int) -> list[bytes]:
         blocks: list[bytes] = []
         for piece in self._pieces(number, after):
-            skipped = max(0, after + 1 - piece.first_seq)
+            # A run may be sealed while the journal still has it.
+            skipped = max(0, after + len(blocks) + 1 - piece.first_seq)
             blocks += piece.blocks[skipped : skipped + limit - len(blocks)]
             if len(blocks) >= limit:
                 break
