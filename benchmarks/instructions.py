@@ -1,6 +1,9 @@
 """Instructions per token of what runs in process, counted by valgrind: repeatable where times are not.
 
-One process for each variant and length; the difference of two lengths leaves start-up out.
+A stream of each of two lengths, and their difference: what a stream costs before its first token is not in it.
+What is left of chance is where things lie in memory: Python looks a method up in a table by addresses, and two that
+share a place there cost 2 % more. So a round is a process whose types lie elsewhere, and the median is what counts: a
+round differs from another by up to 1 %, and from itself by about 0.02 % (0.1 % for the model alone).
 """
 
 from __future__ import annotations
@@ -10,10 +13,13 @@ import gc
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -24,11 +30,22 @@ from benchmarks.results import Figure, report
 from benchmarks.workload import HOT, YIELDING, Order, TokenModel, messages_chain, text_chain
 from streamserve.fast_chain import fast
 
-LENGTHS = (500, 2500)
-ROUNDS = 1  # rounds differ by less than 0.1 %
-COUNTING = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
-# The order of a set decides what some loops do.
+LENGTHS = (500, 1500)
+WARM_UP = 100  # tokens before the first that count
+TIMES = 3
+ROUNDS = (0, 37, 101, 211, 307)  # how many types are made before all others
+# valgrind writes what it has counted, and starts again, where the C library's getpgrp is called: nothing else calls it.
+COUNTING = ("valgrind", "--tool=callgrind", "--dump-before=getpgrp")
+mark = os.getpgrp
+CHILD = """
+for number in range({round}):
+    type(f"Unused{{number}}", (), {{}}).__doc__
+from benchmarks.instructions import stream_all
+stream_all()
+"""
+# The order of a set decides what some loops do, and what else is in the environment, where everything lies.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANGSMITH_TRACING": "false"}
+KEPT = ("PATH", "PYTHONPATH")
 
 Made = Callable[[], Runnable[Any, Any]]
 
@@ -59,24 +76,43 @@ def main() -> None:
         print("\ninstructions: left out, valgrind is not installed")
         return
     with ThreadPoolExecutor(os.cpu_count()) as processes:  # counts do not mind what else runs
-        rounds = [dict(zip(VARIANTS, processes.map(_per_token, VARIANTS), strict=True)) for _ in range(ROUNDS)]
+        rounds = list(processes.map(_counted, ROUNDS))
     counts = {name: [each[name] for each in rounds] for name in VARIANTS}
     figures = [Figure(name, "kinstr/token", values) for name, values in counts.items()]
     ratios = [ratio(f"{above} / {below}", counts[above], counts[below]) for above, below in RATIOS]
     report("instructions", [*figures, *ratios])
 
 
-def _per_token(variant: str) -> float:
-    short, long = (_counted(variant, length) for length in LENGTHS)
-    return (long - short) / (LENGTHS[1] - LENGTHS[0]) / 1000
+def _counted(number: int) -> dict[str, float]:
+    """Thousands of instructions per token of each variant, in a process of its own."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    with TemporaryDirectory() as directory:
+        command = [*COUNTING, f"--callgrind-out-file={directory}/counted", sys.executable, "-c"]
+        command.append(CHILD.format(round=number))
+        done = subprocess.run(command, env=kept | ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        between = _between_marks(Path(directory))
+    per_variant = zip(*[iter(between)] * (TIMES * len(LENGTHS)), strict=True)
+    return {name: _per_token(counts) for name, counts in zip(VARIANTS, per_variant, strict=True)}
 
 
-def _counted(variant: str, length: int) -> int:
-    command = [*COUNTING, sys.executable, "-m", "benchmarks.instructions", variant, str(length)]
-    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=True)
-    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
-    assert found, done.stderr
-    return int(found[1].replace(",", ""))
+def _between_marks(directory: Path) -> list[int]:
+    """Instructions from a mark to the next, where a stream is between them: every second one."""
+    parts = dict(_part(file.read_text(encoding="utf-8")) for file in directory.iterdir())
+    return [parts[number] for number in sorted(parts)][1::2]
+
+
+def _part(written: str) -> tuple[int, int]:
+    number, total = re.search(r"^part: (\d+)", written, re.M), re.search(r"^totals: (\d+)", written, re.M)
+    assert number, written
+    assert total, written
+    return int(number[1]), int(total[1])
+
+
+def _per_token(counts: tuple[int, ...]) -> float:
+    """The median of the differences of long and short."""
+    differences = (long - short for short, long in zip(counts[::2], counts[1::2], strict=True))
+    return statistics.median(differences) / (LENGTHS[1] - LENGTHS[0]) / 1000
 
 
 class _Listener(AsyncCallbackHandler):
@@ -87,18 +123,28 @@ def _listened(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
     return chain.with_config(callbacks=[_Listener()])
 
 
-async def _stream(variant: str, length: int) -> None:
-    make, pace = VARIANTS[variant]
-    runnable, order = make(), str(Order(length, pace))
-    value = order if isinstance(runnable, TokenModel) else {"order": order}
-    tokens: AsyncIterator[Any] = runnable.astream(value)
-    seen = [None async for _ in tokens]
-    assert len(seen) == length + 1, len(seen)  # the model's last chunk is empty
+def stream_all() -> None:
+    """Streams every variant, a mark before and after what counts: what valgrind looks at."""
+    gc.disable()  # when it runs depends on what was imported
+    asyncio.run(_stream_all())
+
+
+async def _stream_all() -> None:
+    for make, pace in VARIANTS.values():
+        runnable = make()
+        await _stream(runnable, Order(WARM_UP, pace))
+        for length in LENGTHS * TIMES:
+            gc.collect()
+            mark()
+            await _stream(runnable, Order(length, pace))
+            mark()
+
+
+async def _stream(runnable: Runnable[Any, Any], order: Order) -> None:
+    value = str(order) if isinstance(runnable, TokenModel) else {"order": str(order)}
+    seen = [None async for _ in runnable.astream(value)]
+    assert len(seen) == order.count + 1, len(seen)  # the model's last chunk is empty
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        main()
-    else:
-        gc.disable()  # when it runs depends on what was imported
-        asyncio.run(_stream(sys.argv[1], int(sys.argv[2])))
+    main()
