@@ -2,8 +2,8 @@
 
 A stream of each of two lengths, and their difference: what a stream costs before its first token is not in it.
 What is left of chance is where things lie in memory: Python looks a method up in a table by addresses, and two that
-share a place there cost 2 % more. So a round is a process whose types lie elsewhere, and the median is what counts: a
-round differs from another by up to 1 %, and from itself by about 0.02 % (0.1 % for the model alone).
+share a place there cost 2 %. So a round is a process whose types lie elsewhere, and the median is what counts. The
+medians of two runs from different folders differed by 0.02 to 0.15 %: what the allocator does depends on addresses too.
 """
 
 from __future__ import annotations

@@ -58,6 +58,6 @@ async def left() -> dict[str, int]:
         "memory_kb": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "tasks": len(asyncio.all_tasks()),
         "files": len(os.listdir("/proc/self/fd")),
-        "runs": len(runs._live) + runs.store.retained[0],
-        "readers": len(runs._readers),
+        "runs": runs.load().runs + runs.store.retained[0],
+        "readers": runs.load().readers,
     }

@@ -40,7 +40,7 @@ async def _running(runs: Runs) -> AsyncIterator[None]:
     loop.set_default_executor(threads)
     collect_what_is_new(runs.settings.gc_threshold)
     await runs.store.open()
-    reaper = asyncio.create_task(runs.reap_forever())
+    reaper = asyncio.create_task(runs.reaper.run())
     try:
         with _drain_on_signal(runs, loop):
             yield

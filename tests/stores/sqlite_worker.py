@@ -49,7 +49,7 @@ async def work(path: str, count: int) -> None:
     cancelled: set[str] = set()
     runs.store.on_cancel = cancelled.add
     await runs.store.open()
-    reaping = asyncio.create_task(runs.reap_forever())
+    reaping = asyncio.create_task(runs.reaper.run())
     await asyncio.gather(*(write(runs.store, str(uuid.uuid4()), cancelled) for _ in range(count)))
     await reaping
 

@@ -30,7 +30,7 @@ class Bench:
         self.runs.store = MemoryStore(clock=lambda: self.now)
         self.runs.store.on_cancel = self.runs._cancel_here
         # By the machine's clock, the server would soon find every run of this one past its retention.
-        self.runs.reap_forever = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+        self.runs.reaper.run = asyncio.Event().wait  # type: ignore[method-assign, assignment]
 
     async def count(self, inputs: Any) -> Any:
         async for _ in inputs:

@@ -133,7 +133,7 @@ class StreamResponse(Response):
 
     async def _is_without_store(self) -> bool:
         """Whether the store, or the part of it that has this run, has been away for longer than a run waits for it."""
-        if await self._runs.is_without_store():
+        if await self._runs.reaper.is_without_store():
             return True
         now = asyncio.get_running_loop().time()
         try:

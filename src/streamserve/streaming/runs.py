@@ -1,13 +1,12 @@
-"""Runs: the runs of this process. Starts them, counts their readers, cancels them, ends them at shutdown."""
+"""Runs: the runs of this process. Starts them, cancels them, ends them at shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +18,6 @@ from streamserve.errors import (
     ServeError,
     ShuttingDown,
     ThreadBusy,
-    TooManyReaders,
 )
 from streamserve.settings import Settings
 from streamserve.stores import RunRecord, RunStore, StoreDown, store_at
@@ -27,6 +25,8 @@ from streamserve.stores import ThreadBusy as Busy
 from streamserve.streaming.live import LiveRun
 from streamserve.streaming.lost import LostRuns
 from streamserve.streaming.observer import Load, Observer, Watch
+from streamserve.streaming.readers import Readers
+from streamserve.streaming.reaper import Reaper
 from streamserve.streaming.run import Events, Run
 from streamserve.streaming.run_limits import RunLimits
 
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 OnDisconnect = Literal["continue", "cancel"]
 
-# Seconds between two looks for runs whose owner is gone: readers wait that much longer than the lease at most.
-LOOK_INTERVAL = 0.5
 # How long readers get to take their terminal block at shutdown, in seconds.
 LAST_BLOCK = 1.0
 
@@ -55,19 +53,16 @@ class Runs:
         self.settings = settings
         self.store = store or store_at(settings)
         self.store.on_cancel = self._cancel_here
-        self.store.on_readers = self._readers_changed
         self.recovery: Recovery | None = None
         self.observer = Observer()
         self.draining = False
         self._live: dict[str, LiveRun] = {}
+        self._readers = Readers(self.store, self._live, settings.max_readers)
         self._storing: set[asyncio.Future[None]] = set()
         self._calls: set[asyncio.Task[object]] = set()
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
-        self._readers: dict[asyncio.Task[object], Callable[[], None]] = {}
-        self._reading: Counter[str] = Counter()
-        self._side_tasks: set[asyncio.Task[None]] = set()
-        self._away_since: float | None = None
         self._lost = LostRuns(self.store, settings.max_attempts, self._recover)
+        self.reaper = Reaper(self.store, self._lost, settings.store_patience, lambda: self.draining)
 
     async def start(
         self,
@@ -162,7 +157,7 @@ class Runs:
     async def _begin(self, run: Run, grace: float | None) -> LiveRun:
         watched = self.observer.begin(run.record, run.call)
         run.observe(watched.block, self.observer.stored)
-        live = self._live[run.run_id] = LiveRun(run, grace, self._cancel_if_orphaned)
+        live = self._live[run.run_id] = LiveRun(run, grace, self._readers.cancel_if_orphaned)
         await run.start()
         run.over.add_done_callback(lambda _over: self._ended(live, watched))
         return live
@@ -181,8 +176,8 @@ class Runs:
             live.run.call.slot.release(kept=True)
         if self._live.get(run_id) is live:  # not if this process has recovered it meanwhile
             del self._live[run_id]
-            if live.run.given_up and self._reading[run_id]:
-                self._tell_owner(run_id, reading=True)
+            if live.run.given_up:
+                self._readers.moved_away(run_id)
         watched.ended(live.run.outcome)
 
     async def find(self, run_id: str, principal: str) -> RunRecord:
@@ -196,8 +191,7 @@ class Runs:
             raise NotFound("There is no such run")
         return record
 
-    @contextmanager
-    def reading(self, run_id: str, drop: Callable[[], None]) -> Iterator[None]:
+    def reading(self, run_id: str, drop: Callable[[], None]) -> AbstractContextManager[None]:
         """Counts the current task as a reader of a run while it reads.
 
         Args:
@@ -210,55 +204,7 @@ class Runs:
         """
         if self.draining and not self.store.immediate and run_id not in self._live:
             raise ShuttingDown()
-        if self._reading[run_id] >= self.settings.max_readers:
-            raise TooManyReaders()
-        reader = asyncio.current_task()
-        assert reader is not None
-        self._readers[reader] = drop
-        self._reading[run_id] += 1
-        self._came(run_id)
-        try:
-            yield
-        finally:
-            del self._readers[reader]
-            self._left(run_id)
-
-    def _came(self, run_id: str) -> None:
-        if live := self._live.get(run_id):
-            live.watch()
-        elif self._reading[run_id] == 1:
-            self._tell_owner(run_id, reading=True)
-
-    def _left(self, run_id: str) -> None:
-        self._reading[run_id] -= 1
-        if self._reading[run_id] == 0:
-            del self._reading[run_id]
-            if live := self._live.get(run_id):
-                live.orphan()
-            else:
-                self._tell_owner(run_id, reading=False)
-
-    def _tell_owner(self, run_id: str, *, reading: bool) -> None:
-        if not self.store.immediate:
-            self._beside(self.store.set_reading(run_id, reading))
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_despite_the_store(work))
-        self._side_tasks.add(task)
-        task.add_done_callback(self._side_tasks.discard)
-
-    def _readers_changed(self, run_id: str) -> None:
-        live = self._live.get(run_id)
-        if live is not None and not self._reading[run_id]:
-            live.orphan()
-
-    def _cancel_if_orphaned(self, run: Run) -> None:
-        self._beside(self._cancel_unless_read(run))
-
-    async def _cancel_unless_read(self, run: Run) -> None:
-        if self._reading[run.run_id] or await self.store.is_read_elsewhere(run.run_id):
-            return  # the store tells when those leave
-        run.cancel(Cancelled("The last reader left"))
+        return self._readers.reading(run_id, drop)
 
     async def cancel(self, record: RunRecord, wait: float) -> RunRecord:
         """Cancels a run, whichever process it runs in.
@@ -303,7 +249,7 @@ class Runs:
 
     def load(self) -> Load:
         """What is open in this process."""
-        return Load(len(self._live), len(self._calls), len(self._readers), self._away_since is not None)
+        return Load(len(self._live), len(self._calls), len(self._readers), self.reaper.away)
 
     @contextmanager
     def calling(self, task: asyncio.Task[object]) -> Iterator[None]:
@@ -314,34 +260,6 @@ class Runs:
         finally:
             self._calls.discard(task)
 
-    async def reap_forever(self) -> None:
-        """Ends what other processes left behind, and drops what is past its retention, now and then."""
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL)
-            try:
-                await self._reap()
-            except StoreDown as error:
-                self._away_since = self._away_since or time.monotonic()
-                logger.warning("left for later, the store is away: %s", error)
-            else:
-                self._away_since = None
-
-    async def is_without_store(self) -> bool:
-        """Whether the store has been away for longer than a run waits for it, and is still."""
-        if self._away_since is None or time.monotonic() - self._away_since <= self.settings.store_patience:
-            return False
-        try:
-            await self.store.check()
-        except StoreDown:
-            return True
-        return False
-
-    async def _reap(self) -> None:
-        if not self.draining:  # who goes away leaves them to those that stay
-            await self._lost.take_over()
-        await self._lost.settle()
-        await self.store.reap(time.time())
-
     async def _recover(self, record: RunRecord) -> bool:
         if self.recovery is None or self.draining:
             return False
@@ -350,11 +268,8 @@ class Runs:
             if found is None:
                 return False
             grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
-            live = await asyncio.create_task(self._begin(found.run, grace), context=found.context)
-        if self._reading[record.run_id]:
-            self._tell_owner(record.run_id, reading=False)  # that is now this process
-        else:
-            live.orphan()
+            await asyncio.create_task(self._begin(found.run, grace), context=found.context)
+        self._readers.moved_here(record.run_id)
         return True
 
     async def drain(self) -> None:
@@ -363,8 +278,7 @@ class Runs:
         await self._idle(self.settings.drain_time)
         self.end_all(ShuttingDown())
         await self._idle(self.settings.cancel_grace + LAST_BLOCK)
-        for drop in list(self._readers.values()):
-            drop()
+        self._readers.drop_all()
 
     def end_all(self, reason: ServeError) -> None:
         """Cancels every run and call with a reason."""
@@ -382,12 +296,5 @@ class Runs:
             await asyncio.wait(pending, timeout=left)
 
     def _under_way(self) -> set[asyncio.Future[Any]]:
-        found: set[asyncio.Future[Any]] = {*self._storing, *self._calls, *self._readers}
+        found: set[asyncio.Future[Any]] = {*self._storing, *self._calls, *self._readers.tasks}
         return found.union(live.run.over for live in self._live.values())
-
-
-async def _despite_the_store(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except StoreDown as error:
-        logger.warning("left for later, the store is away: %s", error)
