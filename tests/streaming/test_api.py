@@ -11,6 +11,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator
 
 from streamserve.stores import MemoryStore
+from streamserve.streaming.runs import Runs
 from tests.fakes import Gate
 from tests.serving import serving
 from tests.streaming.support import LIMIT, app_of, blocks_of, caller, ended, streaming
@@ -26,9 +27,8 @@ class Bench:
         self.now = 1000.0
         self.gate = Gate()
         self.app = app_of({"count": RunnableGenerator(self.count)}, caller)
-        self.runs = self.app.state.runs
-        self.runs.store = MemoryStore(clock=lambda: self.now)
-        self.runs.store.on_cancel = self.runs._cancel_here
+        self.runs = Runs(self.app.state.runs.settings, MemoryStore(clock=lambda: self.now))
+        self.app.state.runs = self.runs
         # By the machine's clock, the server would soon find every run of this one past its retention.
         self.runs.reaper.run = asyncio.Event().wait  # type: ignore[method-assign, assignment]
 
