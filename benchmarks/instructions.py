@@ -16,7 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +92,8 @@ def _counted(number: int) -> dict[str, float]:
         done = subprocess.run(command, env=kept | ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         between = _between_marks(Path(directory))
-    per_variant = zip(*[iter(between)] * (TIMES * len(LENGTHS)), strict=True)
+    each = TIMES * len(LENGTHS)
+    per_variant = [between[at : at + each] for at in range(0, len(between), each)]
     return {name: _per_token(counts) for name, counts in zip(VARIANTS, per_variant, strict=True)}
 
 
@@ -109,7 +110,7 @@ def _part(written: str) -> tuple[int, int]:
     return int(number[1]), int(total[1])
 
 
-def _per_token(counts: tuple[int, ...]) -> float:
+def _per_token(counts: Sequence[int]) -> float:
     """The median of the differences of long and short."""
     differences = (long - short for short, long in zip(counts[::2], counts[1::2], strict=True))
     return statistics.median(differences) / (LENGTHS[1] - LENGTHS[0]) / 1000
