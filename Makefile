@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # What the editable installs are built with is locked too, so nothing unlocked is ever fetched.
-EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk
+EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
 .PHONY: help serve cluster test check format bench faults soak audit sbom langgraph dockerfile lock clean system
@@ -74,7 +74,7 @@ clean: ## remove what the verbs made
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: requirements/serve.txt pyproject.toml sdk/pyproject.toml | $(BIN)/python
+$(VENV)/.serve: requirements/serve.txt pyproject.toml sdk/python/pyproject.toml | $(BIN)/python
 	@echo "installing what serving needs ..."
 	@$(PIP) install --require-hashes -r requirements/serve.txt
 	@$(EDITABLE)

@@ -269,6 +269,6 @@ def test_every_link_to_a_file_leads_to_one() -> None:
 
 def test_every_promise_names_a_test_that_is_there() -> None:
     for page in pages():
-        for path, name in re.findall(r"`((?:sdk/)?tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8")):
+        for path, name in re.findall(r"`((?:sdk/python/)?tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8")):
             assert (ROOT / path).exists(), f"{page}: {path}"
             assert f"def {name}" in (ROOT / path).read_text("utf-8"), f"{page}: {path}::{name}"
