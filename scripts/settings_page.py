@@ -23,29 +23,34 @@ TEXT = """# Settings
 
 <!-- Written by `python -m scripts.settings_page` from the code. Change the code, not this page. -->
 
-Every setting is an environment variable, or a line of a `.env` file in the folder where the server starts. The
-environment goes first. Times are in seconds, sizes in bytes. A value that does not fit stops the start, with the
-setting's name. `streamserve serve --host`, `--port` and `--dev` go before the variables; `make serve` takes `HOST`
-and `PORT`.
+Set an environment variable, or write a line into a `.env` file in the folder where the server starts. An environment
+variable overrides the file. `streamserve serve --host`, `--port` and `--dev` override both; `make serve` takes `HOST`
+and `PORT`. Times are in seconds, sizes in bytes.
 
 ```ini
 STREAMSERVE_PORT=8080
 STREAMSERVE_ORPHAN_GRACE=30
 ```
 
+The server refuses to start with an invalid value and names the setting.
+
 ## The server
 
 {server}
 
-A chain's record goes before the server's `RUN_TIMEOUT` and `ON_DISCONNECT`; a request's header `Run-On-Disconnect`
-goes before both. See [chains.md](chains.md) and [runs.md](runs.md).
+A chain's record overrides `RUN_TIMEOUT` and `ON_DISCONNECT`. A request's header `Run-On-Disconnect` overrides both. See
+[chains.md](chains.md) and [runs.md](runs.md).
 
 ## The model
 
-One model serves all chains. With `STREAMSERVE_MODEL=gguf:PATH`, a model file is served in the process (extra `local`).
-Else `OPENAI_API_KEY` or `OPENAI_BASE_URL` chooses an OpenAI-compatible server. Else, or with
-`STREAMSERVE_MODEL=offline`, the offline model answers: it needs no key and no network. Making a model never opens a
-connection.
+One model serves all chains. The first of these rules that applies chooses it:
+
+1. `STREAMSERVE_MODEL=offline` chooses the offline model, which needs no key and no network.
+2. `STREAMSERVE_MODEL=gguf:PATH` serves a model file in the same process (extra `local`).
+3. `OPENAI_API_KEY` or `OPENAI_BASE_URL` chooses an OpenAI-compatible server.
+4. Otherwise, the offline model answers.
+
+Creating a model never opens a connection.
 
 {model}
 """

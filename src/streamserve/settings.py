@@ -12,192 +12,239 @@ GC_THRESHOLD = 10_000
 
 
 class Settings(BaseSettings):
-    """All settings of the server; docs/settings.md lists them. Times are in seconds, sizes in bytes."""
+    """Hold all settings of the server; docs/settings.md lists them. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix="STREAMSERVE_", env_file=".env", extra="ignore", hide_input_in_errors=True
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0 picks a free port.")
     chains: str = Field("chains", description="Importable package that holds the chain modules.")
     dev: bool = Field(
-        False, description="Serve the chains that load, show the broken ones on the home page, reload on change."
+        False,
+        description="Development mode: serve the chains that load, show the broken ones on the home page, and reload "
+        "when a file changes.",
     )
     workers: int | None = Field(
         None,
         ge=1,
-        description="Worker processes; more than one share the runs' store. Unset: WEB_CONCURRENCY, as uvicorn has it, "
-        "or 1.",
+        description="Number of worker processes. Several workers share one store of runs. Unset: WEB_CONCURRENCY, the "
+        "variable that uvicorn reads, else 1.",
     )
     root_path: str = Field("", description="Path under which a proxy serves the application.")
 
     auth: str = Field(
         "",
-        description="How callers are known: `keys:PATH` (a file of API keys), `jwt:` (JSON Web Tokens, extra `jwt`) or "
-        "`MODULE:FUNCTION` (a FastAPI dependency of your own). Unset: not at all, and only this machine is answered.",
+        description="How the server authenticates callers: `keys:PATH` (a file of API keys), `jwt:` (JSON Web Tokens, "
+        "extra `jwt`) or `MODULE:FUNCTION` (a FastAPI dependency of your own). Unset: no authentication, and only "
+        "callers on this machine are answered.",
     )
     insecure_public: bool = Field(
         False,
-        description="Answer everybody without authentication: whoever reaches the server runs chains at your cost.",
+        description="Answer all callers without authentication. Everybody who can reach the server can then run chains "
+        "at your cost.",
     )
     public_docs: bool = Field(False, description="Show /docs and /openapi.json to callers without a credential too.")
     secret: SecretStr | None = Field(
         None,
-        description="Signs sessions and share tokens: 32 characters or more, the same for all workers. Unset: random, "
-        "so they end with the server.",
+        description="Key that signs sessions and share tokens: 32 characters or more, the same for all workers. Unset: "
+        "a random key, so sessions and tokens do not survive a restart.",
     )
-    session_time: float = Field(28_800.0, gt=0, description="A browser that has sent a key is known for so long.")
-    jwt_issuer: str = Field("", description="The `iss` of tokens.")
-    jwt_audience: str = Field("", description="The `aud` of tokens: this server's name at the issuer.")
-    jwt_jwks_url: str = Field("", description="Where the issuer has its public keys (`jwks_uri`).")
+    session_time: float = Field(28_800.0, gt=0, description="Seconds until a browser must sign in again.")
+    jwt_issuer: str = Field("", description="Required `iss` claim of tokens.")
+    jwt_audience: str = Field("", description="Required `aud` claim of tokens: the name of this server at the issuer.")
+    jwt_jwks_url: str = Field("", description="URL of the issuer's public keys (`jwks_uri`).")
     jwt_secret: SecretStr | None = Field(
-        None, description="In place of public keys: a secret shared with the issuer, 32 bytes or more."
+        None, description="Secret shared with the issuer, in place of public keys: 32 bytes or more."
     )
     jwt_algorithms: str = Field(
-        "", description="Signatures that count, by commas. Unset: `RS256,ES256`, with a shared secret `HS256`."
+        "",
+        description="Accepted signature algorithms, separated by commas. Unset: `RS256,ES256`, or `HS256` with a "
+        "shared secret.",
     )
-    jwt_leeway: float = Field(30.0, ge=0, le=300, description="The issuer's clock may be so far from this one.")
-    jwt_principal: str = Field("sub", description="The claim that names the principal.")
-    jwt_scopes: str = Field("scope", description="The claim that has the scopes: a text with spaces, or a list.")
+    jwt_leeway: float = Field(30.0, ge=0, le=300, description="Allowed clock skew, in seconds.")
+    jwt_principal: str = Field("sub", description="Claim that names the principal.")
+    jwt_scopes: str = Field("scope", description="Claim that holds the scopes: a text with spaces, or a list.")
 
     keepalive: float = Field(
         15.0,
         gt=0,
-        description="A stream that is silent for so long gets a comment line: proxies drop idle ones.",
+        description="Seconds of silence after which a stream sends a comment line. Proxies drop idle connections.",
     )
     write_interval: float = Field(
         0.016,
         ge=0,
         le=1,
-        description="Seconds between two writes to one reader at least, after the first few: blocks that come faster "
-        "go out together, which a screen of 60 pictures a second cannot show. 0: each block as soon as it is there.",
+        description="Minimum seconds between two writes to one reader, after its first few writes. Blocks that arrive "
+        "faster go out together; a screen that refreshes 60 times per second cannot show the difference. 0 writes each "
+        "block at once.",
     )
     on_disconnect: Literal["continue", "cancel"] | None = Field(
         None,
-        description="What happens to a run when its last reader leaves: `continue` to its end, or `cancel`: at once "
-        "or, if the reader can come back (it sent an Idempotency-Key), after `orphan_grace`. Unset: continue for "
-        "background runs, else cancel. A chain's record and a request's header go first.",
+        description="What happens to a run when its last reader leaves. `continue`: it runs to its end. `cancel`: it "
+        "is cancelled at once, or after `orphan_grace` if the reader can come back (its request had an "
+        "Idempotency-Key). Unset: `continue` for background runs, else `cancel`. A chain's record and a "
+        "request's header override it.",
     )
     orphan_grace: float = Field(
         60.0,
         ge=0,
-        description="A run to be cancelled without readers waits so long for one that can come back.",
+        description="Seconds that a run without readers waits for a reader that can come back before it is cancelled.",
     )
     run_timeout: float = Field(
-        900.0, gt=0, description="A run ends with `timeout` after so long: a model that hangs must not run for ever."
+        900.0,
+        gt=0,
+        description="Maximum seconds per run; then it ends with `timeout`. A model that hangs must not run for ever.",
     )
     cancel_grace: float = Field(
-        5.0, gt=0, description="A cancelled chain gets so long to close what it opened before its stream ends."
+        5.0,
+        gt=0,
+        description="Seconds that a cancelled chain has to close what it opened before its stream ends.",
     )
     drain_time: float = Field(
-        25.0, ge=0, description="After SIGTERM, runs may finish for so long; Kubernetes kills after 30."
+        25.0,
+        ge=0,
+        description="Seconds after SIGTERM in which runs may finish. Kubernetes kills a process after 30.",
     )
     max_run_events: int = Field(
-        200_000, gt=1, description="Blocks of one run; past it the run ends with `log_full`: it must fit into memory."
+        200_000,
+        gt=1,
+        description="Maximum blocks per run; then it ends with `log_full`. The blocks of a run must fit into memory.",
     )
-    max_run_bytes: int = Field(64 * 2**20, gt=0, description="Bytes of one run's blocks; past it `log_full`.")
-    max_readers: int = Field(64, gt=0, description="Readers of one run at a time: each costs a socket and its buffer.")
+    max_run_bytes: int = Field(
+        64 * 2**20, gt=0, description="Maximum bytes of a run's blocks; then it ends with `log_full`."
+    )
+    max_readers: int = Field(
+        64, gt=0, description="Maximum readers of one run at a time. Each reader costs a socket and its buffer."
+    )
     unread_timeout: float = Field(
-        60.0, gt=0, description="A reader that takes nothing for so long is dropped: it holds a socket buffer."
+        60.0,
+        gt=0,
+        description="Seconds after which a reader that takes no data is dropped, because it holds a socket buffer.",
     )
     store: str = Field(
         "",
         repr=False,  # it may hold a password
-        description="Where runs are kept: `memory:` (one process; dies with it), `sqlite:///PATH` (one machine) or "
-        "`redis://HOST:PORT/DB` (many; `rediss:` and `redis+cluster:` too). Unset: memory, "
-        "or with several workers `sqlite:///.streamserve/runs.sqlite`.",
+        description="Where runs are kept: `memory:` (one process; lost when it ends), `sqlite:///PATH` (one machine) "
+        "or `redis://HOST:PORT/DB` (several machines; also `rediss:` and `redis+cluster:`). Unset: memory, or "
+        "`sqlite:///.streamserve/runs.sqlite` with several workers.",
     )
     checkpoints: str = Field(
         "",
         repr=False,  # it may hold a password
-        description="Where graphs keep conversations: `memory:`, `sqlite:///PATH` or `postgres://USER@HOST/DB` (extra "
-        "`postgres`). Unset: memory or SQLite, as the runs' store; with a Redis store, graphs need it to be set.",
+        description="Where graphs keep their threads: `memory:`, `sqlite:///PATH` or `postgres://USER@HOST/DB` (extra "
+        "`postgres`). Unset: memory or SQLite, the same as for the runs. With a Redis store, graphs require this "
+        "setting.",
     )
     lease: float = Field(
-        10.0, gt=0.5, description="A worker that gives no sign of life for so long has lost its runs to the others."
+        10.0,
+        gt=0.5,
+        description="Seconds without a heartbeat before another worker takes over a worker's runs.",
     )
     max_attempts: int = Field(
-        3, ge=1, description="A run that is recovered is begun so often at most: what kills its workers must end."
+        3,
+        ge=1,
+        description="Maximum attempts per run, for runs that recover. A run that kills its workers must end.",
     )
     store_strict: bool = Field(
         True,
-        description="Show a block only once it is stored. Off, readers at the run's own worker see it a write sooner; "
-        "if that worker dies, they may have seen tokens that are nowhere else, and a cursor that nobody knows.",
+        description="Show a block only after it is stored. If false, readers connected to the run's owner get a block "
+        "one write earlier; if that worker dies, they may have seen tokens that are stored nowhere, and hold a cursor "
+        "that no worker knows.",
     )
     store_patience: float = Field(
-        30.0, ge=0, description="A run waits so long for a store that is away, then it is given up."
+        30.0, ge=0, description="Seconds that a run waits for an unreachable store before it is given up."
     )
-    retention: float = Field(3600.0, ge=0, description="Blocks of an ended run are kept so long.")
-    tombstone: float = Field(86_400.0, ge=0, description="After that, its record is kept so long, to answer 410.")
-    max_retained_runs: int = Field(10_000, gt=0, description="Ended runs kept; the oldest go first.")
-    max_retained_bytes: int = Field(256 * 2**20, gt=0, description="Bytes of ended runs kept; the oldest go first.")
+    retention: float = Field(3600.0, ge=0, description="Seconds that the blocks of an ended run are kept.")
+    tombstone: float = Field(
+        86_400.0, ge=0, description="Seconds that its record is kept after that; requests for the run get 410."
+    )
+    max_retained_runs: int = Field(10_000, gt=0, description="Maximum ended runs kept; the oldest are removed first.")
+    max_retained_bytes: int = Field(
+        256 * 2**20, gt=0, description="Maximum bytes of ended runs kept; the oldest are removed first."
+    )
     threads: int = Field(
-        64, gt=0, description="Threads for sync models and tools; each call waits in one as long as it runs."
+        64,
+        gt=0,
+        description="OS threads for synchronous models and tools. Each call occupies one thread until it returns.",
     )
-    max_body_bytes: int = Field(16 * 2**20, gt=0, description="Bytes of a request's body; past it 413.")
+    max_body_bytes: int = Field(16 * 2**20, gt=0, description="Maximum bytes of a request body; a larger one gets 413.")
     max_header_bytes: int = Field(
-        32 * 2**10, gt=0, description="Bytes of a request's address and headers together; past it 431."
+        32 * 2**10,
+        gt=0,
+        description="Maximum bytes of a request's address and headers together; a larger request gets 431.",
     )
-    body_timeout: float = Field(30.0, gt=0, description="A request's head, and then its body, must come within this.")
-    max_json_depth: int = Field(256, gt=0, description="Levels of nesting in a body; past it 422.")
+    body_timeout: float = Field(
+        30.0, gt=0, description="Seconds within which the head of a request must arrive, and then its body."
+    )
+    max_json_depth: int = Field(256, gt=0, description="Maximum nesting depth of a body; a deeper one gets 422.")
     max_json_items: int = Field(
         20_000,
         gt=0,
-        description="Values in a body, counted before it is parsed; past it 422: checking them takes the event loop.",
+        description="Maximum values in a body, counted before it is parsed; more get 422. Checking them takes time of "
+        "the event loop.",
     )
-    max_batch: int = Field(256, gt=0, description="Inputs of one /batch; past it 422.")
+    max_batch: int = Field(256, gt=0, description="Maximum inputs of one /batch call; more get 422.")
     max_config_hash: int = Field(
-        4096, gt=0, description="Characters of a config in a path; past it 400: a short one can unpack to megabytes."
+        4096,
+        gt=0,
+        description="Maximum characters of a config in a path; a longer one gets 400. A short one can unpack to "
+        "megabytes.",
     )
     rate_limit: str = Field(
         "",
-        description="Requests of one caller to one chain, such as `60/minute` or `5/second; 1000/day`; a chain's "
-        "record goes first. Unset: any number.",
+        description="Requests allowed per caller and chain, such as `60/minute` or `5/second; 1000/day`. A chain's "
+        "record overrides it. Unset: unlimited.",
     )
     max_concurrency: int | None = Field(
         None,
         ge=1,
-        description="Runs of one caller of one chain under way in one worker; a chain's record goes first. "
-        "Unset: any number.",
+        description="Maximum live runs per caller and chain in one worker. A chain's record overrides it. Unset: "
+        "unlimited.",
     )
-    max_runs: int = Field(1000, gt=0, description="Runs and calls under way in one worker; past it 503.")
+    max_runs: int = Field(1000, gt=0, description="Maximum live runs and calls in one worker; more get 503.")
     limits_store: str = Field(
         "",
-        description="Where requests are counted: `memory:` (each worker by itself) or a Redis as for `store`. "
+        description="Where requests are counted: `memory:` (in each worker separately) or a Redis URL as for `store`. "
         "Unset: the Redis of `store`, else memory.",
     )
     cors_origins: str = Field(
         "",
         description="Web origins whose scripts may call the server, separated by commas, such as "
-        "`https://app.example.com`; `*` for all. Unset: the server's own only.",
+        "`https://app.example.com`; `*` allows all. Unset: only the server's own origin.",
     )
     trusted_proxies: str = Field(
         "127.0.0.1",
-        description="Addresses and networks, separated by commas, whose X-Forwarded-For and X-Forwarded-Proto are "
-        "believed.",
+        description="Addresses and networks of trusted proxies, separated by commas. The server believes only their "
+        "X-Forwarded-For and X-Forwarded-Proto.",
     )
     gc_threshold: int = Field(
         GC_THRESHOLD,
         ge=0,
-        description="Objects made between two rounds of the garbage collector. More: less CPU per token, and garbage "
-        "in cycles stays longer. Python's own is 700; 0 turns the rounds off, and such garbage is never freed.",
+        description="Objects created between two rounds of the garbage collector. A higher value costs less CPU per "
+        "token, but garbage in cycles stays longer. Python's own value is 700; 0 turns the rounds off, and such "
+        "garbage is never freed.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="Log records as `json`, or `console` for people. `auto`: console on a terminal, else JSON."
+        "auto",
+        description="Format of log records: `json`, or `console` for people. `auto`: console on a terminal, else JSON.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The server's own records from this level on are logged."
+        "info", description="Lowest level of the server's own records that is logged."
     )
     metrics: Literal["auto", "public", "guarded", "off"] = Field(
         "auto",
-        description="Who may read /metrics: everybody (`public`), callers that the guard lets pass (`guarded`), or "
-        "nobody (`off`). `auto`: everybody if the server listens on loopback, else guarded.",
+        description="Who may read /metrics: everybody (`public`), authenticated callers (`guarded`) or nobody (`off`). "
+        "`auto`: everybody if the server listens on loopback, else authenticated callers.",
     )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="/metrics on this port instead, for everybody who reaches it."
+        None,
+        ge=1,
+        le=65535,
+        description="Separate port for /metrics, open to everybody who can reach it. Unset: the server's own port.",
     )
     otel: bool = Field(
         False,
-        description="OpenTelemetry traces (extra `otel`), sent where the variables OTEL_EXPORTER_OTLP_* say.",
+        description="Send OpenTelemetry traces (extra `otel`) to the address in the OTEL_EXPORTER_OTLP_* variables.",
     )
