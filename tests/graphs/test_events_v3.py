@@ -28,8 +28,8 @@ from langgraph.stream import (
     UpdatesTransformer,
 )
 from streamserve_sdk import ProtocolError, RemoteRunnable, RunCancelled, RunFailed
-from streamserve_sdk.compact_events import Expander
-from streamserve_sdk.graph_events import run_stream
+from streamserve_sdk.events.compact import Expander
+from streamserve_sdk.events.run_stream import run_stream
 
 from streamserve import Chain
 from streamserve.app import create_app

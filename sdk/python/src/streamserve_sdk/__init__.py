@@ -1,5 +1,6 @@
 """Call a chain on a StreamServe or LangServe server as if it were local."""
 
+from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import (
     ConnectFailed,
     ConnectionBroken,
@@ -23,8 +24,7 @@ from streamserve_sdk.errors import (
     UpstreamRateLimited,
 )
 from streamserve_sdk.remote import RemoteRunnable
-from streamserve_sdk.retry import RetryPolicy
-from streamserve_sdk.serializer import Serializer, WireSerializer
+from streamserve_sdk.transport.retry import RetryPolicy
 
 __all__ = [
     "ConnectFailed",

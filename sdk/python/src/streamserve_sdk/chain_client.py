@@ -9,18 +9,16 @@ from uuid import uuid4
 import orjson
 from langchain_core.runnables.config import RunnableConfig
 
-from streamserve_sdk import payload
-from streamserve_sdk.clients import HttpClients
+from streamserve_sdk.codec import payload
+from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import ProtocolError
-from streamserve_sdk.http import aread, asend, read, send
-from streamserve_sdk.links import endpoint, run_url
-from streamserve_sdk.retry import RetryPolicy
-from streamserve_sdk.serializer import Serializer, WireSerializer
-from streamserve_sdk.session import STREAM_HEADERS, StreamSession
-from streamserve_sdk.sse import ServerSentEvent
-from streamserve_sdk.wire import Request
-
-JSON_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
+from streamserve_sdk.transport.clients import HttpClients
+from streamserve_sdk.transport.http import aread, asend, read, send
+from streamserve_sdk.transport.links import endpoint, run_url
+from streamserve_sdk.transport.retry import RetryPolicy
+from streamserve_sdk.transport.session import STREAM_HEADERS, StreamSession
+from streamserve_sdk.transport.sse import ServerSentEvent
+from streamserve_sdk.transport.wire import JSON_HEADERS, Request
 
 OnRun = Callable[[str], None]
 OnAttempt = Callable[[int], None]

@@ -11,19 +11,19 @@ from langchain_core.runnables.config import RunnableConfig
 from langchain_core.runnables.utils import Input, Output
 from langchain_core.tracers.log_stream import RunLogPatch
 
-from streamserve_sdk import shapes
-from streamserve_sdk.callback_events import areplay, replay
 from streamserve_sdk.chain_client import ChainClient, OnAttempt, OnRun
-from streamserve_sdk.clients import CertTypes, HttpClients, Transport
-from streamserve_sdk.event_streams import EventStreams
-from streamserve_sdk.failures import public_url
-from streamserve_sdk.links import runs_beside
-from streamserve_sdk.merge import merge
-from streamserve_sdk.retry import RetryPolicy
+from streamserve_sdk.codec import shapes
+from streamserve_sdk.codec.merge import merge
+from streamserve_sdk.codec.serializer import Serializer, WireSerializer
+from streamserve_sdk.events.callbacks import areplay, replay
+from streamserve_sdk.events.streams import EventStreams
+from streamserve_sdk.events.tracing import atraced, traced
+from streamserve_sdk.graphs.threads import Threads
 from streamserve_sdk.runs import Runs
-from streamserve_sdk.serializer import Serializer, WireSerializer
-from streamserve_sdk.threads import Threads
-from streamserve_sdk.tracing import atraced, traced
+from streamserve_sdk.transport.clients import CertTypes, HttpClients, Transport
+from streamserve_sdk.transport.failures import public_url
+from streamserve_sdk.transport.links import runs_beside
+from streamserve_sdk.transport.retry import RetryPolicy
 
 
 class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):

@@ -1,0 +1,48 @@
+"""Values of Python -> JSON, for inputs and call arguments."""
+
+import dataclasses
+from base64 import b64encode
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import PurePath
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+
+from streamserve_sdk.codec.input_types import fields_of, of_langgraph
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+
+
+def dumps(value: Any) -> bytes:
+    """Return the value as JSON, in the forms that pydantic reads back on the server.
+
+    Messages, prompts, documents and other pydantic models are dumped by their fields, sets as lists, bytes in
+    base64, Decimal as text, timedelta in seconds, dataclasses and LangGraph's commands by their fields. The types that
+    are lost so are told by `input_types`.
+
+    Args:
+        value: what to encode.
+
+    Raises:
+        TypeError: a part of the value has no form in JSON.
+    """
+    return orjson.dumps(value, default=_default, option=_OPTIONS)
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, AbstractSet):
+        return list(value)
+    if isinstance(value, bytes | bytearray):
+        return b64encode(value).decode()
+    if isinstance(value, Decimal | PurePath):
+        return str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if of_langgraph(value) or dataclasses.is_dataclass(value):
+        return fields_of(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -1,0 +1,124 @@
+"""The bodies of requests, and what is read from the bodies of answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import httpx
+import orjson
+from langchain_core.runnables.config import RunnableConfig
+
+from streamserve_sdk.codec import encode
+from streamserve_sdk.codec.input_types import types_of
+from streamserve_sdk.codec.serializer import Serializer, WireSerializer
+from streamserve_sdk.errors import Position, ProtocolError
+from streamserve_sdk.transport.failures import from_answer, public_url
+from streamserve_sdk.transport.wire import Reply, Request
+
+# Callbacks stay here; the run's id is the server's to give.
+SENT_KEYS = ("tags", "metadata", "run_name", "max_concurrency", "recursion_limit", "configurable")
+# Marks of a surrounding LangGraph run; its checkpoints mean nothing to another server's graph.
+_GRAPH_MARK = "__pregel_"
+# Tells the server that nobody wrote such a config: what its chain does not know there is no mistake.
+_NESTED = {"__pregel_nested": True}
+_OWN_CHECKPOINT = frozenset({"checkpoint_id", "checkpoint_map", "checkpoint_ns"})
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def body(
+    serializer: Serializer,
+    name: str,
+    value: Any,
+    config: RunnableConfig | Sequence[RunnableConfig],
+    **fields: Any,
+) -> bytes:
+    """Return the body of a call.
+
+    Args:
+        serializer: what encodes the input.
+        name: `input` or `inputs`.
+        value: the input or inputs.
+        config: the caller's config, or one for each input.
+        fields: further fields, `kwargs` among them.
+    """
+    configs = [for_server(one) for one in config] if isinstance(config, Sequence) else for_server(config)
+    types = types_of(value) if isinstance(serializer, WireSerializer) else {}
+    sent = {name: orjson.Fragment(serializer.dumps(value)), "config": configs, **fields}
+    return encode.dumps({**sent, "types": types} if types else sent)
+
+
+def for_server(config: RunnableConfig) -> dict[str, Any]:
+    """Return the part of a config that means something to the server and can be sent.
+
+    Args:
+        config: the caller's config.
+    """
+    sent = {key: _sendable(value) for key, value in config.items() if key in SENT_KEYS and value is not None}
+    if configurable := sent.get("configurable"):
+        sent["configurable"] = _without_graph(configurable)
+    return sent
+
+
+def _without_graph(configurable: dict[str, Any]) -> dict[str, Any]:
+    nested = any(key.startswith(_GRAPH_MARK) for key in configurable)
+    kept = {
+        key: value
+        for key, value in configurable.items()
+        if not key.startswith("__") and not (nested and key in _OWN_CHECKPOINT)
+    }
+    return {**kept, **_NESTED} if nested else kept
+
+
+def _sendable(value: Any) -> Any:
+    """Drop what JSON cannot hold: objects that local code keeps in a config for itself."""
+    if isinstance(value, Mapping):
+        return {key: _sendable(item) for key, item in value.items() if isinstance(key, str) and _fits(item)}
+    if isinstance(value, list | tuple):
+        return [_sendable(item) for item in value if _fits(item)]
+    return value
+
+
+def _fits(value: Any) -> bool:
+    # An UUID is what LangGraph's users name their threads with.
+    return isinstance(value, (*_SCALARS, UUID, Mapping, list, tuple))
+
+
+class Answer(NamedTuple):
+    """What `/invoke` or `/batch` answered."""
+
+    output: Any
+    callback_events: Any
+
+
+def answer(serializer: Serializer, request: Request, reply: Reply) -> Answer:
+    """Return the output in an answer.
+
+    Args:
+        serializer: what decodes the output.
+        request: what was asked.
+        reply: what came.
+
+    Raises:
+        ServerError: the server reported an error.
+        ProtocolError: the answer has no output.
+    """
+    fields = checked(request, reply)
+    if not isinstance(fields, dict) or "output" not in fields:
+        raise ProtocolError(f"{public_url(request.url)} answered without an output")
+    types = fields.get("types")
+    if types and isinstance(serializer, WireSerializer):
+        output = serializer.loadd(fields["output"], types)
+    else:
+        output = serializer.loadd(fields["output"])
+    return Answer(output, fields.get("callback_events"))
+
+
+def checked(request: Request, reply: Reply) -> Any:
+    """Return the JSON of a successful answer; arguments and errors as of `answer`."""
+    position = Position(reply.headers.get("run-id"))
+    if not httpx.codes.is_success(reply.status):
+        raise from_answer(request.method, request.url, reply.status, reply.headers, reply.body, position)
+    try:
+        return orjson.loads(reply.body) if reply.body else None
+    except orjson.JSONDecodeError as error:
+        raise ProtocolError(f"{public_url(request.url)} answered no JSON", position=position) from error

@@ -1,0 +1,132 @@
+"""Events of a remote graph or chain -> LangGraph's own run streams, with all of their projections.
+
+A run stream takes the parts that a local graph yields, and makes the events of them. The server sends the events,
+so those that LangGraph makes of others are turned back: a subgraph's `lifecycle` into the `tasks` it is made of.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any
+
+from langchain_core._api import suppress_langchain_beta_warning
+
+from streamserve_sdk.events.compact import Event, Expander
+
+if TYPE_CHECKING:
+    from langgraph.stream import AsyncGraphRunStream, GraphRunStream
+    from langgraph.stream._mux import StreamMux
+
+# Called with the namespace of a graph or subgraph; makes a `langgraph.stream.StreamTransformer`.
+Transformer = Callable[[tuple[str, ...]], Any]
+Part = dict[str, Any]
+
+# Sent for every run; `tasks` are told as `lifecycle`.
+_ALWAYS = {"values", "messages"}
+
+
+def asked_modes(transformers: Sequence[Transformer]) -> list[str]:
+    """Return the stream modes that the caller's transformers need beside those that are always sent.
+
+    Args:
+        transformers: as for `CompiledStateGraph.astream_events`.
+
+    Raises:
+        NotImplementedError: one needs tasks, which a remote graph does not tell.
+    """
+    needed = {mode for make in transformers for mode in make(()).required_stream_modes} - _ALWAYS
+    if "tasks" in needed:
+        raise NotImplementedError("a remote graph tells of its tasks in `lifecycle` only")
+    return sorted(needed)
+
+
+def arun_stream(
+    values: AsyncGenerator[Any], expander: Expander, transformers: Sequence[Transformer]
+) -> "AsyncGraphRunStream":
+    """Return the run stream of the values that follow the head; arguments as of `run_stream`."""
+    with suppress_langchain_beta_warning():
+        from langgraph.stream import AsyncGraphRunStream
+
+        return AsyncGraphRunStream(_aparts(values, expander), _mux(expander, transformers, is_async=True))
+
+
+def run_stream(values: Generator[Any], expander: Expander, transformers: Sequence[Transformer]) -> "GraphRunStream":
+    """Return the run stream of the values that follow the head.
+
+    Args:
+        values: the stream; closed when the run stream is aborted.
+        expander: what reads it.
+        transformers: the caller's own.
+    """
+    with suppress_langchain_beta_warning():
+        from langgraph.stream import GraphRunStream
+
+        return GraphRunStream(_parts(values, expander), _mux(expander, transformers, is_async=False))
+
+
+def _mux(expander: Expander, transformers: Sequence[Transformer], *, is_async: bool) -> "StreamMux":
+    from langgraph.stream import LifecycleTransformer, StreamTransformer, SubgraphTransformer
+    from langgraph.stream._mux import StreamMux
+    from langgraph.stream.transformers import MessagesTransformer, ValuesTransformer
+
+    class ServersTime(StreamTransformer):
+        """Gives the events the time at which they happened."""
+
+        before_builtins = True
+
+        def init(self) -> dict[str, Any]:
+            return {}
+
+        def process(self, event: Any) -> bool:
+            event["params"]["timestamp"] = expander.timestamp
+            return True
+
+    built_in = (ServersTime, ValuesTransformer, MessagesTransformer, LifecycleTransformer, SubgraphTransformer)
+    return StreamMux(factories=[*built_in, *transformers], is_async=is_async)
+
+
+async def _aparts(values: AsyncGenerator[Any], expander: Expander) -> AsyncGenerator[Part]:
+    tasks = _Tasks()
+    async with aclosing(values):
+        async for value in values:
+            for part in tasks.parts(expander.run_event(value)):
+                yield part
+
+
+def _parts(values: Generator[Any], expander: Expander) -> Generator[Part]:
+    tasks = _Tasks()
+    with closing(values):
+        for value in values:
+            yield from tasks.parts(expander.run_event(value))
+
+
+class _Tasks:
+    """Turns events back into the parts that they were made of."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, ...], str] = {}
+
+    def parts(self, event: Event) -> Iterator[Part]:
+        if event["method"] == "lifecycle":
+            yield from self._of_lifecycle(event["data"])
+            return
+        interrupts = event.get("interrupts", () if event["method"] == "values" else None)
+        part = {"type": event["method"], "ns": tuple(event["namespace"]), "data": event["data"]}
+        yield part if interrupts is None else {**part, "interrupts": tuple(interrupts)}
+
+    def _of_lifecycle(self, data: Event) -> Iterator[Part]:
+        namespace = tuple(data["namespace"])
+        if data["event"] != "started":
+            result: Event = {"id": self._open.pop(namespace, ""), "result": {}, "error": data.get("error")}
+            interrupts = [True] if data["event"] == "interrupted" else []
+            yield _task(namespace[:-1], {**result, "interrupts": interrupts})
+            return
+        task = self._open[namespace] = data["trigger_call_id"]
+        if cause := data.get("cause"):
+            yield _task(namespace[:-1], {"id": task, "input": {"tool_call": {"id": cause["tool_call_id"]}}})
+        name, said = data.get("graph_name"), namespace[-1].partition(":")[0]
+        # An agent's name is its own; that of any other subgraph is its node's.
+        yield _task(namespace, {"metadata": {"lc_agent_name": name} if cause or name != said else {}})
+
+
+def _task(namespace: tuple[str, ...], data: Event) -> Part:
+    return {"type": "tasks", "ns": namespace, "data": data}

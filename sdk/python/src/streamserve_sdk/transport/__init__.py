@@ -1,0 +1,1 @@
+"""Move bytes: connections, sessions that resume, server-sent events."""

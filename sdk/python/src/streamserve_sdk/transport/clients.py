@@ -1,0 +1,172 @@
+"""The HTTP clients: made at the first call, one per event loop, closed without blocking anybody."""
+
+import asyncio
+import os
+import ssl
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from functools import lru_cache
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import httpx
+
+Transport = Literal["httpx", "aiohttp"]
+CertTypes = str | tuple[str, str] | tuple[str, str, str]
+
+# httpx's default of 100 connections makes stream 101 wait without a word; idle ones stay bounded.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+# How long a close, or the end of an iterator, may wait for a cancel request under way (seconds).
+CANCEL_WAIT = 2.0
+
+
+@lru_cache(maxsize=32)
+def tls_context(verify: str | bool, cert: CertTypes | None) -> ssl.SSLContext:
+    """Return the TLS context for these settings; making one costs 75 ms, so equal settings share one."""
+    if isinstance(verify, str):
+        is_folder = os.path.isdir(verify)
+        context = ssl.create_default_context(capath=verify if is_folder else None, cafile=None if is_folder else verify)
+    else:
+        context = httpx.create_ssl_context(verify=verify)
+    if cert is not None:
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context
+
+
+class HttpClients:
+    """The clients of one RemoteRunnable.
+
+    Args:
+        verify: as httpx's: True, False, a path of certificates, or a context.
+        cert: as httpx's: the client's certificate.
+        options: further arguments of httpx.Client and httpx.AsyncClient.
+        transport: "aiohttp" carries asynchronous calls over aiohttp.
+    """
+
+    def __init__(
+        self,
+        verify: ssl.SSLContext | str | bool,
+        cert: CertTypes | None,
+        options: dict[str, Any],
+        transport: Transport = "httpx",
+    ) -> None:
+        """Keep the settings; nothing is opened yet."""
+        self._verify = verify
+        self._cert = cert
+        self._options = {"limits": LIMITS, **options}
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._sync: httpx.Client | None = None
+        self._async: _Table = WeakKeyDictionary()
+        self._threads: set[threading.Thread] = set()
+
+    def sync(self) -> httpx.Client:
+        """Return the client for synchronous calls."""
+        with self._lock:
+            if self._sync is None:
+                self._sync = httpx.Client(verify=self._context(), **self._options)
+            return self._sync
+
+    async def current(self) -> httpx.AsyncClient:
+        """Return the client of the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            for dead in [known for known in list(self._async) if known.is_closed()]:
+                del self._async[dead]
+            entry = self._async.get(loop)
+            if entry is None or entry.client.is_closed:
+                client = httpx.AsyncClient(verify=self._context(), **self._carried(), **self._options)
+                entry = self._async[loop] = _LoopClient(client, weakref.ref(self._async))
+        await entry.start()
+        return entry.client
+
+    def run_beside(self, work: Callable[[], None]) -> None:
+        """Do work in a thread and wait for it, but not for ever: the caller may be a garbage collection."""
+        thread = threading.Thread(target=self._forget_after, args=(work,), name="streamserve-cancel")
+        self._threads.add(thread)
+        thread.start()
+        thread.join(CANCEL_WAIT)
+
+    async def arun_beside(self, work: "asyncio.Task[None]") -> None:
+        """Wait for a task that outlives the cancellation of the caller, but not for ever."""
+        loop_client = self._async.get(asyncio.get_running_loop())
+        if loop_client is not None:
+            loop_client.tasks.add(work)
+            work.add_done_callback(loop_client.tasks.discard)
+        await asyncio.wait([work], timeout=CANCEL_WAIT)
+
+    def close(self) -> None:
+        """Close the synchronous client."""
+        for thread in list(self._threads):
+            thread.join(CANCEL_WAIT)
+        with self._lock:
+            client, self._sync = self._sync, None
+        if client is not None:
+            client.close()
+
+    async def aclose(self) -> None:
+        """Close the running loop's client, and the synchronous one."""
+        with self._lock:
+            entry = self._async.pop(asyncio.get_running_loop(), None)
+        if entry is not None:
+            await entry.stop()
+        self.close()
+
+    def _carried(self) -> dict[str, Any]:
+        if self._transport == "httpx":
+            return {}
+        from streamserve_sdk.transport.aiohttp_transport import transport
+
+        return {"transport": transport(self._context())}
+
+    def _context(self) -> ssl.SSLContext:
+        if isinstance(self._verify, ssl.SSLContext):
+            return self._verify
+        return tls_context(self._verify, self._cert)
+
+    def _forget_after(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            self._threads.discard(threading.current_thread())
+
+
+class _LoopClient:
+    """A client bound to one event loop, closed with it.
+
+    The keeper is an asynchronous generator: the loop itself closes it when it shuts down or when nobody holds it
+    any more, so no finalizer of ours is needed.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, table: "weakref.ref[_Table]") -> None:
+        self.client = client
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._keeper = _keep(client, self.tasks, table)
+        self._started = False
+
+    async def start(self) -> None:
+        if not self._started:
+            self._started = True
+            await anext(self._keeper)
+
+    async def stop(self) -> None:
+        await self._keeper.aclose()
+
+
+_Table = WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClient]
+
+
+async def _keep(
+    client: httpx.AsyncClient, tasks: set[asyncio.Task[None]], table: weakref.ref[_Table]
+) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_WAIT)
+        await client.aclose()
+        # The closed client still knows its loop: an entry left in the table would keep both alive.
+        clients, loop = table(), asyncio.get_running_loop()
+        if clients is not None and (entry := clients.get(loop)) and entry.client is client:
+            del clients[loop]

@@ -1,0 +1,172 @@
+"""The two thin drivers between a session and httpx: one waits, one awaits, neither decides."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
+from contextlib import aclosing, closing
+from typing import Any
+
+import httpx
+
+from streamserve_sdk.errors import StreamServeError
+from streamserve_sdk.transport.clients import HttpClients
+from streamserve_sdk.transport.failures import from_transport
+from streamserve_sdk.transport.session import StreamSession
+from streamserve_sdk.transport.sse import ServerSentEvent
+from streamserve_sdk.transport.wire import BODY, Reply, Request
+
+Blocks = Iterator[ServerSentEvent]
+
+logger = logging.getLogger(__name__)
+
+# What may go wrong on the way; the rest of httpx's errors are mistakes of the caller.
+TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
+
+
+def send(clients: HttpClients, request: Request) -> Reply:
+    """Send a request and read its whole answer.
+
+    Args:
+        clients: where the connection comes from.
+        request: what to send.
+
+    Raises:
+        ConnectionFailed: no whole answer came.
+    """
+    try:
+        return _reply(clients.sync().request(**_arguments(request)))
+    except TRANSPORT_ERRORS as error:
+        raise from_transport(error, request.url) from error
+
+
+async def asend(clients: HttpClients, request: Request) -> Reply:
+    """Send a request and read its whole answer; arguments and errors as of `send`."""
+    try:
+        return _reply(await (await clients.current()).request(**_arguments(request)))
+    except TRANSPORT_ERRORS as error:
+        raise from_transport(error, request.url) from error
+
+
+def read(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
+    """Yield the blocks of data that each read of a stream brings; a reader that leaves early cancels the run.
+
+    Args:
+        clients: where the connections come from.
+        session: what decides; what it raises comes while the blocks are taken.
+
+    Raises:
+        StreamServeError: the stream failed.
+    """
+    try:
+        while not session.finished:
+            with closing(_attempt(clients, session)) as reads:
+                yield from reads
+            time.sleep(session.delay)
+    finally:
+        if cancellation := session.cancellation():
+            clients.run_beside(lambda: _cancel(clients, cancellation))
+
+
+async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
+    """Yield the blocks of data that each read of a stream brings; arguments and errors as of `read`."""
+    try:
+        while not session.finished:
+            async with aclosing(_aattempt(clients, session)) as reads:
+                async for blocks in reads:
+                    yield blocks
+            await asyncio.sleep(session.delay)
+    finally:
+        if cancellation := session.cancellation():
+            await clients.arun_beside(asyncio.create_task(_acancel(clients, cancellation)))
+
+
+def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
+    try:
+        with clients.sync().stream(**_arguments(session.request())) as response:
+            if response.status_code != httpx.codes.OK:
+                response.read()
+            session.started(_reply(response))
+            _watch(response, session.silence)
+            for data in _sync_body(response):
+                yield session.receive(data)
+                if not session.reading:
+                    return
+        session.ended()
+    except StreamServeError:
+        raise
+    except TRANSPORT_ERRORS as error:
+        session.failed(error)
+
+
+async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
+    client = await clients.current()
+    try:
+        async with client.stream(**_arguments(session.request())) as response:
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+            session.started(_reply(response))
+            _watch(response, session.silence)
+            async for data in _async_body(response):
+                yield session.receive(data)
+                if not session.reading:
+                    return
+        session.ended()
+    except StreamServeError:
+        raise
+    except TRANSPORT_ERRORS as error:
+        session.failed(error)
+
+
+def _cancel(clients: HttpClients, request: Request) -> None:
+    try:
+        reply = send(clients, request)
+        logger.debug("cancel answered %d: %s", reply.status, request.url)
+    except Exception:
+        logger.debug("cancel failed: %s", request.url, exc_info=True)
+
+
+async def _acancel(clients: HttpClients, request: Request) -> None:
+    try:
+        reply = await asend(clients, request)
+        logger.debug("cancel answered %d: %s", reply.status, request.url)
+    except Exception:
+        logger.debug("cancel failed: %s", request.url, exc_info=True)
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "method": request.method,
+        "url": request.url,
+        "headers": request.headers,
+        "content": request.content,
+    }
+    if request.silence is not None:
+        arguments["timeout"] = request.silence
+    return arguments
+
+
+def _reply(response: httpx.Response) -> Reply:
+    return Reply(response.status_code, response.headers, response.content if response.is_closed else b"")
+
+
+def _sync_body(response: httpx.Response) -> Iterable[bytes]:
+    stream = response.stream
+    return stream if _is_as_sent(response) and isinstance(stream, httpx.SyncByteStream) else response.iter_bytes()
+
+
+def _async_body(response: httpx.Response) -> AsyncIterable[bytes]:
+    stream = response.extensions.get(BODY, response.stream)
+    return stream if _is_as_sent(response) and isinstance(stream, httpx.AsyncByteStream) else response.aiter_bytes()
+
+
+def _is_as_sent(response: httpx.Response) -> bool:
+    # Looking for an encoding costs httpx as much per read as all else of ours, and counting bytes half of it.
+    return not response.is_stream_consumed and "content-encoding" not in response.headers
+
+
+def _watch(response: httpx.Response, silence: float | None) -> None:
+    # The transport reads its limit when the body's first byte is asked for: only now is the server known.
+    limits = response.request.extensions.get("timeout")
+    if silence is not None and isinstance(limits, dict):
+        limits["read"] = silence

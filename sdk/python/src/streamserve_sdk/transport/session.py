@@ -1,0 +1,277 @@
+"""The session: what one stream means, without any I/O.
+
+A driver asks for `request()`, sends it, tells the answer's head to `started()`, passes every read to `receive()`
+and says how the response came to its end (`ended()` or `failed()`). The session keeps the cursor, drops repeated
+blocks, notices missing ones and decides whether, where and when to go on.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+
+from streamserve_sdk.errors import (
+    ConnectFailed,
+    ConnectionTimeout,
+    Position,
+    ProtocolError,
+    StreamServeError,
+    StreamTruncated,
+    ThreadBusy,
+)
+from streamserve_sdk.transport.failures import (
+    attempt_in,
+    from_answer,
+    from_error_block,
+    from_missing_run,
+    from_transport,
+    run_id_in,
+)
+from streamserve_sdk.transport.links import stream_url
+from streamserve_sdk.transport.retry import RetryPolicy, retry_after
+from streamserve_sdk.transport.sse import BlockTooLargeError, EventParser, ServerSentEvent
+from streamserve_sdk.transport.wire import Reply, Request
+
+logger = logging.getLogger(__name__)
+
+STREAM_HEADERS = {
+    "Accept": "text/event-stream",
+    "Accept-Encoding": "identity",
+    "Cache-Control": "no-store",
+}
+# A half-open socket is told from a slow model by this many missing keep-alives.
+MISSED_KEEPALIVES = 3
+# Seconds that each step of a cancel request may take: the caller wants to leave.
+CANCEL_TIMEOUT = 2.0
+
+
+@dataclass(slots=True)
+class StreamSession:
+    """One stream, over as many connections as it takes.
+
+    Args:
+        first: the request that starts the run; None to join the run at `location`.
+        runs_url: where runs live, used when the server does not tell a location of the same origin.
+        policy: the bounds of reconnecting.
+        keepalive: seconds between the server's keep-alives.
+        location: the URL of the run's stream, if it is known.
+        run_id: the run's id, if it is known.
+        last_id: the cursor: the last block that the caller has.
+        one_shot: the server is known to be unable to resume: fail at once.
+        detach: a reader that leaves early lets the run go on.
+        on_run: called with the run's id as soon as it is known.
+        on_attempt: called with the number of a further attempt, between its chunks and those of the one before.
+    """
+
+    first: Request | None
+    runs_url: str
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    keepalive: float = 15.0
+    location: str | None = None
+    run_id: str | None = None
+    last_id: int = 0
+    one_shot: bool = False
+    detach: bool = False
+    on_run: Callable[[str], None] | None = None
+    on_attempt: Callable[[int], None] | None = None
+    answered: bool = False
+    reading: bool = False
+    finished: bool = False
+    broken: bool = False
+    delay: float = 0.0
+    _attempts: int = 0
+    _has_ids: bool = False
+    _parser: EventParser = field(default_factory=EventParser)
+
+    @property
+    def position(self) -> Position:
+        """The run and the cursor."""
+        return Position(self.run_id, self.last_id)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the server can go on from the cursor."""
+        return self.location is not None
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds without a byte that mean a dead connection; None when the server promises no keep-alives."""
+        return MISSED_KEEPALIVES * self.keepalive if self.resumable else None
+
+    def request(self) -> Request:
+        """Return the request to be sent now."""
+        self.delay = 0.0
+        if self.location is None:
+            assert self.first is not None
+            return self.first
+        headers = {**STREAM_HEADERS, "Last-Event-ID": str(self.last_id)}
+        return Request("GET", self.location, headers, silence=self.silence)
+
+    def cancellation(self) -> Request | None:
+        """Return the request that cancels the run which the reader left, or None if there is none to cancel."""
+        if self.location is None or self.run_id is None or self.finished or self.broken or self.detach:
+            return None
+        run = self.location.partition("?")[0].removesuffix("/stream")
+        return Request("POST", f"{run}/cancel", silence=CANCEL_TIMEOUT)
+
+    def started(self, reply: Reply) -> None:
+        """Take the head of an answer.
+
+        Args:
+            reply: status and headers, and the body unless the status is 200.
+
+        Raises:
+            ServerError: the answer ends the stream.
+            ProtocolError: the answer is no event stream.
+        """
+        if reply.status == httpx.codes.NO_CONTENT and self.resumable:
+            self.finished = True
+        elif reply.status != httpx.codes.OK:
+            self._rejected(reply)
+        else:
+            self._adopt(reply.headers)
+            self._parser = EventParser()
+            self.reading = True
+
+    def receive(self, data: bytes) -> Iterator[ServerSentEvent]:
+        """Yield each new block of data; the cursor moves as the block is handed over.
+
+        Args:
+            data: the next bytes of the response.
+
+        Raises:
+            ServerError: an `error` block came.
+            ProtocolError: the bytes are not the protocol.
+        """
+        try:
+            for event in self._parser.feed(data) if self.reading else ():
+                if event.event == "data" and event.id == str(self.last_id + 1) and self.location is not None:
+                    # Nearly every block, in short what the other branch does with it.
+                    self.last_id, self._attempts, self._has_ids = self.last_id + 1, 0, True
+                    yield event
+                elif self._is_new(event) and self._is_chunk(event):
+                    yield event
+                if not self.reading:
+                    return
+        except BlockTooLargeError as error:
+            raise self._protocol_error(str(error)) from error
+
+    def ended(self) -> None:
+        """Take note of the end of a response; without a terminal block it is a cut.
+
+        Raises:
+            StreamTruncated: the stream cannot be resumed.
+        """
+        if self.reading:
+            self._note_life()
+            self._interrupted(StreamTruncated("the stream ended without its end", position=self.position))
+
+    def failed(self, error: httpx.RequestError) -> None:
+        """Take note of a connection's failure.
+
+        Args:
+            error: what httpx raised.
+
+        Raises:
+            ConnectionFailed: the stream cannot be resumed.
+        """
+        self._note_life()
+        self._interrupted(from_transport(error, self._url, self.position))
+
+    @property
+    def _url(self) -> str:
+        return self.location or (self.first.url if self.first else self.runs_url)
+
+    def _adopt(self, headers: httpx.Headers) -> None:
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "text/event-stream":
+            raise self._protocol_error(f"expected text/event-stream, got {kind or 'no content type'}")
+        self.answered = True
+        self._name_run(headers.get("run-id"))
+        if self.location is None and self.run_id and "run-id" in headers:
+            self.location = stream_url(self._url, headers.get("location"), self.runs_url, self.run_id)
+
+    def _name_run(self, run_id: str | None) -> None:
+        if run_id and self.run_id is None:
+            self.run_id = run_id
+            if self.on_run is not None:
+                self.on_run(run_id)
+
+    def _note_attempt(self, attempt: int) -> None:
+        if attempt > 1:
+            logger.warning("run %s: attempt %d; unfinished steps say again what they said", self.run_id, attempt)
+            if self.on_attempt is not None:
+                self.on_attempt(attempt)
+
+    def _is_new(self, event: ServerSentEvent) -> bool:
+        if not self.resumable or (event.id is None and not self._has_ids):
+            return True
+        number = self._number(event.id)
+        self._has_ids = True
+        if number > self.last_id + 1:
+            self._interrupted(self._protocol_error(f"block {number} came after block {self.last_id}"))
+        return number == self.last_id + 1
+
+    def _number(self, text: str | None) -> int:
+        if text is None or not text.isdecimal() or len(text) > 18:
+            raise self._protocol_error(f"a block with the id {text!r}")
+        return int(text)
+
+    def _is_chunk(self, event: ServerSentEvent) -> bool:
+        if event.event == "error":
+            self.reading, self.finished = False, True
+            raise from_error_block(event.data, self._url, self.position)
+        if event.id is not None and self.resumable:
+            self.last_id += 1
+        self._attempts = 0
+        if event.event == "data":
+            return True
+        if event.event == "end":
+            self.reading, self.finished = False, True
+        elif event.event == "metadata":
+            self._name_run(run_id_in(event.data))
+            self._note_attempt(attempt_in(event.data))
+        else:
+            logger.debug("ignored a block of the unknown kind %r", event.event)
+        return False
+
+    def _rejected(self, reply: Reply) -> None:
+        method = "GET" if self.resumable else "POST"
+        error = from_answer(method, self._url, reply.status, reply.headers, reply.body, self.position)
+        if self.resumable and reply.status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+            self.broken = True
+            raise from_missing_run(error)
+        # The caller says whether to wait for a thread: its chain's record does not.
+        final = not error.retryable or isinstance(error, ThreadBusy)
+        if final and not (self.resumable and httpx.codes.is_server_error(reply.status)):
+            self.broken = True
+            raise error
+        self._interrupted(error, retry_after(reply.headers))
+
+    def _interrupted(self, error: StreamServeError, wait: float = 0.0) -> None:
+        self.reading = False
+        self._attempts += 1
+        pause = self.policy.pause(self._attempts, wait) if self._can_try_again(error) else None
+        if pause is None:
+            self.broken = True
+            raise error
+        logger.debug("trying again in %.2f s after block %d: %s", pause, self.last_id, error)
+        self.delay = pause
+
+    def _note_life(self) -> None:
+        # The first comment only opens the stream; with a second one the run lives and its connection was cut.
+        if self.reading and self._parser.comments > 1:
+            self._attempts = 0
+
+    def _can_try_again(self, error: StreamServeError) -> bool:
+        if self.resumable:
+            return True
+        if self.answered or not error.retryable:
+            return False
+        # Nothing was sent when no connection was made, so even a server without runs may be asked again.
+        # An unanswered request may have started a run, so the caller's own time limit ends the trying.
+        return isinstance(error, ConnectFailed) or not (self.one_shot or isinstance(error, ConnectionTimeout))
+
+    def _protocol_error(self, message: str) -> ProtocolError:
+        return ProtocolError(message, position=self.position)

@@ -1,0 +1,91 @@
+"""Bodies of calls, and answers."""
+
+from uuid import UUID
+
+import httpx
+import orjson
+import pytest
+from streamserve_sdk import ProtocolError, RunTimeout, WireSerializer
+from streamserve_sdk.codec.payload import answer, body, for_server
+from streamserve_sdk.transport.wire import Reply, Request
+
+REQUEST = Request("POST", "http://user:s3cret@test/joke/invoke")
+
+
+def test_a_config_without_what_is_only_local():
+    config = {
+        "tags": ["t"],
+        "metadata": {"a": 1, "lock": object()},
+        "callbacks": [object()],
+        "run_id": object(),
+        "run_name": "n",
+        "recursion_limit": 7,
+        "max_concurrency": None,
+        "configurable": {
+            "thread_id": "1",
+            "checkpoint_id": "c",
+            "send": print,
+            "deep": [{"f": print, "x": 1}],
+        },
+    }
+    assert for_server(config) == {
+        "tags": ["t"],
+        "metadata": {"a": 1},
+        "run_name": "n",
+        "recursion_limit": 7,
+        "configurable": {"thread_id": "1", "checkpoint_id": "c", "deep": [{"x": 1}]},
+    }
+
+
+def test_the_marks_of_a_surrounding_graph_stay_here():
+    config = {"configurable": {"__pregel_task_id": "t", "checkpoint_ns": "n", "thread_id": "1"}}
+    assert for_server(config) == {"configurable": {"thread_id": "1", "__pregel_nested": True}}
+
+
+def test_a_thread_may_be_named_by_a_uuid():
+    sent = orjson.loads(body(WireSerializer(), "input", None, {"configurable": {"thread_id": UUID(int=1)}}))
+    assert sent["config"]["configurable"] == {"thread_id": "00000000-0000-0000-0000-000000000001"}
+
+
+def test_a_body_has_the_input_as_its_serializer_writes_it():
+    data = body(WireSerializer(), "inputs", [{1}], [{"tags": ["a"]}], kwargs={"stream_mode": "values"})
+    assert orjson.loads(data) == {
+        "inputs": [[1]],
+        "config": [{"tags": ["a"]}],
+        "kwargs": {"stream_mode": "values"},
+        "types": {"/0": "set"},
+    }
+
+
+def test_a_serializer_of_the_caller_tells_no_types():
+    class Own(WireSerializer.__mro__[1]):
+        def dumps(self, obj):
+            return b'"own"'
+
+    assert orjson.loads(body(Own(), "input", {1}, {})) == {"input": "own", "config": {}}
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b"<p>", b""])
+def test_an_answer_without_output_is_a_protocol_error(text):
+    with pytest.raises(ProtocolError) as caught:
+        answer(WireSerializer(), REQUEST, Reply(200, httpx.Headers(), text))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_rejection_is_typed_by_its_code_and_knows_its_run():
+    text = b'{"detail":"too late","code":"timeout","retryable":true}'
+    with pytest.raises(RunTimeout, match="too late") as caught:
+        answer(WireSerializer(), REQUEST, Reply(504, httpx.Headers({"run-id": "r9"}), text))
+    error = caught.value
+    assert (error.code, error.retryable, error.run_id, error.response.status_code) == (
+        "timeout",
+        True,
+        "r9",
+        504,
+    )
+    assert "s3cret" not in f"{error} {error.request.url} {error.response.url}"
+
+
+def test_types_beside_an_output_are_read():
+    reply = Reply(200, httpx.Headers(), b'{"output":[[1],"AP8="],"types":{"/0":"set","/1":"bytes"}}')
+    assert answer(WireSerializer(), REQUEST, reply).output == [{1}, b"\x00\xff"]
