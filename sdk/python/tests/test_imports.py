@@ -25,7 +25,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 # From the ground up: a room imports only rooms before it. `events` and `graphs` know nothing of each other.
-ORDER = ("errors", "transport", "codec", "chain_client", "graphs", "events", "runs", "remote", "")
+ORDER = ("errors", "private_names", "transport", "codec", "chain_client", "graphs", "events", "runs", "remote", "")
 
 
 def imported(module):

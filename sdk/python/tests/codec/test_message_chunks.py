@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
 from streamserve_sdk.codec import decode
@@ -103,6 +103,7 @@ def spelled(value: dict[str, Any], *, ascii_only: bool = False, spaces: bool = F
 IDS = st.sampled_from(["run--1", "run--2"]) | TEXTS
 
 
+@settings(deadline=None)
 @given(said=st.lists(st.tuples(TEXTS, IDS, st.booleans(), st.booleans()), min_size=1, max_size=6))
 def test_whatever_is_said_the_text_gives_what_its_json_gives(said: list[tuple[str, str, bool, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:

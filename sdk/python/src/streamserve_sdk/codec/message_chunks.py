@@ -10,15 +10,11 @@ from typing import Any, NamedTuple
 
 import orjson
 from langchain_core.messages import AIMessageChunk
-from pydantic import BaseModel
+
+from streamserve_sdk.private_names.pydantic import can_copy, unvalidated
 
 # What validation takes as it is. Values of other types can be equal and differ (1 and True), or be shared by copies.
 _EMPTY: dict[type, Any] = {list: [], dict: {}}
-# What BaseModel.__setattr__ does not allow, and object's takes twice as long for.
-_FIELDS, _GIVEN, _EXTRA, _PRIVATE = (
-    vars(BaseModel)[name].__set__
-    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-)
 # How a server's chunk begins: the text is its first field.
 _OPENING = b'{"content":'
 _BEGINNING = re.compile(rb'\{"content":"(?:[^"\\]|\\.)*+"')
@@ -123,11 +119,10 @@ class MessageChunks:
             return None
         chunk = AIMessageChunk(**value)
         fields = chunk.__dict__
-        is_whole = chunk.__pydantic_extra__ == {} and chunk.__pydantic_private__ is None
-        if is_whole and all(map(_is_plain, fields.values())):
+        if can_copy(chunk) and all(map(_is_plain, fields.values())):
             lists, dicts = (tuple(name for name, item in fields.items() if type(item) is kind) for kind in _EMPTY)
             self._spelling, self._is_spelled = None, False
-            self._template = Template(rest, fields.copy(), lists, dicts, chunk.__pydantic_fields_set__.copy())
+            self._template = Template(rest, fields.copy(), lists, dicts, chunk.model_fields_set.copy())
         return chunk
 
 
@@ -138,12 +133,7 @@ def _copy(template: Template, content: str, chunk_id: str) -> AIMessageChunk:
     for name in template.dicts:
         fields[name] = {}
     fields["content"], fields["id"] = content, chunk_id
-    chunk = object.__new__(AIMessageChunk)
-    _FIELDS(chunk, fields)
-    _GIVEN(chunk, template.given.copy())
-    _EXTRA(chunk, {})
-    _PRIVATE(chunk, None)
-    return chunk
+    return unvalidated(AIMessageChunk, fields, template.given.copy())
 
 
 def _spelling(template: Template, data: bytes, value: dict[str, Any]) -> Spelling | None:

@@ -8,13 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Seque
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any
 
-from langchain_core._api import suppress_langchain_beta_warning
-
 from streamserve_sdk.events.compact import Event, Expander
+from streamserve_sdk.private_names.langchain_core import without_beta_warning
+from streamserve_sdk.private_names.langgraph import stream_mux
 
 if TYPE_CHECKING:
     from langgraph.stream import AsyncGraphRunStream, GraphRunStream
-    from langgraph.stream._mux import StreamMux
 
 # Called with the namespace of a graph or subgraph; makes a `langgraph.stream.StreamTransformer`.
 Transformer = Callable[[tuple[str, ...]], Any]
@@ -43,7 +42,7 @@ def arun_stream(
     values: AsyncGenerator[Any], expander: Expander, transformers: Sequence[Transformer]
 ) -> "AsyncGraphRunStream":
     """Return the run stream of the values that follow the head; arguments as of `run_stream`."""
-    with suppress_langchain_beta_warning():
+    with without_beta_warning():
         from langgraph.stream import AsyncGraphRunStream
 
         return AsyncGraphRunStream(_aparts(values, expander), _mux(expander, transformers, is_async=True))
@@ -57,15 +56,14 @@ def run_stream(values: Generator[Any], expander: Expander, transformers: Sequenc
         expander: what reads it.
         transformers: the caller's own.
     """
-    with suppress_langchain_beta_warning():
+    with without_beta_warning():
         from langgraph.stream import GraphRunStream
 
         return GraphRunStream(_parts(values, expander), _mux(expander, transformers, is_async=False))
 
 
-def _mux(expander: Expander, transformers: Sequence[Transformer], *, is_async: bool) -> "StreamMux":
+def _mux(expander: Expander, transformers: Sequence[Transformer], *, is_async: bool) -> Any:
     from langgraph.stream import LifecycleTransformer, StreamTransformer, SubgraphTransformer
-    from langgraph.stream._mux import StreamMux
     from langgraph.stream.transformers import MessagesTransformer, ValuesTransformer
 
     class ServersTime(StreamTransformer):
@@ -81,7 +79,7 @@ def _mux(expander: Expander, transformers: Sequence[Transformer], *, is_async: b
             return True
 
     built_in = (ServersTime, ValuesTransformer, MessagesTransformer, LifecycleTransformer, SubgraphTransformer)
-    return StreamMux(factories=[*built_in, *transformers], is_async=is_async)
+    return stream_mux()(factories=[*built_in, *transformers], is_async=is_async)
 
 
 async def _aparts(values: AsyncGenerator[Any], expander: Expander) -> AsyncGenerator[Part]:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables.config import (
@@ -11,7 +11,6 @@ from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
 )
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 Merge = Callable[[list[Any]], Any]
 
@@ -80,13 +79,13 @@ async def atraced(
 # astream_events would not see the chunks of this step.
 def _tapped(run: CallbackManagerForChainRun, chunks: Iterator[Any]) -> Iterator[Any]:
     for handler in run.handlers:
-        if isinstance(handler, _StreamingCallbackHandler):
-            return handler.tap_output_iter(run.run_id, chunks)
+        if tap := getattr(handler, "tap_output_iter", None):
+            return cast("Iterator[Any]", tap(run.run_id, chunks))
     return chunks
 
 
 def _atapped(run: AsyncCallbackManagerForChainRun, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     for handler in run.handlers:
-        if isinstance(handler, _StreamingCallbackHandler):
-            return handler.tap_output_aiter(run.run_id, chunks)
+        if tap := getattr(handler, "tap_output_aiter", None):
+            return cast("AsyncIterator[Any]", tap(run.run_id, chunks))
     return chunks

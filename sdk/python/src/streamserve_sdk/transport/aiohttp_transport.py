@@ -10,6 +10,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
+from streamserve_sdk.private_names.httpx_aiohttp import reader
 from streamserve_sdk.transport.wire import BODY
 
 
@@ -52,8 +53,7 @@ class WatchedStream(httpx.AsyncByteStream):
 
     def __init__(self, inner: AiohttpResponseStream, limits: dict[str, Any], known: float | None) -> None:
         self._inner = inner
-        # Its only name; `inner` itself would put two iterators more between.
-        self._read = inner._aiohttp_response.content.readany
+        self._read = reader(inner)
         self._limits = limits
         self._known = known
         self._reader: asyncio.Task[Any] | None = None
