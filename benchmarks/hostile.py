@@ -14,13 +14,13 @@ from itertools import repeat
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from tests.faults.attacks import BOMB, request
 from tests.faults.hostile_server import attacked
 from tests.faults.rhythm import watched
 
 STREAMS = 50
-ROUNDS = 3
 LIMIT = 60.0
 MEGABYTE = 2**20
 QUIET = 3.0  # seconds without an attack, for comparison
@@ -106,8 +106,8 @@ def _read_now(connection: socket.socket) -> bytes:
         connection.settimeout(LIMIT)
 
 
-def main() -> None:
-    """Measures, prints and keeps."""
+def main(plan: Plan) -> None:
+    """Measure the longest gap between two reads of 50 streams while a hostile request is refused."""
     figures = []
     with tempfile.TemporaryDirectory() as folder, attacked(Path(folder) / "log") as url:
         with watched(url, STREAMS) as rhythm:
@@ -115,7 +115,7 @@ def main() -> None:
         figures.append(Figure("without an attack: longest gap", "ms", [rhythm.longest * 1000]))
         for attack in ATTACKS:
             gaps, times, statuses = [], [], set()
-            for _ in range(ROUNDS):
+            for _ in range(plan.rounds):
                 with watched(url, STREAMS) as rhythm:
                     status, seconds = refused(url, attack())
                     time.sleep(0.5)
@@ -127,7 +127,3 @@ def main() -> None:
             figures.append(Figure(f"{name}: refused ({statuses}) after", "s", times))
             figures.append(Figure(f"{name}: longest gap", "ms", gaps))
     report("hostile", figures)
-
-
-if __name__ == "__main__":
-    main()

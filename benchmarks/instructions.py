@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.runnables import Runnable
 
-from benchmarks.plan import ratio
+from benchmarks.plan import Plan, ratio
 from benchmarks.results import Figure, report
 from benchmarks.workload import HOT, YIELDING, Order, TokenModel, messages_chain, text_chain
 from streamserve.fast_chain import fast
@@ -33,7 +34,7 @@ from streamserve.fast_chain import fast
 LENGTHS = (500, 1500)
 WARM_UP = 100  # tokens before the first that count
 TIMES = 3
-ROUNDS = (0, 37, 101, 211, 307)  # how many types are made before all others
+TYPES = (0, 37, 101, 211, 307)  # made before all others: a number for each round
 # valgrind writes what it has counted, and starts again, where the C library's getpgrp is called: nothing else calls it.
 COUNTING = ("valgrind", "--tool=callgrind", "--dump-before=getpgrp")
 mark = os.getpgrp
@@ -70,13 +71,14 @@ RATIOS = (
 )
 
 
-def main() -> None:
-    """Counts, prints and keeps; without valgrind it only says so."""
+def main(plan: Plan) -> None:
+    """Count the instructions per token of streams in process; without valgrind, only say so."""
     if shutil.which(COUNTING[0]) is None:
         print("\ninstructions: left out, valgrind is not installed")
         return
     with ThreadPoolExecutor(os.cpu_count()) as processes:  # counts do not mind what else runs
-        rounds = list(processes.map(_counted, ROUNDS))
+        numbers = islice(cycle(TYPES), plan.first, plan.first + plan.rounds)
+        rounds = list(processes.map(_counted, numbers))
     counts = {name: [each[name] for each in rounds] for name in VARIANTS}
     figures = [Figure(name, "kinstr/token", values) for name, values in counts.items()]
     ratios = [ratio(f"{above} / {below}", counts[above], counts[below]) for above, below in RATIOS]
@@ -145,7 +147,3 @@ async def _stream(runnable: Runnable[Any, Any], order: Order) -> None:
     value = str(order) if isinstance(runnable, TokenModel) else {"order": str(order)}
     seen = [None async for _ in runnable.astream(value)]
     assert len(seen) == order.count + 1, len(seen)  # the model's last chunk is empty
-
-
-if __name__ == "__main__":
-    main()

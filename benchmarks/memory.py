@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks.memory_server import CHUNKS, allow_files, serving
+from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 
 COUNT = 1000
 WARM_UP = 50
-ROUNDS = 5
 AT_ONCE = 50  # connections being opened together
 LIMIT = 120.0
 
@@ -32,10 +32,10 @@ class Costs:
     blocks: float
 
 
-def main() -> None:
-    """Measures in fresh servers: resident memory in some, in one more what Python traces."""
+def main(plan: Plan) -> None:
+    """Measure memory of the server: resident in one process per round, and in one more as Python counts it."""
     allow_files(4 * COUNT)
-    resident = [asyncio.run(_round("resident")) for _ in range(ROUNDS)]
+    resident = [asyncio.run(_round("resident")) for _ in range(plan.rounds)]
     traced = [asyncio.run(_round("traced"))]
     report("memory", [*_figures("resident", resident), *_figures("traced", traced)])
 

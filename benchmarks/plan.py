@@ -11,6 +11,7 @@ from benchmarks.load import Client
 from benchmarks.results import Figure
 from benchmarks.servers import Fleet
 
+ROUNDS = 5
 T = TypeVar("T")
 
 
@@ -22,16 +23,15 @@ class Plan:
         fleet: the servers.
         client: what loads them.
         quick: only show that everything works: one round of a few tokens.
+        rounds: number of times that each measurement is made.
+        first: number of the first round; a benchmark whose rounds differ begins with this one.
     """
 
     fleet: Fleet
     client: Client
     quick: bool = False
-
-    @property
-    def rounds(self) -> int:
-        """How often each measurement is made."""
-        return 1 if self.quick else 5
+    rounds: int = ROUNDS
+    first: int = 0
 
     def amount(self, whole: T, quick: T) -> T:
         """How much to do: all, or what shows that it works."""

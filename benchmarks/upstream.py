@@ -21,11 +21,11 @@ import openai
 import uvloop
 from langchain_openai import ChatOpenAI
 
+from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from streamserve.openai_chunks import ChunkChatOpenAI
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 7
 LIMIT = 300.0
 CLIENTS: dict[str, Callable[..., Any]] = {"httpx": openai.DefaultAsyncHttpxClient}
 if find_spec("aiohttp"):
@@ -93,14 +93,14 @@ async def _count(model: ChatOpenAI) -> int:
     return len([chunk async for chunk in model.astream("hi")])
 
 
-async def rounds_of(regime: Regime) -> dict[str, list[float]]:
+async def rounds_of(regime: Regime, rounds: int) -> dict[str, list[float]]:
     """The cost of each way in each round."""
     with serving(regime.tokens) as base_url:
         async with asyncio.timeout(LIMIT), ways(base_url, regime.pause) as models:
             for model in models.values():
                 await cost(model, regime)
             found: dict[str, list[float]] = {name: [] for name in models}
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 for name, model in models.items():
                     found[name].append(await cost(model, regime))
             return found
@@ -116,7 +116,7 @@ def figures_of(regime: Regime, costs: dict[str, list[float]]) -> list[Figure]:
     return figures
 
 
-def main() -> None:
-    """Measures, prints and keeps."""
-    figures = [figure for regime in REGIMES for figure in figures_of(regime, uvloop.run(rounds_of(regime)))]
-    report("upstream", figures)
+def main(plan: Plan) -> None:
+    """Measure CPU per token that a client of a model server uses: ChatOpenAI and ours, over httpx and aiohttp."""
+    costs = {regime: uvloop.run(rounds_of(regime, plan.rounds)) for regime in REGIMES}
+    report("upstream", [figure for regime, found in costs.items() for figure in figures_of(regime, found)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.against import table
 from benchmarks.workload import Order, tokens
 from scripts.performance_page import ABSENT, PAGE, TARGETS, render
 from tests.docs import ROOT
@@ -33,6 +34,15 @@ def test_a_quick_run_measures_every_variant(tmp_path: Path) -> None:
     for target in TARGETS:
         if target.benchmark in found:
             assert target.figure in found[target.benchmark]["figures"]
+
+
+def test_a_comparison_is_of_pairs_that_both_trees_have() -> None:
+    cost, other = ("memory text", "us per token"), ("stock text", "us per token")
+    turns = [({cost: 10.0, other: 1.0}, {cost: 8.0}), ({cost: 12.0}, {cost: 12.0}), ({cost: 9.0}, {cost: 0.0})]
+    lines = list(table("saturated", turns))
+    assert [line.split() for line in lines[2:]] == [
+        ["memory", "text", "11.000", "10.000", "1.125", "1.000", "1.250", "us", "per", "token"]
+    ]
 
 
 async def test_a_model_says_as_many_tokens_as_it_is_asked_for() -> None:
