@@ -202,3 +202,20 @@ def test_nginx_passes_every_token_on_at_once_and_to_any_replica() -> None:
     assert "listen 127.0.0.1:18080;" in text
     assert not re.search(r"[ :]/tmp/|:8000|:8080", text)
     assert seconds(re.findall(r"proxy_read_timeout (\w+);", text)[0]) > 2 * DEFAULTS.keepalive
+
+
+def recipe(verb: str) -> list[str]:
+    """Return the commands of a verb of the Makefile, with its variables filled in."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    variables = {"MAKE": "make"} | dict(re.findall(r"^(\w+) [:?]?= (.*)$", makefile, re.MULTILINE))
+    (text,) = re.findall(rf"^{verb}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    while "$(" in text:
+        text = re.sub(r"\$\((\w+)\)", lambda use: variables[use[1]], text)
+    return [line.removeprefix("\t@") for line in text.splitlines()]
+
+
+def test_a_commit_hook_runs_the_commands_of_make_check() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert repository["repo"] == "local"  # a remote one needs a network
+    assert [hook["entry"] for hook in repository["hooks"]] == recipe("check")
+    assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in repository["hooks"])
