@@ -49,8 +49,8 @@ def stock() -> Application:
 def ours(store: str, **settings: Any) -> Application:
     """StreamServe, with its run log in a store."""
     from streamserve.app import create_app
-    from streamserve.chain import Chain
-    from streamserve.registry import RegisteredChain, Registry
+    from streamserve.catalog.chain import Chain
+    from streamserve.catalog.registry import RegisteredChain, Registry
     from streamserve.settings import Settings
 
     runnables: dict[str, Any] = {"text": workload.text_chain(), "messages": workload.messages_chain()}

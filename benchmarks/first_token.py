@@ -19,7 +19,7 @@ def main(plan: Plan) -> None:
     """Measure a reader's wait for the first token of /joke/stream and for its end, over a real socket."""
     os.environ |= {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": str(PACE)}
     from streamserve.app import create_app
-    from streamserve.registry import discover
+    from streamserve.catalog.registry import discover
     from tests.serving import serving
 
     with serving(create_app(discover("chains"))) as url:

@@ -29,7 +29,7 @@ from langchain_core.runnables import Runnable
 from benchmarks.plan import Plan, ratio
 from benchmarks.results import Figure, report
 from benchmarks.workload import HOT, YIELDING, Order, TokenModel, messages_chain, text_chain
-from streamserve.fast_chain import fast
+from streamserve.lcel.fast_chain import fast
 
 LENGTHS = (500, 1500)
 WARM_UP = 100  # tokens before the first that count

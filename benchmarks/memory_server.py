@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.registry import RegisteredChain, Registry
+from streamserve.catalog.registry import RegisteredChain, Registry
 from streamserve.settings import Settings
 
 ROOT = Path(__file__).parents[1]

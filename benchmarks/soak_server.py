@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableGenerator
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.registry import RegisteredChain, Registry
+from streamserve.catalog.registry import RegisteredChain, Registry
 from streamserve.settings import Settings
 
 TOKENS = 150

@@ -25,10 +25,10 @@ import uvloop
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from deploy.services import free_port
-from streamserve.collector import collect_what_is_new
+from streamserve.lifespan import collect_what_is_new
+from streamserve.runs.writer import Writer
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord, RunStore, store_at
-from streamserve.streaming.writer import Writer
 
 ROOT = Path(__file__).parents[1]
 RATE = 50.0  # blocks a second of one run

@@ -23,7 +23,7 @@ from langchain_openai import ChatOpenAI
 
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
-from streamserve.openai_chunks import ChunkChatOpenAI
+from streamserve.models.openai.completions import ChunkChatOpenAI
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 300.0

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from streamserve.models import ModelSettings
+from streamserve.models.choice import ModelSettings
 from streamserve.settings import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from streamserve.registry import Registry, discover
+from streamserve.catalog.registry import Registry, discover
 from tests.serving import serving
 from tests.upstream.llama import llama_reasoning, llama_small, llama_text, llama_tools  # noqa: F401 - fixtures
 

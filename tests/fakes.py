@@ -20,7 +20,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamserve import Chain
-from streamserve.registry import RegisteredChain, Registry
+from streamserve.catalog.registry import RegisteredChain, Registry
 
 GATE_LIMIT = 10.0  # seconds until a gate that nobody opens fails its test
 

@@ -31,7 +31,7 @@ from langchain_core.runnables import (
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from streamserve.offline import OfflineChatModel
+from streamserve.models.offline import OfflineChatModel
 
 TOPIC = {"topic": "cats"}
 

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from streamserve import Chain
 from streamserve.app import create_app, create_default_app
-from streamserve.registry import BrokenModules, discover
+from streamserve.catalog.registry import BrokenModules, discover
 from streamserve.settings import Settings
 from tests.conftest import Team
 from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of

@@ -13,8 +13,8 @@ from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from streamserve import Chain
-from streamserve.chain import InvalidChain
-from streamserve.served import serve
+from streamserve.catalog.chain import InvalidChain
+from streamserve.serving.served import serve
 from tests.fakes import Conversation, Topic, echo, echo_graph, registered
 
 

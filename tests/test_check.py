@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from streamserve.check import check
-from streamserve.scaffold import write_chain
+from streamserve.cli.check import check
+from streamserve.cli.scaffold import write_chain
 from streamserve.settings import Settings
 from tests.conftest import Team
 

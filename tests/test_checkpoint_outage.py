@@ -19,8 +19,9 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from deploy.cluster import postgres
 from deploy.services import Missing, Service
-from streamserve import Chain, checkpoints
+from streamserve import Chain
 from streamserve.app import create_app
+from streamserve.graphs import checkpoints
 from streamserve.settings import Settings
 from tests.fakes import Conversation, Gate, GatedModel, registry_of
 from tests.serving import serving

@@ -22,9 +22,9 @@ from deploy.services import Missing, Service, free_port
 from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.call import Call, current_call
-from streamserve.checkpoints import Checkpoints
+from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.graphs.thread_keys import ThreadKeys
 from streamserve.settings import Settings
-from streamserve.thread_keys import ThreadKeys
 from tests.fakes import Conversation, echo_graph, greeting, registry_of
 
 REPLICAS_AT_ONCE = 6
@@ -209,7 +209,7 @@ def test_replicas_that_share_runs_must_say_where_conversations_are(redis_store: 
 def test_checkpoints_that_reach_less_far_than_the_runs_are_warned_of(
     given: str, warned: bool, redis_store: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "streamserve.checkpoints"):
+    with caplog.at_level(logging.WARNING, "streamserve.graphs.checkpoints"):
         create_app(BOT, Settings(store=redis_store, checkpoints=given, _env_file=None))
     assert ("does not reach as far" in caplog.text) == warned
 

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 
 from streamserve.errors import InvalidOutput
-from streamserve.serializer import Serializer, typed_line
+from streamserve.wire.serializer import Serializer, typed_line
 
 CHUNKS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -82,5 +82,5 @@ def test_the_next_chunk_like_it_is_not_dumped_as_a_whole(monkeypatch: pytest.Mon
     serializer = Serializer()
     expected = typed_line(chunk("plain", "b"))
     serializer.dumps(chunk("plain"))
-    monkeypatch.setattr("streamserve.serializer.typed_line", lambda _: pytest.fail("it was dumped"))
+    monkeypatch.setattr("streamserve.wire.serializer.typed_line", lambda _: pytest.fail("it was dumped"))
     assert serializer.dumps(chunk("plain", "b")) == expected

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.runnables.utils import AddableDict
 
-from streamserve.chunk_sum import ChunkSum
+from streamserve.lcel.chunk_sum import ChunkSum
 
 words = st.text("ab ", max_size=3)
 block = st.fixed_dictionaries({"type": st.just("text"), "text": words, "index": st.integers(0, 1)})

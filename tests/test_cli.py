@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deploy.services import free_port
-from streamserve.cli import main
+from streamserve.cli.main import main
 from tests.conftest import Team
 from tests.wire import chunks
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import Depends, Header, Request, Response
 from fastapi.security import HTTPBearer
 
-from streamserve import direct
+from streamserve.http import direct
 
 
 async def noted(request: Request) -> None:

@@ -20,9 +20,9 @@ import pytest
 from deploy.services import free_port
 from scripts.settings_page import PAGE, render, variables
 from streamserve.app import create_app
-from streamserve.chain import Chain
+from streamserve.catalog.chain import Chain
+from streamserve.catalog.registry import discover
 from streamserve.errors import ServeError
-from streamserve.registry import discover
 from streamserve.settings import Settings
 from tests.docs import OUTPUT, ROOT, Block, assert_output, blocks, pages
 from tests.serving import serving

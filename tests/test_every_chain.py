@@ -19,7 +19,7 @@ from langgraph.types import Interrupt
 from streamserve_sdk import RemoteRunnable
 
 from streamserve.app import create_app
-from streamserve.registry import RegisteredChain, discover
+from streamserve.catalog.registry import RegisteredChain, discover
 from tests.serving import serving
 
 Connect = Callable[[str], Runnable[Any, Any]]

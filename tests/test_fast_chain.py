@@ -31,7 +31,7 @@ from langchain_core.tracers.context import collect_runs
 from langchain_core.tracers.log_stream import RunLogPatch
 from langsmith import tracing_context
 
-from streamserve.fast_chain import RunnableSequence, fast
+from streamserve.lcel.fast_chain import RunnableSequence, fast
 from tests.observed import (
     AsyncRecorder,
     SyncRecorder,

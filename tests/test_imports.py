@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from streamserve.registry import discover
+from streamserve.catalog.registry import discover
 
 SERVER = ("langserve", "fastapi", "starlette", "uvicorn", "sse_starlette")
 

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from streamserve import Chain, http_protocol
+from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.http_protocol import MAX_HEAD, BoundedHead
+from streamserve.http import protocol as http_protocol
+from streamserve.http.protocol import MAX_HEAD, BoundedHead
 from streamserve.settings import Settings
 from tests.fakes import Topic, greeting, registry_of
 from tests.faults.attacks import BOMB, request

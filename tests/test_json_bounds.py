@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.json_bounds import passed_bound
+from streamserve.http.json_bounds import passed_bound
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(alphabet='a,[]{}"\\:', max_size=8),

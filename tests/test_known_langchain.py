@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from langchain_core.runnables import Runnable, RunnableSequence
 
-from streamserve import known_langchain
-from streamserve.fast_chain import fast
-from streamserve.known_langchain import KNOWN, METHODS, digest, is_known
+from streamserve.lcel import known_langchain
+from streamserve.lcel.fast_chain import fast
+from streamserve.lcel.known_langchain import KNOWN, METHODS, digest, is_known
 from tests.observed import chunks_of
 from tests.streamed_chains import TOPIC, text
 

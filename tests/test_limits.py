@@ -14,7 +14,7 @@ from limits import parse_many
 
 from deploy.services import free_port
 from streamserve import Chain
-from streamserve.limits import Limits
+from streamserve.serving.limits import Limits
 from streamserve.settings import Settings
 from tests.fakes import Gate
 from tests.stores.servers import shared_cluster, shared_redis

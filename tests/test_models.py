@@ -9,7 +9,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from streamserve.models import chat_model
-from streamserve.offline import OfflineChatModel
+from streamserve.models.offline import OfflineChatModel
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_a_missing_gguf_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_missing_llama_cpp_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     monkeypatch.setenv("STREAMSERVE_MODEL", f"gguf:{tmp_path / 'model.gguf'}")
-    monkeypatch.setattr("streamserve.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr("streamserve.models.gguf.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"streamserve\[local\]"):
         chat_model()
 

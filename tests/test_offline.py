@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage,
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from streamserve.offline import OfflineChatModel
-from streamserve.offline.replies import NOTICE
+from streamserve.models.offline import OfflineChatModel
+from streamserve.models.offline.replies import NOTICE
 
 JOKE = "Tell me a short joke about a programmer."
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from langchain_core.language_models import BaseChatModel
 
-from streamserve import openai_aiohttp
+from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models import chat_model
-from streamserve.upstream import UpstreamTruncated
+from streamserve.models.openai import transport as openai_aiohttp
 from tests.upstream.scripted import DONE, Reply, Requests, chat, scripted_server
 
 LIMIT = 30.0

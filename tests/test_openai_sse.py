@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.openai_sse import SSEDecoder
+from streamserve.models.openai.sse import SSEDecoder
 
 Found = list[tuple[str, str | None]]
 

@@ -17,8 +17,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_openai import ChatOpenAI, StreamChunkTimeoutError
 from typing_extensions import TypedDict
 
-from streamserve.openai_chunks import ChunkChatOpenAI
-from streamserve.openai_model import CompatibleChatOpenAI
+from streamserve.models.openai.chat import CompatibleChatOpenAI
+from streamserve.models.openai.completions import ChunkChatOpenAI
 from tests.upstream.llama import Upstream
 from tests.upstream.scripted import DONE, META, Reply, Requests, chat, event, pieces, scripted_server
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from benchmarks.workload import Question
 from streamserve import Chain
-from streamserve.plain_stream import PlainStream
-from streamserve.served import ServedRunnable
+from streamserve.doors.langserve.plain_stream import PlainStream
+from streamserve.serving.served import ServedRunnable
 from tests.fakes import echo_graph
 from tests.streaming.support import app_of, client_of, streaming
 

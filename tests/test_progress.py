@@ -10,9 +10,9 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from streamserve.graphs import INTERRUPT
-from streamserve.modes import astream
-from streamserve.progress import Stopped, at_the_last_checkpoint, marked, progress_of
+from streamserve.graphs.graph import INTERRUPT
+from streamserve.graphs.modes import astream
+from streamserve.graphs.progress import Stopped, at_the_last_checkpoint, marked, progress_of
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 RUN: Any = marked(THREAD, "r")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamserve.registry import BrokenModule, BrokenModules, Registry, discover
+from streamserve.catalog.registry import BrokenModule, BrokenModules, Registry, discover
 from tests.conftest import Team
 
 WORKING = '''

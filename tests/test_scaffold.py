@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from streamserve.app import create_app
-from streamserve.scaffold import write_chain
+from streamserve.cli.scaffold import write_chain
 from tests.conftest import Team
 from tests.serving import serving
 from tests.wire import events

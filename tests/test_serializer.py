@@ -23,7 +23,7 @@ from langserve.serialization import WellKnownLCSerializer
 from pydantic import BaseModel
 
 from streamserve.errors import InvalidOutput
-from streamserve.serializer import Serializer, split_types, to_line
+from streamserve.wire.serializer import Serializer, split_types, to_line
 
 serializer = Serializer()
 Point = namedtuple("Point", "x y")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from streamserve.silence import Silence
+from streamserve.models.openai.silence import Silence
 
 LIMIT = 0.5
 

@@ -14,7 +14,7 @@ from langserve.callbacks import AsyncEventAggregatorCallback
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.stream_callbacks import without_aggregator
+from streamserve.serving.stream_callbacks import without_aggregator
 from tests.fakes import Conversation, Topic, registry_of
 from tests.observed import AsyncRecorder
 

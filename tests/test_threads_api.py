@@ -18,9 +18,9 @@ from langgraph_sdk import get_sync_client
 from typing_extensions import TypedDict
 
 from streamserve import Chain
+from streamserve.api.threads.requests import MAX_PAGE
 from streamserve.app import create_app
 from streamserve.settings import Settings
-from streamserve.thread_requests import MAX_PAGE
 from tests.fakes import Gate, greeting, registry_of
 from tests.serving import serving
 from tests.wire import ERROR_FIELDS

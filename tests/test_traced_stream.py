@@ -27,8 +27,8 @@ from langchain_core.runnables import (
 from pydantic import PrivateAttr
 
 from streamserve import Chain
-from streamserve.fast_chain import fast
-from streamserve.served import serve
+from streamserve.lcel.fast_chain import fast
+from streamserve.serving.served import serve
 from tests.fakes import Topic, registered
 from tests.observed import AsyncRecorder, SyncRecorder, chunks_of, comparable
 from tests.streamed_chains import SETTINGS, breaking
@@ -227,7 +227,7 @@ class Unheard(AsyncRecorder):
 
 @pytest.mark.parametrize("handlers", [[], [Unheard()]])
 async def test_nothing_is_added_up_if_nobody_listens(handlers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamserve.chunk_sum.ChunkSum.add", lambda *_: pytest.fail("added up for nobody"))
+    monkeypatch.setattr("streamserve.lcel.chunk_sum.ChunkSum.add", lambda *_: pytest.fail("added up for nobody"))
     chunks = await chunks_of(Watched().chain(), {"topic": "cats"}, {"callbacks": handlers})
     assert chunks == ["0 ", "1 ", "2 ", ""]
 

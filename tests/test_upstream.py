@@ -12,9 +12,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from typing_extensions import TypedDict
 
-from streamserve.gguf import EmbeddedServer, embedded_server
+from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models import chat_model
-from streamserve.upstream import UpstreamTruncated
+from streamserve.models.gguf import EmbeddedServer, embedded_server
 from tests.upstream.faulty import DONE, TOKEN, event, faulty_server
 from tests.upstream.llama import TEXT, Upstream, llama_server
 from tests.upstream.sayer import REASONING, make_gguf, unique_pieces

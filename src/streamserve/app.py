@@ -11,22 +11,27 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from streamserve import browsers, health, home, mount, openapi, reference
-from streamserve.auth import Auth, pages
+from streamserve.api import health, openapi
+from streamserve.api import runs as api
+from streamserve.auth import Auth
 from streamserve.auth.shares import ShareTokens
-from streamserve.checkpoints import Checkpoints
+from streamserve.catalog.registry import Registry, discover
+from streamserve.doors.langserve import mount
+from streamserve.doors.langserve.route import RunRoute
 from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, Unauthenticated, error_body
-from streamserve.intake import Intake
+from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.http import cors as browsers
+from streamserve.http.intake import Intake
 from streamserve.lifespan import lifespan
-from streamserve.limits import Limits
-from streamserve.registry import Registry, discover
-from streamserve.served import ServedRunnable, serve
+from streamserve.pages import docs as reference
+from streamserve.pages import home
+from streamserve.pages import sign_in as pages
+from streamserve.runs.runs import Runs
+from streamserve.serving.limits import Limits
+from streamserve.serving.recovery import Recovery
+from streamserve.serving.served import ServedRunnable, serve
 from streamserve.settings import Settings
 from streamserve.stores import StoreDown
-from streamserve.streaming import api
-from streamserve.streaming.recovery import Recovery
-from streamserve.streaming.route import RunRoute
-from streamserve.streaming.runs import Runs
 from streamserve.telemetry import Telemetry, exposition
 from streamserve.telemetry.requests import RequestContext
 
@@ -109,7 +114,7 @@ def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[param
     # A request is compared with one route after the other, and there are dozens for each chain.
     app.router.routes.sort(key=lambda route: not (isinstance(route, RunRoute) and route.is_frequent))
     app.state.auth.require({served.served.name: served.served.chain.scopes for served in chains})
-    app.state.runs.recovery = Recovery(chains, app.state.checkpoints)
+    app.state.recovery = app.state.runs.recovery = Recovery(chains, app.state.checkpoints)
     return chains
 
 

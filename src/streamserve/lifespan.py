@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -13,10 +14,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from streamserve.collector import collect_what_is_new
 from streamserve.errors import ShuttingDown
-from streamserve.streaming.runs import Runs
-from streamserve.streaming.threads import RunThreads
+from streamserve.runs.runs import Runs
+from streamserve.runs.sync_calls import RunThreads
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -99,3 +99,21 @@ def _stop(handler: Any, number: int, frame: FrameType | None) -> None:
         server.should_exit = True  # uvicorn: its own handler would end the process by the signal, not with 0
     elif callable(handler):
         handler(number, frame)
+
+
+def collect_what_is_new(threshold: int) -> None:
+    """Leaves out from here on what was loaded, and sets how often the rest is looked through.
+
+    What was loaded stays: with it, the longest gap in streams is five times as long. Once per process; a server in a
+    thread of another program leaves that program's collector alone.
+
+    Args:
+        threshold: objects made between two rounds; 0: none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+    gc.set_threshold(threshold, *gc.get_threshold()[1:])
+    gc.enable()  # the command line loads without it

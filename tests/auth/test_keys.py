@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from streamserve.auth import AuthError
 from streamserve.auth.keys import FORM, KeyFile, digest
-from streamserve.cli import main
+from streamserve.cli.main import main
 from streamserve.errors import Unauthenticated
 
 

@@ -17,8 +17,8 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from playwright.sync_api import Page, Request, Response
 
 from streamserve.app import create_app
-from streamserve.chain import Chain
-from streamserve.registry import BrokenModule, RegisteredChain, Registry
+from streamserve.catalog.chain import Chain
+from streamserve.catalog.registry import BrokenModule, RegisteredChain, Registry
 from streamserve.settings import Settings
 
 LIMIT = 10.0  # seconds for anything that a test waits for

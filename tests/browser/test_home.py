@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, expect
 
 from chains import chat, joke
 from streamserve import Chain
-from streamserve.registry import BrokenModule
+from streamserve.catalog.registry import BrokenModule
 from tests.browser.pages import Gate, GatedModel, Server, Visit, instead_of_model, registered, registry_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")  # raised by langserve

@@ -10,7 +10,7 @@ from langchain_core.output_parsers import StrOutputParser
 from playwright.sync_api import Locator, Page, expect
 
 from chains import chat, joke
-from streamserve.registry import Registry, discover
+from streamserve.catalog.registry import Registry, discover
 from tests.browser.pages import Gate, GatedModel, Server, Visit, instead_of_model, registered, registry_of
 
 pytestmark = [

@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable
 from langgraph.pregel import Pregel
 from langserve import add_routes
 
-from streamserve.registry import RegisteredChain, discover
+from streamserve.catalog.registry import RegisteredChain, discover
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = discover("chains").require_whole()

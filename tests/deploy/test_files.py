@@ -13,8 +13,8 @@ import yaml
 
 from deploy.cluster import nginx_configuration
 from deploy.services import STOP_LIMIT, Missing, program
+from streamserve.runs.runs import LAST_BLOCK
 from streamserve.settings import Settings
-from streamserve.streaming.runs import LAST_BLOCK
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.http_protocol import BoundedHead
+from streamserve.http.protocol import BoundedHead
 from streamserve.settings import Settings
 from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of
 from tests.faults.attacks import good_requests

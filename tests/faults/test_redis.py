@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from streamserve.runs.writer import Writer
 from streamserve.stores import Outcome, StoreDown
 from streamserve.stores.redis import RedisStore
-from streamserve.streaming.writer import Writer
 from tests.faults.proxy import CLEAN, Fault, Proxy
 from tests.faults.server import counting
 from tests.stores.servers import RedisServer, redis_server

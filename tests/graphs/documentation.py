@@ -15,7 +15,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from streamserve.offline import OfflineChatModel
+from streamserve.models.offline import OfflineChatModel
 
 BUILDERS: dict[str, Any] = {}
 

@@ -21,7 +21,7 @@ from langgraph.types import Command, Overwrite, Send, interrupt
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from streamserve.offline import OfflineChatModel
+from streamserve.models.offline import OfflineChatModel
 
 STEPS = 200
 

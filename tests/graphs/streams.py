@@ -12,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from streamserve_sdk import RemoteRunnable
 
 from streamserve import Chain
-from streamserve.chain import StreamMode
+from streamserve.catalog.chain import StreamMode
 from tests.graphs.examples import EXAMPLES
 from tests.graphs.parity import assert_same
 

@@ -18,7 +18,7 @@ from streamserve_sdk import RemoteRunnable
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.chain import StreamMode
+from streamserve.catalog.chain import StreamMode
 from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.graphs.documentation import BUILDERS

@@ -33,8 +33,8 @@ from streamserve_sdk.events.run_stream import run_stream
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.offline import OfflineChatModel
-from streamserve.protocol_events import open_events
+from streamserve.events.protocol import open_events
+from streamserve.models.offline import OfflineChatModel
 from tests.fakes import Gate, GatedModel, registry_of
 from tests.faults.proxy import Fault, Proxy, sequence
 from tests.graphs.examples import EXAMPLES

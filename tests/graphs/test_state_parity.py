@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.graphs import INTERRUPT
+from streamserve.graphs.graph import INTERRUPT
 from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.graphs.examples import EXAMPLES, STEPS, Place, Size

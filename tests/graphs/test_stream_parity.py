@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamserve.app import create_app
-from streamserve.chain import StreamMode
+from streamserve.catalog.chain import StreamMode
 from tests.fakes import registry_of
 from tests.graphs.examples import EXAMPLES, STEPS
 from tests.graphs.streams import MODES, Stream, assert_parity, chains, local, remote_async, remote_sync

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.chain import MultitaskStrategy
+from streamserve.catalog.chain import MultitaskStrategy
 from streamserve.settings import Settings
 from tests.fakes import Gate, greeting, registry_of
 from tests.serving import serving

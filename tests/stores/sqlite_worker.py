@@ -9,9 +9,9 @@ import sys
 import uuid
 from pathlib import Path
 
+from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.stores import RunRecord, RunStore
-from streamserve.streaming.runs import Runs
 
 ROOT = Path(__file__).parents[2]
 LEASE = 1.0

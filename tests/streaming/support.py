@@ -20,10 +20,10 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langgraph.pregel import Pregel
 
 from streamserve import Chain
+from streamserve.api.response import StreamResponse
 from streamserve.app import create_app
+from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
-from streamserve.streaming.response import StreamResponse
-from streamserve.streaming.runs import Runs
 from tests.fakes import registry_of
 from tests.serving import serving
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
+from streamserve.runs.runs import Runs
 from streamserve.stores import MemoryStore
-from streamserve.streaming.runs import Runs
 from tests.fakes import Gate
 from tests.serving import serving
 from tests.streaming.support import LIMIT, app_of, blocks_of, caller, ended, streaming

@@ -12,7 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIRateLimitError
 
-from streamserve.upstream import UpstreamTruncated
+from streamserve.errors.providers import UpstreamTruncated
 from tests.serving import serving
 from tests.streaming.support import LIMIT, app_of, error_of, streaming
 

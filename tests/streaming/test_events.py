@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamserve.errors import RunTimeout
-from streamserve.streaming.events import KEEP_ALIVE, data_block, end_block, error_block, metadata_block
+from streamserve.wire.blocks import KEEP_ALIVE, data_block, end_block, error_block, metadata_block
 
 
 def test_a_metadata_block_names_the_run_and_when_to_reconnect() -> None:

@@ -21,14 +21,14 @@ from typing_extensions import TypedDict
 from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.call import Call
-from streamserve.chain import InvalidChain
+from streamserve.catalog.chain import InvalidChain
+from streamserve.runs.limits import RunLimits
+from streamserve.runs.run import Run
+from streamserve.serving.recovery import MAX_REQUEST
 from streamserve.settings import Settings
 from streamserve.stores import Fenced, RunRecord
 from streamserve.stores.sqlite import SqliteStore
-from streamserve.streaming.events import data_block, end_block, metadata_block
-from streamserve.streaming.recovery import MAX_REQUEST
-from streamserve.streaming.run import Run
-from streamserve.streaming.run_limits import RunLimits
+from streamserve.wire.blocks import data_block, end_block, metadata_block
 from tests.fakes import registry_of
 from tests.serving import serving
 from tests.streaming.support import client_of

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
+from streamserve.api.follower import EAGER, MAX_INTERVAL, Follower
 from streamserve.settings import Settings
-from streamserve.streaming.follower import EAGER, MAX_INTERVAL, Follower
 from tests.fakes import Gate
 from tests.streaming.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
 

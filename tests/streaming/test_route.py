@@ -11,7 +11,7 @@ import pytest
 from fastapi.routing import APIRoute
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
-from streamserve.streaming.route import REQUIRED
+from streamserve.doors.langserve.route import REQUIRED
 from tests.fakes import Gate
 from tests.serving import serving
 from tests.streaming.support import LIMIT, app_of, caller, client_of, ended, streaming

@@ -10,9 +10,9 @@ import pytest
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled, RunTimeout
+from streamserve.runs.limits import RunLimits
+from streamserve.runs.run import Run
 from streamserve.stores import MemoryStore, Outcome, RunRecord
-from streamserve.streaming.run import Run
-from streamserve.streaming.run_limits import RunLimits
 from tests.streaming.support import LIMIT
 
 Events = AsyncGenerator[dict[str, Any], None]

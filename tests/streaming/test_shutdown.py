@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 from streamserve.call import Call
+from streamserve.runs.run import Events
+from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.stores import RunRecord
-from streamserve.streaming.run import Events
-from streamserve.streaming.runs import Runs
 from tests.streaming.support import LIMIT, error_of, streaming
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from streamserve.runs.writer import Writer
 from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
 from streamserve.stores.base import Stored
 from streamserve.stores.sqlite import SqliteStore
-from streamserve.streaming.writer import Writer
 
 LIMIT = 10.0
 DONE = Outcome("done")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamserve.gguf import wait_until_it_works
+from streamserve.models.gguf import wait_until_it_works
 
 from .sayer import CHATML, REASONING, TOOLS, make_gguf
 

@@ -8,13 +8,13 @@ from functools import lru_cache
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from streamserve.auth.identity import AuthError, Identity, scopes_of
+from streamserve.auth.identity import AuthError, Identity, Verifier, scopes_of
 from streamserve.auth.keys import KeyFile
 from streamserve.auth.sessions import Sessions
 from streamserve.auth.signing import Signer
@@ -31,17 +31,6 @@ DECLARED = [
     Security(HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key or a token.")),
     Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key")),
 ]
-
-
-class Verifier(Protocol):
-    """Says who asks with a credential."""
-
-    async def verify(self, credential: str) -> Identity:
-        """Who asks.
-
-        Raises:
-            Unauthenticated: the credential does not count.
-        """
 
 
 class Auth:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 from fastapi import Request
 
@@ -49,3 +49,14 @@ class Identity:
 def scopes_of(request: Request) -> frozenset[str]:
     """The scopes of who asks, as the guard has found out (`request.state.scopes`)."""
     return cast("frozenset[str]", frozenset(getattr(request.state, "scopes", ())))
+
+
+class Verifier(Protocol):
+    """Says who asks with a credential."""
+
+    async def verify(self, credential: str) -> Identity:
+        """Who asks.
+
+        Raises:
+            Unauthenticated: the credential does not count.
+        """

@@ -20,7 +20,7 @@ from streamserve.errors import Forbidden, Unauthenticated
 from streamserve.settings import Settings
 
 if TYPE_CHECKING:
-    from streamserve.auth.guard import Verifier
+    from streamserve.auth.identity import Verifier
     from streamserve.auth.keys import KeyFile
 
 logger = logging.getLogger(__name__)

@@ -53,7 +53,7 @@ def store_at(settings: Settings) -> RunStore:
     if scheme == "sqlite":
         return SqliteStore(_sqlite_path(url), bounds=bounds, lease=settings.lease)
     if scheme in REDIS_SCHEMES:
-        from streamserve.stores.redis import RedisStore  # the extra is installed where it is used only
+        from streamserve.stores.redis import RedisStore
 
         return RedisStore(url, bounds=bounds, lease=settings.lease)
     raise ValueError(f"STREAMSERVE_STORE: memory:, sqlite:///PATH or redis://..., not {scheme or url!r}")

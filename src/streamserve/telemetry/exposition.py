@@ -20,8 +20,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from streamserve.api.access import runs_of
 from streamserve.settings import Settings
-from streamserve.streaming.access import runs_of
 from streamserve.telemetry.metrics import Metrics
 from streamserve.telemetry.pulse import look
 from streamserve.telemetry.workers import SHARED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from streamserve.streaming.runs import Runs
+from streamserve.runs.runs import Runs
 from streamserve.telemetry.metrics import Metrics
 
 # Seconds: four looks a second cost nothing, and a stop of the loop that lasts longer is seen whole.

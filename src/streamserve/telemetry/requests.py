@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from streamserve.asgi import offer
+from streamserve.http.body_sender import offer
 
 HEADER = "X-Request-ID"
 # Anything else could forge lines of a log or fill it.

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled
-from streamserve.failures import classify
+from streamserve.errors.failures import classify
+from streamserve.runs.observer import Observer, Watch
+from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord
-from streamserve.streaming.observer import Observer, Watch
-from streamserve.streaming.runs import Runs
 from streamserve.telemetry import langsmith
 from streamserve.telemetry.ending import at_most
 from streamserve.telemetry.exposition import own_port

@@ -90,7 +90,11 @@ class Tracing:
             chain: its chain.
             endpoint: its endpoint.
         """
-        attributes = {"streamserve.run_id": run_id, "streamserve.chain": chain, "streamserve.endpoint": endpoint}
+        attributes = {
+            "streamserve.run_id": run_id,
+            "streamserve.catalog.chain": chain,
+            "streamserve.endpoint": endpoint,
+        }
         span = self._tracer.start_span(f"{endpoint} {chain}", kind=SpanKind.SERVER, attributes=attributes)
         bind_contextvars(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         # Never detached: the context is the request's own, and ends with it.

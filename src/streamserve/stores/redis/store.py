@@ -10,17 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from streamserve.stores.base import (
-    Outcome,
-    Retained,
-    RunRecord,
-    Slice,
-    Stored,
-    StoreDown,
-    ThreadBusy,
-    Wake,
-    resolve,
-)
+from streamserve.stores.base import Outcome, Retained, RunRecord, Slice, Stored, StoreDown, ThreadBusy, Wake, resolve
 from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.appends import FENCED, OK, Answer, Append, Appends, refusal

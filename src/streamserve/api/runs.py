@@ -1,0 +1,169 @@
+"""The runs' own endpoints: status, stream, output, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Query, Request, Response, params
+from fastapi.responses import JSONResponse
+
+from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base, runs_of
+from streamserve.api.response import resume, run_headers
+from streamserve.auth import shares
+from streamserve.auth.guard import auth_of
+from streamserve.errors import NoOutput, RunExpired
+from streamserve.runs.output import output_of
+from streamserve.runs.runs import Runs
+from streamserve.stores import RunRecord, Status
+
+# A request that waits for a run holds a connection; a caller that wants longer asks again.
+MAX_WAIT = 60.0
+
+Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
+ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"description": "No such run, or not the caller's"},
+    410: {"description": "Past its retention"},
+}
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The cursor is at the end"},
+    400: {"description": "The cursor is no block's number"},
+    429: {"description": "Too many readers"},
+    **ERRORS,
+}
+
+
+def router(dependencies: Sequence[params.Depends] = ()) -> APIRouter:
+    """The routes under /runs.
+
+    Args:
+        dependencies: what every route must pass first.
+    """
+    routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(dependencies))
+    _add_shared(routes)
+    routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)
+    routes.get("/{run_id}/stream", summary="Stream a run from a cursor", responses=STREAM)(stream)
+    routes.get(
+        "/{run_id}/output", summary="A run's output as /invoke gives it", responses={202: {}, 409: {}, **ERRORS}
+    )(output)
+    routes.post("/{run_id}/cancel", summary="Cancel a run", responses={202: {}, **ERRORS})(cancel)
+    routes.delete("/{run_id}", summary="Cancel a run and drop it", status_code=204, responses=ERRORS)(delete)
+    routes.post("/{run_id}/share", summary="Make a token for a run", status_code=201, responses=ERRORS)(share)
+    return routes
+
+
+def _add_shared(routes: APIRouter) -> None:
+    # In front of the guarded ones, for requests with a token only.
+    for path, endpoint, method, action in (
+        ("", status, "GET", "read"),
+        ("/stream", stream, "GET", "read"),
+        ("/output", output, "GET", "read"),
+        ("/cancel", cancel, "POST", "cancel"),
+    ):
+        allowed = [Depends(shares.shared(cast(shares.Action, action)))]
+        routes.routes.append(
+            shares.SharedRoute(
+                f"/runs/{{run_id}}{path}",
+                endpoint,
+                methods=[method],
+                dependencies=allowed,
+                include_in_schema=False,
+                response_model=None,
+            )
+        )
+
+
+async def status(run_id: str, request: Request) -> Response:
+    """What is known of the run."""
+    record = await _find(run_id, request)
+    return _state(record, request, status=await _status_of(record, runs_of(request)))
+
+
+async def stream(
+    run_id: str,
+    request: Request,
+    after: Annotated[str, Query(description="Number of the last block that you have, or `now`.")] = "",
+) -> Response:
+    """The blocks after a cursor (`Last-Event-ID`, else `after`, else from the start), then live."""
+    record = await _find(run_id, request)
+    cursor = last_event_id(request)
+    if cursor is None:
+        cursor = record.last_id if after == "now" else parse_cursor(after or "0", "after")
+    return resume(runs_of(request), record, cursor, runs_base(request, run_id))
+
+
+async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:
+    """The whole output once the run is done; 202 while it runs, 409 with the run's error if it failed."""
+    runs = runs_of(request)
+    record = await runs.wait(await _find(run_id, request), wait)
+    if not record.ended:
+        return _state(record, request, 202)
+    if record.error is not None:
+        error = record.error
+        body = {"detail": error["message"], **{key: error[key] for key in ("code", "retryable", "run_id")}}
+        return JSONResponse(body, 409, headers={"Run-Id": run_id})
+    if record.purged:
+        raise RunExpired(None, record.last_id, record.status)
+    return await _output(runs, record)
+
+
+async def _output(runs: Runs, record: RunRecord) -> Response:
+    found = await output_of(runs.store, record)
+    if found is None:
+        raise NoOutput()
+    data, types = found
+    metadata = b'{"run_id":"%s","feedback_tokens":[]}' % record.run_id.encode()
+    body = b'{"output":%s,"metadata":%s%s}' % (data, metadata, b',"types":' + types if types else b"")
+    return Response(body, media_type="application/json", headers={"Run-Id": record.run_id})
+
+
+async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:
+    """Asks the run to stop: 200 once it has ended, 202 as long as the chain still runs. Any number of times."""
+    record = await runs_of(request).cancel(await _find(run_id, request), wait)
+    return _state(record, request, 200 if record.ended else 202)
+
+
+async def delete(run_id: str, request: Request) -> Response:
+    """Cancels the run if it is under way, then drops its blocks."""
+    runs = runs_of(request)
+    record = await runs.cancel(await _find(run_id, request), runs.settings.cancel_grace + 1.0)
+    await runs.store.purge(record.run_id)
+    return Response(status_code=204)
+
+
+async def share(run_id: str, asked: shares.ShareRequest, request: Request) -> shares.Share:
+    """A token with which others read or cancel this run only, in `?token=`: EventSource sends no headers."""
+    record = await _find(run_id, request)
+    return shares.make(request, record.run_id, record.principal, asked, runs_base(request, run_id))
+
+
+async def _find(run_id: str, request: Request) -> RunRecord:
+    record = await runs_of(request).find(run_id, principal_of(request))
+    if not shares.is_shared(request):
+        auth_of(request).check(request, record.chain)
+    return record
+
+
+async def _status_of(record: RunRecord, runs: Runs) -> Status:
+    # Its first block tells that a run is stored, not that it is its turn; a call of /invoke has none.
+    if record.ended or record.thread is None:
+        return record.status
+    return "queued" if await runs.store.ahead(record) else "running"
+
+
+def _state(record: RunRecord, request: Request, answered: int = 200, *, status: Status | None = None) -> JSONResponse:
+    body: dict[str, Any] = {
+        "run_id": record.run_id,
+        "chain": record.chain,
+        "status": status or record.status,
+        "first_id": None if record.purged else 1,
+        "last_id": record.last_id,
+        "created_at": record.created_at,
+        "ended_at": record.ended_at,
+        "expires_at": record.expires_at,
+        "attempt": record.attempt,
+    }
+    if record.error is not None:
+        body["error"] = record.error
+    return JSONResponse(body, answered, headers=run_headers(record.run_id, runs_base(request, record.run_id)))

@@ -1,0 +1,1 @@
+"""The HTTP of graphs' threads: their states, their history and updates."""

@@ -1,0 +1,242 @@
+"""The threads of a graph under `/{name}/threads/{thread_id}`: state, update, history, delete; named as by LangGraph's
+server, so that its clients fit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from pydantic import BaseModel
+
+from streamserve.api.access import runs_of
+from streamserve.api.threads.requests import (
+    DEFAULT_PAGE,
+    Checkpoint,
+    HistorySearch,
+    Name,
+    Page,
+    StateAt,
+    StateUpdate,
+    Text,
+    read,
+)
+from streamserve.api.threads.states import ThreadState, ThreadUpdate, checkpoint_of, thread_state
+from streamserve.api.threads.updates import Updates
+from streamserve.call import Call, current_call
+from streamserve.errors import ServeError, UnknownCheckpoint, UnknownThread
+from streamserve.errors.places import invalid
+from streamserve.graphs.graph import Graph
+from streamserve.runs.turns import of_call
+from streamserve.wire.serializer import to_line
+
+ThreadId = Annotated[Name, Path(description="The thread, as `configurable.thread_id` names it.")]
+Subgraphs = Annotated[bool, Query(description="With the states of subgraphs that wait.")]
+Namespace = Annotated[Text, Query(description="Of a subgraph.")]
+AtCheckpoint = Annotated[Text | None, Query(description="Default: the latest.")]
+
+
+class ErrorBody(BaseModel):
+    """The one shape of an error, for the documentation of the API."""
+
+    detail: Any
+    code: str
+    retryable: bool
+    run_id: str | None
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"model": ErrorBody, "description": description}
+
+
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: _error("No such thread or checkpoint, or not the caller's")}
+INVALID: dict[int | str, dict[str, Any]] = {422: _error("The request does not fit; the place is in `detail`")}
+BUSY: dict[int | str, dict[str, Any]] = {409: _error("A run of the thread is under way")}
+DOWN: dict[int | str, dict[str, Any]] = {503: _error("The store of the runs cannot be reached")}
+STATE: dict[int | str, dict[str, Any]] = {200: {"model": ThreadState}, **UNKNOWN, **INVALID}
+HISTORY: dict[int | str, dict[str, Any]] = {200: {"model": list[ThreadState]}, **UNKNOWN, **INVALID}
+UPDATED: dict[int | str, dict[str, Any]] = {200: {"model": ThreadUpdate}, **UNKNOWN, **BUSY, **INVALID, **DOWN}
+DELETED: dict[int | str, dict[str, Any]] = {204: {}, **UNKNOWN, **BUSY, **INVALID, **DOWN}
+
+
+def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None:
+    """Adds the routes, if the chain is a graph that keeps its threads.
+
+    Args:
+        router: of the chain.
+        name: of the chain.
+        graph: of the chain; None: it is not a graph.
+    """
+    if graph is None or not isinstance(graph.checkpointer, BaseCheckpointSaver):
+        return
+    api = ThreadsApi(graph)
+    # A thread's id may have slashes.
+    thread = f"/{name}/threads/{{thread_id:path}}"
+    for method, path, endpoint, summary, responses, body in (
+        ("GET", "/state", api.state, "State of a thread", STATE, None),
+        ("POST", "/state/checkpoint", api.state_at, "State at a checkpoint, named in the body", STATE, StateAt),
+        ("GET", "/state/{checkpoint_id}", api.state_of, "State at a checkpoint", STATE, None),
+        ("POST", "/state", api.update, "Update the state", UPDATED, StateUpdate),
+        ("GET", "/history", api.history, "Past states, latest first", HISTORY, None),
+        ("POST", "/history", api.search, "Past states, by metadata or of a subgraph", HISTORY, HistorySearch),
+        ("DELETE", "", api.delete, "Delete a thread", DELETED, None),
+    ):
+        router.add_api_route(
+            f"{thread}{path}",
+            endpoint,
+            methods=[method],
+            tags=[name],
+            name=f"{name} {endpoint.__name__} of thread",
+            summary=summary,
+            status_code=204 if method == "DELETE" else 200,
+            response_model=None,
+            responses=responses,
+            openapi_extra=_body_of(body) if body else None,
+        )
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    # FastAPI would read the body by itself, and tell what is no JSON in another way than the chains' endpoints.
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
+
+
+def _inlined(node: Any, definitions: dict[str, Any] | None = None) -> Any:
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    definitions = definitions if definitions is not None else node.get("$defs", {})
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in node.items() if key != "$defs"}
+
+
+class ThreadsApi:
+    """The endpoints of one graph's threads."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._updates = Updates(graph)
+
+    async def state(
+        self,
+        thread_id: ThreadId,
+        subgraphs: Subgraphs = False,
+        checkpoint_id: AtCheckpoint = None,
+        checkpoint_ns: Namespace = "",
+    ) -> Response:
+        """The latest state, or that of a checkpoint."""
+        place = Checkpoint(checkpoint_id=checkpoint_id or None, checkpoint_ns=checkpoint_ns)
+        return await self._state(place.config(thread_id), subgraphs)
+
+    async def state_of(self, thread_id: ThreadId, checkpoint_id: Name, subgraphs: Subgraphs = False) -> Response:
+        """The state at a checkpoint."""
+        return await self._state(Checkpoint(checkpoint_id=checkpoint_id).config(thread_id), subgraphs)
+
+    async def state_at(self, thread_id: ThreadId, request: Request) -> Response:
+        """The state at a checkpoint that may be a subgraph's."""
+        asked = await read(request, StateAt, thread_id)
+        return await self._state(asked.checkpoint.config(thread_id), asked.subgraphs)
+
+    async def update(self, thread_id: ThreadId, request: Request) -> Response:
+        """Writes values as if a node had returned them; from an older checkpoint, this makes a fork.
+
+        A thread that does not exist begins here. The answer names the new checkpoint.
+        """
+        asked = await read(request, StateUpdate, thread_id)
+        async with self._alone(thread_id, request):
+            if asked.place.checkpoint_id or asked.place.checkpoint_ns:
+                await self._require(asked.place.config(thread_id))
+            config = await self._updates.apply(asked, thread_id)
+        return _json({"checkpoint": checkpoint_of(config)})
+
+    async def history(
+        self,
+        thread_id: ThreadId,
+        limit: Annotated[Page, Query()] = DEFAULT_PAGE,
+        before: Annotated[Text | None, Query(description="Only states before this checkpoint.")] = None,
+        checkpoint_ns: Namespace = "",
+    ) -> Response:
+        """States, latest first; the last one of a page is the `before` of the next."""
+        place = Checkpoint(checkpoint_ns=checkpoint_ns)
+        return await self._history(HistorySearch(limit=limit, before=before or None, checkpoint=place), thread_id)
+
+    async def search(self, thread_id: ThreadId, request: Request) -> Response:
+        """States, latest first, that have these metadata, or of a subgraph."""
+        return await self._history(await read(request, HistorySearch, thread_id), thread_id)
+
+    async def delete(self, thread_id: ThreadId, request: Request) -> Response:
+        """Deletes all checkpoints of a thread."""
+        async with self._alone(thread_id, request):
+            await self._require(Checkpoint().config(thread_id))
+            await self._saver.adelete_thread(thread_id)
+        return Response(status_code=204)
+
+    @property
+    def _saver(self) -> BaseCheckpointSaver[Any]:
+        saver = self._graph.checkpointer
+        assert isinstance(saver, BaseCheckpointSaver)
+        return saver
+
+    async def _state(self, config: RunnableConfig, subgraphs: bool) -> Response:
+        with _working():
+            snapshot = await self._graph.aget_state(config, subgraphs=subgraphs)
+            if snapshot.created_at is None:
+                await self._require(config)
+            return _json(thread_state(snapshot))
+
+    async def _history(self, asked: HistorySearch, thread_id: str) -> Response:
+        config = (asked.checkpoint or Checkpoint()).config(thread_id)
+        with _working():
+            states = await self._past_states(asked, config)
+            if not states:
+                await self._require(config)
+            return _json(states)
+
+    async def _past_states(self, asked: HistorySearch, config: RunnableConfig) -> list[dict[str, Any]]:
+        before = Checkpoint(checkpoint_id=asked.before) if isinstance(asked.before, str) else asked.before
+        thread_id = config["configurable"]["thread_id"]
+        states = self._graph.aget_state_history(
+            config, filter=asked.metadata, before=before.config(thread_id) if before else None, limit=asked.limit
+        )
+        try:
+            return [thread_state(state) async for state in states]
+        except (ValueError, TypeError) as error:
+            if asked.metadata is None:
+                raise
+            # A saver may take only plain names and values there.
+            raise invalid(("body", "metadata"), "These metadata cannot be searched", "value_error") from error
+
+    async def _require(self, config: RunnableConfig) -> None:
+        if await self._saver.aget_tuple(config) is not None:
+            return
+        thread = await self._saver.aget_tuple(Checkpoint().config(config["configurable"]["thread_id"]))
+        raise UnknownThread() if thread is None else UnknownCheckpoint()
+
+    @asynccontextmanager
+    async def _alone(self, thread_id: str, request: Request) -> AsyncIterator[None]:
+        """Keeps runs away from the thread, in whatever process, or says which one has it."""
+        call = current_call.get() or Call()
+        with _working():
+            async with of_call(runs_of(request), call, "threads", "reject")(thread_id, call.run_id):
+                yield
+
+
+@contextmanager
+def _working() -> Iterator[None]:
+    """What fails here is the graph's or the server's fault, unless it says what the caller did wrong."""
+    try:
+        yield
+    except Exception as error:
+        call = current_call.get()
+        if call and not (isinstance(error, ServeError) and error.status < 500):
+            call.phase = "chain"
+        raise
+
+
+def _json(value: Any) -> Response:
+    return Response(to_line(value), media_type="application/json")

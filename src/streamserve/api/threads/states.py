@@ -1,0 +1,104 @@
+"""The state of a thread as JSON: LangGraph's `ThreadState`, with the types that JSON does not tell beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import PregelTask, StateSnapshot
+from pydantic import BaseModel, Field
+
+from streamserve.wire.types import types_of
+
+# What of a config names a checkpoint; the rest is the server's own.
+CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+
+class ThreadTask(BaseModel):
+    """A task of a step, for the documentation of the API."""
+
+    id: str
+    name: str
+    path: list[Any]
+    error: str | None = Field(description="The class of the exception; its text may hold secrets.")
+    interrupts: list[dict[str, Any]]
+    checkpoint: dict[str, Any] | None = Field(description="Where a subgraph's state is.")
+    state: ThreadState | None = Field(description="A subgraph's state, if asked for.")
+    result: Any
+
+
+class ThreadState(BaseModel):
+    """A graph's state at one checkpoint, for the documentation of the API."""
+
+    values: Any
+    next: list[str]
+    tasks: list[ThreadTask]
+    metadata: dict[str, Any] | None
+    created_at: str | None
+    checkpoint: dict[str, Any]
+    parent_checkpoint: dict[str, Any] | None
+    interrupts: list[dict[str, Any]]
+    types: dict[str, str] = Field(default={}, description="JSON pointer to the name of a type that JSON has not.")
+
+
+class ThreadUpdate(BaseModel):
+    """What an update made, for the documentation of the API."""
+
+    checkpoint: dict[str, Any]
+
+
+def thread_state(snapshot: StateSnapshot) -> dict[str, Any]:
+    """What is sent of a snapshot.
+
+    Args:
+        snapshot: of a checkpoint that exists.
+    """
+    state = _thread_state(snapshot)
+    types = types_of(state)
+    return {**state, "types": types} if types else state
+
+
+def checkpoint_of(config: RunnableConfig | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The part of a config that names a checkpoint."""
+    configurable = (config or {}).get("configurable") or {}
+    return {key: configurable[key] for key in CHECKPOINT_KEYS if key in configurable} or None
+
+
+def _thread_state(snapshot: StateSnapshot) -> dict[str, Any]:
+    return {
+        "values": snapshot.values,
+        "next": list(snapshot.next),
+        "tasks": [_task(task) for task in snapshot.tasks],
+        "metadata": snapshot.metadata,
+        "created_at": snapshot.created_at,
+        "checkpoint": checkpoint_of(snapshot.config),
+        "parent_checkpoint": checkpoint_of(snapshot.parent_config),
+        "interrupts": list(snapshot.interrupts),
+    }
+
+
+def _task(task: PregelTask) -> dict[str, Any]:
+    nested = isinstance(task.state, StateSnapshot)
+    return {
+        "id": task.id,
+        "name": task.name,
+        "path": _lists(task.path),
+        "error": _error_class(task.error),
+        "interrupts": list(task.interrupts),
+        "checkpoint": None if nested else checkpoint_of(task.state),  # type: ignore[arg-type]
+        "state": _thread_state(task.state) if isinstance(task.state, StateSnapshot) else None,
+        "result": task.result,
+    }
+
+
+def _lists(path: Any) -> Any:
+    # Known to be tuples, so that no types need to be sent.
+    return [_lists(part) for part in path] if isinstance(path, tuple) else path
+
+
+def _error_class(error: Any) -> str | None:
+    # Savers keep an exception's repr.
+    if error is None:
+        return None
+    return type(error).__name__ if isinstance(error, BaseException) else str(error).partition("(")[0]

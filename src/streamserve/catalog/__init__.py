@@ -1,0 +1,1 @@
+"""The chains that a team declares: the record, and where chains are found."""

@@ -1,0 +1,145 @@
+"""The Chain record: what a chain module declares.
+
+Imports langchain-core only, so that a chain module loads without the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel
+
+AnyRunnable = Runnable[Any, Any]
+Playground = Literal["default", "chat"]
+MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
+StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"]
+
+_RATE_LIMIT = r"\d+\s*/\s*(\d+\s*)?(second|minute|hour|day)s?"
+# What the package `limits` reads, without importing it here.
+RATE_LIMITS = re.compile(rf"{_RATE_LIMIT}(\s*;\s*{_RATE_LIMIT})*")
+
+
+class InvalidChain(TypeError):
+    """A chain module declares something that cannot be served."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chain:
+    """One served chain or graph; what the file tells by itself is not said again.
+
+    Args:
+        runnable: the chain or the compiled graph (without a checkpointer: the server brings it), or a
+            function without arguments that makes it.
+        input_type: a pydantic model or type annotation; default: what the runnable says.
+        output_type: likewise for the output.
+        description: for people, in Markdown; default: the module's docstring.
+        examples: inputs that work, shown in OpenAPI, on the home page and as playground defaults.
+        tags: labels for the home page.
+        scopes: what a caller's credential must have, all of them; without authentication nobody is asked.
+        playground: "default", "chat" or None for no page; default: "chat" when messages go in and a
+            message or text comes out, else "default".
+        stream_modes: for graphs, the modes that a caller may ask for; without a request, a graph that keeps
+            `messages` streams message chunks and any other graph streams the first of these modes.
+        timeout: seconds until a run ends with `timeout`; default: the server's `run_timeout`.
+        on_disconnect: "continue" or "cancel" when the last reader of a run leaves; default: the server's.
+        rate_limit: requests of one caller, as in "60/minute" or "5/second; 1000/day"; default: the server's.
+        max_concurrency: runs of one caller under way in one worker; default: the server's.
+        expose_errors: callers see the texts of the chain's own exceptions, which may hold secrets.
+        multitask_strategy: for graphs, what a run does whose thread has a run under way: "reject" is answered with
+            409, "enqueue" waits for its turn, "interrupt" cancels those ahead and goes on from where they stopped,
+            "rollback" cancels them and begins where they began; default: "reject".
+        recover: for graphs: another worker goes on with a run whose worker died, from its last checkpoint; a node
+            that was under way then runs again. A request can say otherwise.
+
+    Raises:
+        InvalidChain: a field does not fit, with the field's name.
+    """
+
+    runnable: AnyRunnable | Callable[[], AnyRunnable]
+    input_type: Any = None
+    output_type: Any = None
+    description: str = ""
+    examples: Sequence[Any] = field(default_factory=tuple)
+    tags: Sequence[str] = field(default_factory=tuple)
+    scopes: Sequence[str] = ()
+    playground: Playground | Literal["auto"] | None = "auto"
+    stream_modes: Sequence[StreamMode] = ("updates", "values", "messages", "custom")
+    timeout: float | None = None
+    on_disconnect: Literal["continue", "cancel"] | None = None
+    rate_limit: str | None = None
+    max_concurrency: int | None = None
+    expose_errors: bool = False
+    multitask_strategy: MultitaskStrategy = "reject"
+    recover: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.runnable, Runnable) or callable(self.runnable),
+            f"runnable: a Runnable or a function that makes one, not {type(self.runnable).__name__}",
+        )
+        _require(
+            self.playground is None or self.playground in ("auto", *get_args(Playground)),
+            f"playground: 'default', 'chat' or None, not {self.playground!r}",
+        )
+        _require(not isinstance(self.tags, str), "tags: a list of texts, not one text")
+        _require(
+            not isinstance(self.scopes, str) and all(isinstance(scope, str) and scope for scope in self.scopes),
+            "scopes: a list of texts, not one text",
+        )
+        _require(isinstance(self.examples, Sequence), "examples: a list of inputs")
+        _require(self.timeout is None or self.timeout > 0, f"timeout: seconds above 0, not {self.timeout!r}")
+        _require(
+            self.on_disconnect in (None, "continue", "cancel"),
+            f"on_disconnect: 'continue' or 'cancel', not {self.on_disconnect!r}",
+        )
+        _require(
+            self.multitask_strategy in get_args(MultitaskStrategy),
+            f"multitask_strategy: {', '.join(get_args(MultitaskStrategy))}, not {self.multitask_strategy!r}",
+        )
+        _require(
+            self.rate_limit is None or RATE_LIMITS.fullmatch(self.rate_limit) is not None,
+            f"rate_limit: such as '60/minute' or '5/second; 1000/day', not {self.rate_limit!r}",
+        )
+        _require(
+            self.max_concurrency is None or self.max_concurrency > 0,
+            f"max_concurrency: a number above 0, not {self.max_concurrency!r}",
+        )
+        unknown = set(self.stream_modes) - set(get_args(StreamMode))
+        _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
+
+    def build(self) -> AnyRunnable:
+        """The runnable itself: the server binds the declared types to it, in which a graph would not be seen.
+
+        Raises:
+            InvalidChain: the function made no Runnable, or an example does not fit the input type.
+        """
+        runnable = self.runnable if isinstance(self.runnable, Runnable) else self.runnable()
+        _require(isinstance(runnable, Runnable), f"runnable: the function made a {type(runnable).__name__}")
+        _require(not self.recover or keeps_checkpoints(runnable), "recover: only a graph with checkpoints can go on")
+        self._check_examples(runnable.with_types(input_type=self.input_type, output_type=self.output_type))
+        return runnable
+
+    def _check_examples(self, runnable: AnyRunnable) -> None:
+        from streamserve.catalog.widening import with_messages
+
+        schema = cast(type[BaseModel], with_messages(runnable.get_input_schema(), in_graph=True))
+        for number, example in enumerate(self.examples):
+            try:
+                schema.model_validate(example)
+            except Exception as error:  # LangChain's own validators raise KeyError and more
+                raise InvalidChain(f"examples[{number}] does not fit the input type: {error}") from error
+
+
+def keeps_checkpoints(runnable: AnyRunnable) -> bool:
+    """Whether it is a graph that has a checkpointer, or gets the server's."""
+    # True and False are LangGraph's words for subgraphs: their parent's, and none.
+    return hasattr(runnable, "aget_state_history") and not isinstance(getattr(runnable, "checkpointer", False), bool)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise InvalidChain(otherwise)

@@ -1,0 +1,184 @@
+"""Finds the chains of an application and reports every broken module by file, line and cause.
+
+A chain is a module of the package `chains` (one file, or one folder with an `__init__.py`) with a `Chain`
+named `chain`, or an entry point of the group `streamserve.chains`. Names with a leading underscore are skipped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from streamserve.catalog.chain import AnyRunnable, Chain, InvalidChain
+
+ENTRY_POINT_GROUP = "streamserve.chains"
+
+# First path segments that the server answers itself.
+RESERVED_NAMES = frozenset(
+    {"docs", "redoc", "openapi.json", "runs", "healthz", "readyz", "metrics", "static", "threads", "ok", "session"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredChain:
+    """A chain under its name: `code_assistant.py` is `code-assistant`, served under `/code-assistant`."""
+
+    name: str
+    module: str
+    file: str
+    chain: Chain
+    runnable: AnyRunnable
+    description: str
+
+    @property
+    def path(self) -> str:
+        return f"/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenModule:
+    """A module that could not be served, and where it broke."""
+
+    module: str
+    file: str
+    line: int | None
+    cause: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.cause}"
+
+
+class BrokenModules(Exception):
+    """At least one chain module is broken; the message is one report of all of them."""
+
+    def __init__(self, broken: tuple[BrokenModule, ...]) -> None:
+        self.broken = broken
+        lines = "\n".join(f"  {module}" for module in broken)
+        super().__init__(f"{len(broken)} broken chain module(s):\n{lines}")
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The chains by name, and what could not be loaded."""
+
+    chains: dict[str, RegisteredChain] = field(default_factory=dict)
+    broken: tuple[BrokenModule, ...] = ()
+
+    def require_whole(self) -> Registry:
+        """This registry, if nothing is broken.
+
+        Raises:
+            BrokenModules: otherwise, naming every broken module.
+        """
+        if self.broken:
+            raise BrokenModules(self.broken)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    name: str
+    module: str
+
+
+def discover(package: str = "chains") -> Registry:
+    """Imports every chain module of a package and of the installed entry points.
+
+    Args:
+        package: an importable package; a missing one counts as empty.
+
+    Returns:
+        What was found, sorted by name; a broken module never hides the others.
+    """
+    chains: dict[str, RegisteredChain] = {}
+    broken: list[BrokenModule] = []
+    for candidate in _candidates(package):
+        try:
+            found = _load(candidate)
+            _check_name(found, chains)
+            chains[found.name] = found
+        except (Exception, SystemExit) as error:
+            broken.append(_report(candidate.module, error))
+    return Registry(dict(sorted(chains.items())), tuple(broken))
+
+
+def _candidates(package: str) -> Iterator[_Candidate]:
+    spec = _package_spec(package)
+    for info in pkgutil.iter_modules(spec.submodule_search_locations or []) if spec else ():
+        if not info.name.startswith("_"):
+            yield _Candidate(_name_of(info.name), f"{package}.{info.name}")
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        yield _Candidate(_name_of(entry.name), entry.value.partition(":")[0])
+
+
+def _package_spec(package: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(package)
+    except ModuleNotFoundError as error:
+        if error.name and f"{package}.".startswith(f"{error.name}."):
+            return None  # a parent of the package is missing
+        raise
+
+
+def _name_of(module: str) -> str:
+    return module.replace("_", "-")
+
+
+def _load(candidate: _Candidate) -> RegisteredChain:
+    module = importlib.import_module(candidate.module)
+    chain = getattr(module, "chain", None)
+    if not isinstance(chain, Chain):
+        raise InvalidChain("declares no `chain = Chain(...)`")
+    return RegisteredChain(
+        name=candidate.name,
+        module=candidate.module,
+        file=_file_of(module),
+        chain=chain,
+        runnable=chain.build(),
+        description=chain.description or inspect.getdoc(module) or "",
+    )
+
+
+def _check_name(found: RegisteredChain, seen: dict[str, RegisteredChain]) -> None:
+    if found.name in RESERVED_NAMES:
+        raise InvalidChain(f"the name {found.name!r} is the server's own: rename the file")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", found.name):
+        raise InvalidChain(f"the name {found.name!r} does not fit a path: letters, digits and _ only")
+    if found.name in seen:
+        raise InvalidChain(f"the name {found.name!r} is taken by {seen[found.name].file}")
+
+
+def _file_of(module: ModuleType) -> str:
+    return inspect.getsourcefile(module) or module.__name__
+
+
+def _report(module: str, error: BaseException) -> BrokenModule:
+    file = _source_file(module)
+    if isinstance(error, SyntaxError) and error.filename:
+        return BrokenModule(module, error.filename, error.lineno, f"SyntaxError: {error.msg}")
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return BrokenModule(module, file, own[-1].lineno if own else None, cause)
+
+
+def _source_file(module: str) -> str:
+    loaded = sys.modules.get(module)
+    spec = loaded.__spec__ if loaded else _find_spec(module)
+    return spec.origin if spec and spec.origin else module
+
+
+def _find_spec(module: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, AttributeError, ValueError):
+        return None

@@ -1,0 +1,122 @@
+"""A schema with messages in it, made into one that takes them in all their forms, wherever they stand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import UnionType
+from typing import Annotated, Any, NotRequired, Required, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, Field, create_model
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
+
+from streamserve.catalog.messages import is_message, merged, merges_messages, widened
+
+
+def with_messages(annotation: Any, *, in_graph: bool) -> Any:
+    """The same type, or one that takes its messages in any form.
+
+    Args:
+        annotation: a pydantic model, TypedDict, dataclass or any type made of such.
+        in_graph: as a graph's state: reducers of messages are known, and messages may remove others.
+    """
+    return _Widening(in_graph).of(annotation)
+
+
+def model_with_messages(schema: type[BaseModel], *, in_graph: bool) -> type[BaseModel]:
+    """The same model, or one that takes its messages in any form; arguments as of `with_messages`."""
+    return cast(type[BaseModel], with_messages(schema, in_graph=in_graph))
+
+
+class _Widening:
+    def __init__(self, in_graph: bool) -> None:
+        self._in_graph = in_graph
+        self._records: dict[type[Any], Any] = {}
+
+    def of(self, annotation: Any) -> Any:
+        if is_message(annotation):
+            return widened(annotation, removes=self._in_graph)
+        if hasattr(annotation, "__metadata__"):
+            return self._annotated(annotation)
+        if get_args(annotation):
+            return self._generic(annotation)
+        return self._record(annotation) if isinstance(annotation, type) else annotation
+
+    def _annotated(self, annotation: Any) -> Any:
+        metadata = annotation.__metadata__
+        is_merged = self._in_graph and merges_messages(metadata)
+        inner = merged() if is_merged else self.of(get_args(annotation)[0])
+        return Annotated[(inner, *metadata)]
+
+    def _generic(self, annotation: Any) -> Any:
+        options = get_args(annotation)
+        made = tuple(self.of(option) for option in options)
+        if all(new is old for new, old in zip(made, options, strict=True)):
+            return annotation
+        origin = get_origin(annotation)
+        if origin in (Union, UnionType):
+            return Union[made]  # noqa: UP007 - a union made of a list
+        return origin[made if len(made) > 1 else made[0]]
+
+    def _record(self, kind: type[Any]) -> Any:
+        if kind not in self._records:
+            self._records[kind] = kind  # while it is made: a record may hold others of its own type
+            self._records[kind] = self._made(kind)
+        return self._records[kind]
+
+    def _made(self, kind: type[Any]) -> Any:
+        if is_typeddict(kind):
+            return self._typed_dict(kind)
+        if issubclass(kind, BaseModel):
+            return self._model(kind)
+        return self._dataclass(kind) if dataclasses.is_dataclass(kind) else kind
+
+    def _typed_dict(self, kind: Any) -> Any:
+        hints = get_type_hints(kind, include_extras=True)
+        made = self._changed(hints)
+        if not made:
+            return kind
+        required = kind.__required_keys__
+        fields = {
+            name: (Required if name in required else NotRequired)[_bare(value)]
+            for name, value in {**hints, **made}.items()
+        }
+        return TypedDict(kind.__name__, fields)  # type: ignore[operator]
+
+    def _model(self, kind: type[BaseModel]) -> type[BaseModel]:
+        fields = {name: info.asdict() for name, info in kind.model_fields.items()}
+        made = self._changed({name: _annotation(field) for name, field in fields.items()})
+        if not made:
+            return kind
+        options = {name: {key: fields[name]["attributes"][key] for key in _KEPT} for name in made}
+        new: dict[str, Any] = {name: (value, Field(**options[name])) for name, value in made.items()}
+        model = create_model(kind.__name__, __base__=kind, __module__=kind.__module__, **new)
+        setattr(model, "model_json_schema", kind.model_json_schema)  # noqa: B010 - LangServe's playground shows it
+        return model
+
+    def _dataclass(self, kind: type[Any]) -> type[Any]:
+        made = self._changed(get_type_hints(kind, include_extras=True))
+        fields = [(one.name, made[one.name], _default(one)) for one in dataclasses.fields(kind) if one.name in made]
+        return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,)) if fields else kind
+
+    def _changed(self, hints: Mapping[str, Any]) -> dict[str, Any]:
+        made = {name: self.of(hint) for name, hint in hints.items()}
+        return {name: value for name, value in made.items() if value is not hints[name]}
+
+
+# What of a field its validation needs; its type and constraints are in its annotation.
+_KEPT = ("default", "default_factory", "alias", "validation_alias", "validate_default")
+
+
+def _annotation(field: Mapping[str, Any]) -> Any:
+    kind, metadata = field["annotation"], field["metadata"]
+    return Annotated[(kind, *metadata)] if metadata else kind
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) in (Required, NotRequired) else annotation
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    options: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
+    return dataclasses.field(kw_only=field.kw_only, init=field.init, **options)

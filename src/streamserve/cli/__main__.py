@@ -1,0 +1,5 @@
+"""`python -m streamserve.cli`."""
+
+from streamserve.cli.main import main
+
+main()

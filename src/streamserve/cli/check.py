@@ -1,0 +1,94 @@
+"""`streamserve check`: chains, langgraph.json and OpenAPI agree."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from langgraph.pregel import Pregel
+from pydantic import BaseModel, ValidationError
+
+from streamserve.app import create_app
+from streamserve.catalog.registry import BrokenModules, RegisteredChain, Registry, discover
+from streamserve.doors.langserve.playground import playground_of
+from streamserve.doors.langserve.route import REQUIRED
+from streamserve.serving.served import serve
+from streamserve.settings import Settings
+
+
+class _Declared(BaseModel):
+    """What is checked of langgraph.json."""
+
+    graphs: dict[str, str] = {}
+    http: dict[str, Any] = {}
+    auth: dict[str, Any] = {}
+
+
+def check(root: Path, settings: Settings) -> list[str]:
+    """Everything that does not agree, one line each; empty if all is well.
+
+    Args:
+        root: the application's folder, with langgraph.json if there are graphs.
+        settings: where the chains are.
+    """
+    registry = discover(settings.chains)
+    return [
+        *(f"broken: {broken}" for broken in registry.broken),
+        *_check_langgraph(root / "langgraph.json", registry),
+        *_check_openapi(Registry(registry.chains), settings),
+    ]
+
+
+def _check_langgraph(file: Path, registry: Registry) -> Iterator[str]:
+    graphs = {name: entry for name, entry in registry.chains.items() if isinstance(entry.runnable, Pregel)}
+    if not file.exists():
+        if graphs:
+            yield f"{file.name}: missing, and these chains are graphs: {', '.join(graphs)}"
+        return
+    try:
+        declared = _Declared.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        yield from (f"{file.name}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        return
+    targets = {entry.module: entry for entry in graphs.values()}
+    for name, target in declared.graphs.items():
+        yield from _check_listed(name, target, targets)
+    for module in targets.keys() - {target.partition(":")[0] for target in declared.graphs.values()}:
+        yield f"{file.name}: the graph of {module} is not listed"
+    for place, named in (("http.app", declared.http.get("app")), ("auth.path", declared.auth.get("path"))):
+        if named:
+            yield from _check_resolves(place, str(named))
+
+
+def _check_listed(name: str, target: str, graphs: dict[str, RegisteredChain]) -> Iterator[str]:
+    module, _, attribute = target.partition(":")
+    if module not in graphs:
+        yield f"langgraph.json: {name}: {target} is no graph of the chains"
+    elif getattr(importlib.import_module(module), attribute, None) is not graphs[module].chain.runnable:
+        yield f"langgraph.json: {name}: {target} is not the graph that {module} serves"
+
+
+def _check_resolves(place: str, target: str) -> Iterator[str]:
+    module, _, attribute = target.partition(":")
+    if "/" in module:  # LangGraph's server takes it, but imports the file beside the module that everybody else has
+        yield f"langgraph.json: {place}: {target}: name a module, not a file"
+        return
+    try:
+        getattr(importlib.import_module(module), attribute)
+    except BrokenModules:
+        return  # reported already
+    except (ImportError, AttributeError) as error:
+        yield f"langgraph.json: {place}: {target} does not resolve: {error}"
+
+
+def _check_openapi(registry: Registry, settings: Settings) -> Iterator[str]:
+    app = create_app(registry, settings)
+    paths = app.openapi()["paths"]
+    for entry in registry.chains.values():
+        for endpoint in (*REQUIRED, "input_schema", "output_schema", "config_schema"):
+            if f"{entry.path}/{endpoint}" not in paths:
+                yield f"OpenAPI: {entry.path}/{endpoint} is missing"
+        if playground_of(serve(entry)) and not entry.chain.examples:
+            yield f"{entry.file}: a playground without `examples` starts empty"

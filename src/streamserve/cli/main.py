@@ -1,0 +1,141 @@
+"""The command `streamserve`: serve, list, check, new, key."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+from secrets import token_urlsafe
+
+import click
+
+from streamserve.catalog.registry import discover
+from streamserve.cli.keys import key
+from streamserve.settings import Settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """StreamServe: chains and graphs, streamed without losing a token."""
+    # Chains are modules of the team's own application, which need not be installed.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+main.add_command(key)
+
+
+@main.command()
+@click.option("--host", help="Address to listen on [default: STREAMSERVE_HOST or 127.0.0.1].")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port; 0 picks a free one [default: STREAMSERVE_PORT or 8000].",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes; several share the store in .streamserve/ [default: STREAMSERVE_WORKERS, WEB_CONCURRENCY or 1].",
+)
+@click.option("--dev", is_flag=True, help="Serve the chains that load, and reload on change.")
+@click.option("--app", "target", help="Application to serve [default: server:app, or the chains of this folder].")
+def serve(host: str | None, port: int | None, workers: int | None, dev: bool, target: str | None) -> None:
+    """Serve the chains of this folder."""
+    # Half a million objects are made that stay: looking through them again and again costs 0.3 s. The lifespan goes on.
+    gc.disable()
+    import uvicorn
+
+    from streamserve.auth import AuthError
+    from streamserve.auth.guard import require_private
+    from streamserve.catalog.registry import BrokenModules
+    from streamserve.telemetry.logs import log_config
+    from streamserve.telemetry.workers import shared_metrics
+
+    # The processes that uvicorn starts read the same settings.
+    if dev:
+        os.environ["STREAMSERVE_DEV"] = "1"
+    if workers is not None:
+        os.environ["STREAMSERVE_WORKERS"] = str(workers)
+    if host is not None:
+        os.environ["STREAMSERVE_HOST"] = host
+    settings = Settings()
+    processes = _workers(settings)
+    _share_secret(settings, processes)
+    target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
+    try:
+        if target.endswith(":create_default_app") and not settings.auth:
+            require_private(settings)  # an application of the team's own may have a guard: its lifespan tells
+        with shared_metrics(settings, processes):
+            uvicorn.run(
+                target,
+                factory=target.endswith(":create_default_app"),
+                host=host or settings.host,
+                port=settings.port if port is None else port,
+                root_path=settings.root_path,
+                forwarded_allow_ips=settings.trusted_proxies,
+                http="streamserve.http.protocol:BoundedHead",
+                workers=processes,
+                reload=settings.dev,
+                app_dir=str(Path.cwd()),
+                log_config=log_config(settings),
+            )
+    except (BrokenModules, AuthError) as broken:
+        raise click.ClickException(str(broken)) from None
+    finally:
+        gc.enable()
+
+
+def _share_secret(settings: Settings, processes: int) -> None:
+    if settings.secret is None and processes > 1:
+        os.environ["STREAMSERVE_SECRET"] = token_urlsafe(32)
+
+
+def _workers(settings: Settings) -> int:
+    from streamserve.stores.urls import store_url, workers_of
+
+    try:
+        store_url(settings)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    return workers_of(settings)
+
+
+@main.command("list")
+def list_chains() -> None:
+    """List the chains of this folder."""
+    registry = discover(Settings().chains)
+    width = max((len(name) for name in registry.chains), default=0)
+    for name, entry in registry.chains.items():
+        click.echo(f"{name:{width}}  {entry.description.splitlines()[0] if entry.description else ''}")
+    for broken in registry.broken:
+        click.echo(f"broken: {broken}", err=True)
+    if registry.broken:
+        sys.exit(1)
+
+
+@main.command()
+def check() -> None:
+    """Verify chains, langgraph.json and OpenAPI against each other."""
+    from streamserve.cli.check import check as find_problems
+
+    problems = find_problems(Path.cwd(), Settings())
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(1)
+    click.echo("chains, langgraph.json and OpenAPI agree")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--graph", is_flag=True, help="A LangGraph graph instead of a chain.")
+def new(name: str, graph: bool) -> None:
+    """Write a new chain module NAME into the chains folder."""
+    from streamserve.cli.scaffold import write_chain
+
+    try:
+        path = write_chain(name, Path(Settings().chains), graph=graph)
+    except (ValueError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"wrote {path}; `streamserve serve` serves it under /{path.stem.replace('_', '-')}")

@@ -1,0 +1,1 @@
+"""One room per protocol: each lets the clients of a protocol reach the same runs."""

@@ -1,0 +1,90 @@
+"""LangServe's playground pages, which write a config's schema into a script: no part of the request reaches them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+
+from streamserve.catalog.chain import Playground
+from streamserve.errors import NotFound
+from streamserve.serving.served import ServedRunnable
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+# JSON Schema validation compiles its checks, and the pages' components write styles of their own.
+_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'{hashes}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+def is_playground(path: str) -> bool:
+    """Whether a route's path is that of a playground's files."""
+    return "/playground" in path
+
+
+async def playground_answer(request: Request, handler: Handler) -> Response:
+    """A playground's page or file, as LangServe makes it for a path without a config.
+
+    Args:
+        request: whose config LangServe checks all the same; the page's own script reads it from the address.
+        handler: LangServe's.
+
+    Raises:
+        NotFound: the path names no file, nor could it.
+    """
+    try:
+        response = await handler(request)
+        if request.path_params.get("config_hash"):
+            request.scope["path_params"] = {**request.path_params, "config_hash": ""}
+            response = await handler(request)
+    except (OSError, UnicodeError) as error:
+        raise NotFound from error
+    except ValueError as error:
+        if "null byte" in str(error):
+            raise NotFound from error
+        raise
+    return hardened(response)
+
+
+def hardened(response: Response) -> Response:
+    """The page with headers that let only its own scripts run, and no other site show it in a frame."""
+    is_page = (response.media_type or "").startswith("text/html")
+    script = _SCRIPT.search(bytes(response.body)) if is_page else None
+    response.headers["Content-Security-Policy"] = _POLICY.format(hashes=_source(script[1]) if script else "")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["X-Frame-Options"] = "DENY"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+def _source(script: bytes) -> str:
+    return f" 'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
+
+
+def playground_of(served: ServedRunnable) -> Playground | None:
+    """The playground that fits: what the record says, else "chat" if messages go in and a message or text comes out."""
+    declared = served.served.chain.playground
+    if declared != "auto":
+        return declared
+    return "chat" if _is_chat(served) else "default"
+
+
+def _is_chat(served: ServedRunnable) -> bool:
+    fields = served.get_input_schema().model_json_schema().get("properties", {})
+    if len(fields) != 1 or served.graph is not None:
+        return False
+    (only,) = fields.values()
+    return only.get("type") == "array" and _is_answer(served.get_output_schema().model_json_schema())
+
+
+def _is_answer(schema: dict[str, Any]) -> bool:
+    options = schema.get("anyOf") or schema.get("oneOf") or []
+    return schema.get("type") == "string" or any("AIMessage" in str(option) for option in options)

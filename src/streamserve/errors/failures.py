@@ -1,0 +1,128 @@
+"""What a chain raised, as the error to show for it, and its one record in the log."""
+
+from __future__ import annotations
+
+import logging
+from traceback import walk_tb
+
+from langgraph.errors import GraphRecursionError, UnknownInterruptError, is_invalid_resume
+from pydantic import ValidationError
+
+from streamserve.call import Call
+from streamserve.errors import Internal, InvalidInput, ServeError, StoreUnavailable, providers
+
+logger = logging.getLogger(__name__)
+
+# A chain's own text may be as long as what it worked on.
+MAX_TEXT = 2000
+
+
+def explain(error: BaseException, call: Call) -> ServeError:
+    """The error to show for what a call's chain raised.
+
+    Args:
+        error: what was raised while the chain ran.
+        call: says what the caller configured, and whether the chain's own text may be shown.
+
+    Returns:
+        InvalidInput if what the caller configured does not fit; else as `classify`.
+    """
+    if _is_configured(call) and _is_of_template(error):
+        place = ["body", "config", "configurable"]
+        return InvalidInput([{"loc": place, "msg": _first_line(error), "type": "template_error"}])
+    if isinstance(error, GraphRecursionError) and any("recursion_limit" in config for config in call.configs):
+        place = ["body", "config", "recursion_limit"]
+        return InvalidInput([{"loc": place, "msg": "The graph takes more steps than this", "type": "too_small"}])
+    shown = classify(error)
+    if type(shown) is Internal and call.expose_errors and str(error):
+        return Internal(str(error)[:MAX_TEXT])
+    return shown
+
+
+def record(shown: ServeError, cause: BaseException | None, run_id: str, chain: str) -> None:
+    """Writes the one record of a failure.
+
+    Args:
+        shown: what the caller is told.
+        cause: what was raised.
+        run_id: of the run.
+        chain: its name.
+    """
+    extra = {"run_id": run_id, "chain": chain, "code": shown.code, "cause": type(cause).__name__ if cause else None}
+    logger.error("run failed: %s", shown.code, extra=extra, exc_info=cause)
+
+
+def _is_configured(call: Call) -> bool:
+    return any(isinstance(config.get("configurable"), dict) and config["configurable"] for config in call.configs)
+
+
+def _is_of_template(error: BaseException) -> bool:
+    # Made by `configurable_fields` from the caller's text, or formatted with what the input does not have.
+    names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    raised = [name for name in names if name.startswith("langchain_core.")]
+    inner = raised[-1] if raised else ""
+    made = "langchain_core.runnables.configurable" in names and isinstance(error, ValidationError)
+    return made or inner.startswith(("langchain_core.prompts.", "langchain_core.utils.formatting"))
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(str(at["msg"]) for at in error.errors())[:300]
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def classify(error: BaseException) -> ServeError:
+    """The error to show for an exception that a chain raised.
+
+    Args:
+        error: what was raised while the chain ran.
+
+    Returns:
+        Itself if it is a ServeError; a typed upstream error for failures of the model's provider; StoreUnavailable
+        if a checkpoint saver's database failed; else Internal.
+    """
+    if isinstance(error, ServeError):
+        return error
+    if _is_database_away(error):
+        return StoreUnavailable("The store of the conversations cannot be reached")
+    if type(error).__name__ == "EmptyInputError":  # LangGraph's: `null` came for a thread that has no checkpoint
+        message = "There is nothing to go on from: the thread is new"
+        return InvalidInput([{"loc": ["body"], "msg": message, "type": "missing"}])
+    if refused := _refused_resume(error):
+        return refused
+    return providers.classify(error) or Internal()
+
+
+def _refused_resume(error: BaseException) -> InvalidInput | None:
+    """The answer to a `Command(resume=...)` that does not fit what the thread waits for."""
+    place = ["body", "input", "resume"]
+    if isinstance(error, ValidationError) and is_invalid_resume(error):
+        found = error.errors(include_url=False)
+        return InvalidInput([{"loc": [*place, *at["loc"]], "msg": at["msg"], "type": at["type"]} for at in found])
+    if isinstance(error, UnknownInterruptError) or str(error).startswith(_AMBIGUOUS):
+        message = "It must be an object of the interrupts' ids and the answers to them"
+        return InvalidInput([{"loc": place, "msg": message, "type": "ambiguous_resume"}])
+    return None
+
+
+# LangGraph's RuntimeError has no class of its own outside its strict mode.
+_AMBIGUOUS = "When there are multiple pending interrupts, you must specify the interrupt id"
+
+
+def _is_database_away(error: BaseException) -> bool:
+    # A chain may use the same drivers for its own data: what counts is that a saver was asked.
+    return _names(error, _DRIVERS) & _AWAY != set() and any(
+        frame.f_globals.get("__name__", "").startswith(_SAVERS) for frame, _ in walk_tb(error.__traceback__)
+    )
+
+
+def _names(error: BaseException, packages: set[str]) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] in packages}
+
+
+# LangGraph's savers, the drivers that they use (psycopg is an extra), and how those say that the database is away,
+# full, locked or read-only. An InterfaceError is a connection that was closed under them.
+_SAVERS = "langgraph.checkpoint."
+_DRIVERS = {"psycopg", "psycopg_pool", "sqlite3"}
+_AWAY = {"OperationalError", "InterfaceError", "ReadOnlySqlTransaction"}

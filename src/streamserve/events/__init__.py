@@ -1,0 +1,1 @@
+"""Protocol-neutral events (version 3) of chains and graphs."""

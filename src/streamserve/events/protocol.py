@@ -1,0 +1,154 @@
+"""Events of version 3 from any runnable: those of LangChain's streaming protocol.
+
+Chat models and graphs have them. For every other chain they are made here: the messages of its chat models as they
+are written, then one `values` event with its output, in the form of a graph's events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from inspect import isawaitable
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+from langchain_core._api import suppress_langchain_beta_warning
+from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langgraph.stream import AsyncGraphRunStream, StreamTransformer
+
+from streamserve.catalog.chain import StreamMode
+from streamserve.errors import Internal
+from streamserve.events.messages import MessageEvents, Metadata
+from streamserve.events.pipe import Pipe, piped
+from streamserve.wire.merge import merge
+
+Event = dict[str, Any]
+STREAM_MODES = frozenset(get_args(StreamMode))
+
+
+class EventSource(NamedTuple):
+    """What a runnable's events are, and themselves.
+
+    Args:
+        kind: "message": the events of one chat model's message; "run": events of a graph or chain, each of a method
+            and a namespace.
+        events: to be iterated to their end, or closed.
+    """
+
+    kind: Literal["message", "run"]
+    events: AsyncGenerator[Event]
+
+
+async def open_events(
+    runnable: Runnable[Any, Any],
+    input: Any,
+    config: RunnableConfig,
+    modes: Sequence[StreamMode] = get_args(StreamMode),
+    **arguments: Any,
+) -> EventSource:
+    """The events of one run, which starts with the first of them.
+
+    Args:
+        runnable: a chat model, a graph or any chain.
+        input: its input.
+        config: its config.
+        modes: the stream modes whose events may be seen.
+        arguments: for a graph, as for its `astream`; `stream_mode` names modes beside `values` and `messages`.
+    """
+    native = await _native(runnable, input, config, _for_graph(arguments))
+    if native is None:
+        return EventSource("run", _of_chain(runnable, input, config))
+    if isinstance(native, AsyncChatModelStream):
+        return EventSource("message", _of_model(native))
+    return EventSource("run", _seen(_of_graph(native), frozenset(modes)))
+
+
+async def _native(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig, arguments: dict[str, Any]) -> Any:
+    with suppress_langchain_beta_warning():
+        made: Any = runnable.astream_events(input, config, version="v3", **arguments)
+        try:
+            return await made if isawaitable(made) else None
+        except NotImplementedError:
+            return None
+
+
+def _for_graph(arguments: dict[str, Any]) -> dict[str, Any]:
+    asked = arguments.pop("stream_mode", None)
+    if asked is None:
+        return arguments
+    wanted = (asked,) if isinstance(asked, str) else tuple(asked)
+
+    class Asked(StreamTransformer):
+        """Has the graph emit the modes that the caller's own transformers need."""
+
+        required_stream_modes = wanted
+
+        def init(self) -> dict[str, Any]:
+            return {}
+
+        def process(self, _event: Any) -> bool:
+            return True
+
+    return {**arguments, "transformers": [Asked]}
+
+
+async def _of_model(stream: AsyncChatModelStream) -> AsyncGenerator[Event]:
+    try:
+        async for event in stream:
+            yield event
+    finally:
+        await stream.aclose()
+
+
+async def _of_graph(run: AsyncGraphRunStream) -> AsyncGenerator[Event]:
+    try:
+        async for event in run:
+            yield cast(Event, event)
+    finally:
+        await run.abort()
+
+
+async def _seen(events: AsyncGenerator[Event], modes: frozenset[str]) -> AsyncGenerator[Event]:
+    try:
+        async for event in events:
+            if event["method"] in modes or event["method"] not in STREAM_MODES:
+                yield _shown(event)
+    finally:
+        await events.aclose()
+
+
+def _shown(event: Event) -> Event:
+    """The event without the text of an exception, which may hold secrets."""
+    data = event["params"]["data"]
+    if event["method"] != "lifecycle" or "error" not in data:
+        return event
+    return {**event, "params": {**event["params"], "data": {**data, "error": Internal.message}}}
+
+
+def _of_chain(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig) -> AsyncGenerator[Event]:
+    async def fill(pipe: Pipe) -> None:
+        def emit(message: Mapping[str, Any], metadata: Metadata) -> None:
+            pipe.put(_event("messages", (message, metadata)))
+
+        handled = merge_configs(config, {"callbacks": [MessageEvents(emit)]})
+        chunks = []
+        async for chunk in runnable.astream(input, handled):
+            chunks.append(chunk)
+            await pipe.room()
+        pipe.put(_event("values", _output(chunks)))
+
+    return piped(fill)
+
+
+def _output(chunks: Sequence[Any]) -> Any:
+    # Plain dicts are snapshots: dicts that add up are AddableDicts.
+    return chunks[-1] if chunks and type(chunks[-1]) is dict else merge(chunks)
+
+
+def _event(method: str, data: Any) -> Event:
+    return {
+        "type": "event",
+        "method": method,
+        "params": {"namespace": [], "timestamp": int(time.time() * 1000), "data": data},
+    }

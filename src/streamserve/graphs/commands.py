@@ -1,0 +1,90 @@
+"""A Command from its JSON form: `{"__type__": "command", "resume": ..., "update": ..., "goto": ...}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langgraph.constants import END, START
+from langgraph.types import Command, Send
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from streamserve.graphs.graph import Graph
+from streamserve.graphs.state_values import StateValues, placed
+
+FIELDS = ("graph", "update", "resume", "goto")
+_GOTO = "Input should be the name of a node, {'node': name, 'arg': input} or a list of these"
+
+
+def is_command(value: Any, graph: Graph) -> bool:
+    """Whether an input is a command: it says so, or it is all fields of one, as `langserve`'s client dumps it."""
+    if not isinstance(value, dict):
+        return False
+    return value.get("__type__") == "command" or (value.keys() == set(FIELDS) and not set(FIELDS) & set(graph.channels))
+
+
+class Commands:
+    """Reads the commands for one graph.
+
+    Args:
+        graph: its nodes may be gone to.
+        values: reads what updates its state.
+    """
+
+    def __init__(self, graph: Graph, values: StateValues) -> None:
+        self._nodes = {*graph.nodes, END} - {START}
+        self._values = values
+
+    def read(self, value: Mapping[str, Any]) -> Command[Any]:
+        """The command.
+
+        Raises:
+            ValidationError: a field does not fit, with its place.
+        """
+        for name in set(value) - {"__type__", *FIELDS}:
+            raise _misfit(value[name], "A command has resume, update and goto", name)
+        if value.get("graph") is not None:
+            raise _misfit(value["graph"], "A command from outside is for the graph itself", "graph")
+        made = Command(resume=value.get("resume"), update=self._update(value), goto=self._goto(value))
+        if made.resume is None and not made.update and not made.goto:
+            raise _misfit(value, "A command needs resume, update or goto")
+        return made
+
+    def _update(self, command: Mapping[str, Any]) -> Any:
+        update = command.get("update")
+        try:
+            if isinstance(update, Mapping):
+                return self._values.read(update)
+            if isinstance(update, list | tuple) and all(map(_is_pair, update)):
+                return self._values.read_pairs((name, item) for name, item in update)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data("command", placed(error, "update")) from error
+        if update is not None:
+            raise _misfit(update, "Input should be an object or a list of pairs", "update")
+        return None
+
+    def _goto(self, command: Mapping[str, Any]) -> list[str | Send]:
+        goto = command.get("goto") or []
+        if not isinstance(goto, list | tuple):
+            return [self._target(goto, "goto")]
+        return [self._target(target, "goto", index) for index, target in enumerate(goto)]
+
+    def _target(self, target: Any, *place: str | int) -> str | Send:
+        if isinstance(target, dict) and target.keys() == {"node", "arg"}:
+            target = Send(**target)
+        name = target.node if isinstance(target, Send) else target
+        if not isinstance(target, str | Send) or not isinstance(name, str):
+            raise _misfit(target, _GOTO, *place)
+        if name not in self._nodes:
+            raise _misfit(target, f"The graph has no node {name!r}", *place)
+        return target
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
+
+
+def _misfit(value: Any, reason: str, *place: str | int) -> ValidationError:
+    error = PydanticCustomError("command", "{reason}", {"reason": reason})
+    return ValidationError.from_exception_data("command", [InitErrorDetails(type=error, loc=place, input=value)])

@@ -1,0 +1,107 @@
+"""Values for the keys of a graph's state, read by the types that the graph declares for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, NotRequired, Required, get_args, get_origin
+
+from langgraph.channels import BinaryOperatorAggregate
+from langgraph.channels.delta import DeltaChannel
+from langgraph.types import Overwrite
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import get_type_hints
+
+from streamserve.catalog.messages import merges_messages
+from streamserve.catalog.widening import with_messages
+from streamserve.graphs.graph import Graph
+
+# LangGraph's JSON form of an Overwrite.
+_OVERWRITE = "__overwrite__"
+
+
+class StateValues:
+    """Reads values for a graph's state.
+
+    Args:
+        graph: its schemas say which types its keys have; without them values stay as they are.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._adapters: dict[str, TypeAdapter[Any] | None] = {}
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        builder = getattr(self._graph, "builder", None)
+        hints: dict[str, Any] = {}
+        for schema in getattr(builder, "schemas", ()):
+            found = get_type_hints(schema, include_extras=True) if isinstance(schema, type) else {}
+            hints = {**{name: hint for name, hint in found.items() if name in self._graph.channels}, **hints}
+        return hints
+
+    def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a state or update, typed.
+
+        Raises:
+            ValidationError: some do not fit, with their places.
+        """
+        return dict(self.read_pairs(values.items()))
+
+    def read_pairs(self, pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        """The same for pairs of key and value, of which several may be for one key."""
+        made: list[tuple[str, Any]] = []
+        errors: list[InitErrorDetails] = []
+        for name, value in pairs:
+            try:
+                made.append((name, self._read(name, value)))
+            except ValidationError as error:
+                errors += placed(error, name)
+        if errors:
+            raise ValidationError.from_exception_data("state", errors)
+        return made
+
+    def _read(self, name: str, value: Any) -> Any:
+        adapter = self._adapter(name)
+        if (
+            adapter is None
+            or isinstance(value, Overwrite)
+            or (isinstance(value, dict) and value.keys() == {_OVERWRITE})
+        ):
+            return value
+        try:
+            return adapter.validate_python(value)
+        except ValidationError:
+            if self._has_own_reducer(name):
+                return value  # which may take another form than that of the state
+            raise
+
+    def _adapter(self, name: str) -> TypeAdapter[Any] | None:
+        if name not in self._adapters:
+            self._adapters[name] = _adapter(self._hints[name]) if name in self._hints else None
+        return self._adapters[name]
+
+    def _has_own_reducer(self, name: str) -> bool:
+        reduces = isinstance(self._graph.channels.get(name), BinaryOperatorAggregate | DeltaChannel)
+        return reduces and not merges_messages(getattr(self._hints[name], "__metadata__", ()))
+
+
+def placed(error: ValidationError, *place: str | int) -> list[InitErrorDetails]:
+    """The errors of a value, as those of what the value is a part of."""
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError(item["type"], "{text}", {"text": item["msg"]}),
+            loc=(*place, *item["loc"]),
+            input=item["input"],
+        )
+        for item in error.errors(include_url=False)
+    ]
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    bare = get_args(hint)[0] if get_origin(hint) in (Required, NotRequired) else hint
+    try:
+        return TypeAdapter(with_messages(bare, in_graph=True))
+    except PydanticUserError:  # of a class that pydantic does not know
+        return None

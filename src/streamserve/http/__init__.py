@@ -1,0 +1,1 @@
+"""What every request passes before its route: bounds of headers and bodies, CORS, the HTTP protocol."""

@@ -1,0 +1,204 @@
+"""A chain as it is streamed: the same steps and runs with less work per chunk; the declared chain is left as it is.
+
+Rebuilt is what is known: sequences, bindings, maps, branches, fallbacks and the string parser; the rest streams as it
+always does. The classes have upstream's names, because runs are named after them. Unlike upstream, the parser gives
+plain strings, where there it is a subclass of `str`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property, partial
+from typing import Any, cast
+
+from langchain_core import output_parsers
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables import (
+    Runnable,
+    RunnableAssign,
+    RunnableBranch,
+    RunnableConfig,
+    RunnableParallel,
+    RunnableWithFallbacks,
+    base,
+)
+from langchain_core.runnables.config import patch_config, var_child_runnable_config
+
+from streamserve.lcel.known_langchain import is_known
+from streamserve.lcel.silent_steps import Silent, silent, somebody_listens
+from streamserve.lcel.traced_stream import Stream, buffered, closed, traced
+
+
+def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """The runnable to stream in place of a chain: its streams and its runs are the same.
+
+    Args:
+        chain: a step that is exchanged in it later is not seen.
+    """
+    return _rebuilt(chain) if is_known() else chain
+
+
+class RunnableSequence(base.RunnableSequence[Any, Any]):
+    """A sequence without a task per item.
+
+    While nobody listens to it, steps of which only callbacks could see that they are runs of their own are none.
+    """
+
+    @cached_property
+    def _silent(self) -> list[Silent | None]:
+        """How each step streams while nobody listens, if it can be silent."""
+        return [_silent(step) for step in self.steps]
+
+    def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        defers_inputs = kwargs.pop("defers_inputs", False)
+        pipe = partial(self._pipe, kwargs)
+        return traced(self, input, pipe, config, name=self.name, defers_inputs=defers_inputs)
+
+    def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        return self.atransform(_once(input), config, **kwargs)
+
+    def unheard(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
+        """Its stream without any run, in a context that is the caller's own.
+
+        Returns:
+            None: somebody listens, or a step cannot be silent.
+        """
+        if None in self._silent or config.get("callbacks") or somebody_listens():
+            return None
+        stream: Stream = _once(input)
+        for step in cast("list[Silent]", self._silent):
+            following = step(stream, kwargs)
+            if following is None:
+                return None
+            stream, kwargs = following, {}
+        # What a model calls by itself is a part of this run.
+        runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
+        named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
+        var_child_runnable_config.set(cast(RunnableConfig, {**named, "callbacks": runs}))
+        return stream
+
+    def _pipe(
+        self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> Stream:
+        for number, (step, unheard) in enumerate(zip(self.steps, self._silent, strict=True), 1):
+            stream = unheard(inputs, kwargs) if unheard is not None and not run.handlers else None
+            if stream is None:
+                config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
+                stream = _transformed(step, inputs, config, kwargs)
+            inputs, kwargs = stream, {}
+        return inputs
+
+
+class RunnableBinding(base.RunnableBinding[Any, Any]):
+    """A binding that adds nothing to a stream's way."""
+
+    def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
+        """As upstream."""
+        if self.config_factories:  # these are to be called when the stream starts
+            return super().atransform(input, config, **kwargs)
+        return _transformed(self.bound, input, self._merge_configs(config), {**self.kwargs, **kwargs})
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """As upstream, closed with its reader."""
+        # A config is merged with that of the context, so not before the stream starts, which may be in another one.
+        stream = self.bound.astream(input, self._merge_configs(config), **{**self.kwargs, **kwargs})
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            await closed(stream)
+
+
+class StrOutputParser(output_parsers.StrOutputParser):
+    """The string parser without a thread per chunk."""
+
+    def atransform(self, input: Stream, config: RunnableConfig | None = None, **_: Any) -> Stream:
+        """As upstream."""
+        return traced(self, input, self.texts, config, run_type="parser", own_context=False)
+
+    async def texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
+        """The text of each chunk."""
+        try:
+            async for chunk in chunks:
+                yield _text(self, chunk)
+        finally:
+            await closed(chunks)
+
+
+def _text(parser: StrOutputParser, chunk: Any) -> str:
+    kind = type(chunk)
+    if kind is str:
+        return cast(str, chunk)
+    if kind is AIMessageChunk and type(chunk.content) is str:
+        return chunk.content
+    if isinstance(chunk, BaseMessage):
+        return parser.parse_result([ChatGeneration(message=chunk)])
+    return parser.parse_result([Generation(text=chunk)])
+
+
+def _silent(step: Runnable[Any, Any]) -> Silent | None:
+    if type(step) is StrOutputParser:
+        return step.texts
+    if type(step) is RunnableBinding and not (step.config or step.config_factories) and (inner := _silent(step.bound)):
+        return lambda inputs, kwargs: inner(inputs, {**step.kwargs, **kwargs})
+    return silent(step)
+
+
+async def _once(value: Any) -> AsyncIterator[Any]:
+    yield value
+
+
+def _transformed(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, kwargs: dict[str, Any]) -> Stream:
+    if type(step).atransform is Runnable.atransform:
+        return buffered(step, inputs, config, **kwargs)
+    return step.atransform(inputs, config, **kwargs)
+
+
+def _rebuilt(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    rebuild = _REBUILDS.get(type(chain))
+    return rebuild(chain) if rebuild else chain
+
+
+def _sequence(chain: base.RunnableSequence[Any, Any]) -> RunnableSequence:
+    first, *middle, last = map(_rebuilt, chain.steps)
+    return RunnableSequence(first=first, middle=middle, last=last, name=chain.name)
+
+
+def _binding(chain: base.RunnableBinding[Any, Any]) -> RunnableBinding:
+    return RunnableBinding(
+        bound=_rebuilt(chain.bound), kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories
+    )
+
+
+# Of these only what is in them is rebuilt.
+def _parallel(chain: RunnableParallel[Any]) -> RunnableParallel[Any]:
+    return chain.model_copy(update={"steps__": {name: _rebuilt(step) for name, step in chain.steps__.items()}})
+
+
+def _assign(chain: RunnableAssign) -> RunnableAssign:
+    return chain.model_copy(update={"mapper": _rebuilt(chain.mapper)})
+
+
+def _branch(chain: RunnableBranch[Any, Any]) -> RunnableBranch[Any, Any]:
+    branches = [(condition, _rebuilt(branch)) for condition, branch in chain.branches]
+    return chain.model_copy(update={"branches": branches, "default": _rebuilt(chain.default)})
+
+
+def _fallbacks(chain: RunnableWithFallbacks[Any, Any]) -> RunnableWithFallbacks[Any, Any]:
+    fallbacks = [_rebuilt(fallback) for fallback in chain.fallbacks]
+    return chain.model_copy(update={"runnable": _rebuilt(chain.runnable), "fallbacks": fallbacks})
+
+
+_REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {
+    base.RunnableSequence: _sequence,
+    base.RunnableBinding: _binding,
+    RunnableParallel: _parallel,
+    RunnableAssign: _assign,
+    RunnableBranch: _branch,
+    RunnableWithFallbacks: _fallbacks,
+    output_parsers.StrOutputParser: lambda parser: StrOutputParser(name=parser.name),
+}

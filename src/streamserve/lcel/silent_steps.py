@@ -1,0 +1,120 @@
+"""Steps of a sequence while nobody listens to it: their streams without runs of their own, which only callbacks see.
+
+Of prompts and chat models, whose streams are written anew here; only of those that run no code but langchain-core's and
+their provider's. Unlike upstream, a chat model's chunks are not kept and added up for a callback that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from langchain_core import prompts
+from langchain_core.globals import get_debug
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models._utils import _normalize_messages
+from langchain_core.language_models.chat_models import _gen_info_and_msg_metadata
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.runnables import Runnable
+from langchain_core.tracers.context import _configure_hooks, _tracing_v2_is_enabled
+from langchain_core.utils.env import env_var_is_set
+from langchain_core.utils.utils import LC_ID_PREFIX
+from langchain_core.utils.uuid import uuid7
+
+from streamserve.lcel.traced_stream import NOTHING, Stream, closed, gathered
+
+# Makes a step's stream of its inputs and arguments; None: with these it cannot be silent.
+Silent = Callable[[Stream, dict[str, Any]], Stream | None]
+
+# With these LangChain refuses to run.
+_FORMER_TRACING = ("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER")
+# Of one text each.
+_TEMPLATES = (
+    prompts.AIMessagePromptTemplate,
+    prompts.ChatMessagePromptTemplate,
+    prompts.HumanMessagePromptTemplate,
+    prompts.SystemMessagePromptTemplate,
+)
+
+
+def somebody_listens() -> bool:
+    """Whether LangChain gives a run callbacks that its config does not name: debug, tracing, those of a context."""
+    return (
+        get_debug()
+        or bool(_tracing_v2_is_enabled())
+        or any(map(env_var_is_set, _FORMER_TRACING))
+        or any(var.get() is not None or (name and env_var_is_set(name)) for var, _, _, name in _configure_hooks)
+    )
+
+
+def silent(step: Runnable[Any, Any]) -> Silent | None:
+    """How a step streams while nobody listens; None: as a run of its own."""
+    if type(step) is prompts.ChatPromptTemplate:
+        return partial(_prompted, step) if _is_plain(step) else None
+    if isinstance(step, BaseChatModel) and _streams_as_all_do(type(step)):
+        return partial(_said, step)
+    return None
+
+
+def _is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
+    templates: list[Any] = [message for message in prompt.messages if not isinstance(message, BaseMessage)]
+    texts = [template.prompt for template in templates if type(template) in _TEMPLATES]
+    return (
+        all(type(template) in (*_TEMPLATES, prompts.MessagesPlaceholder) for template in templates)
+        and all(type(text) is prompts.PromptTemplate for text in texts)
+        and not any(callable(value) for each in (prompt, *texts) for value in each.partial_variables.values())
+    )
+
+
+async def _prompted(prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+    try:
+        whole = await gathered(inputs)
+        if whole is not NOTHING:
+            yield prompt._format_prompt_with_error_handling(whole)
+    finally:
+        await closed(inputs)
+
+
+def _streams_as_all_do(kind: type[BaseChatModel]) -> bool:
+    return kind.astream is BaseChatModel.astream and kind.atransform is Runnable.atransform
+
+
+def _said(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) -> Stream | None:
+    if model.callbacks or model.verbose or model.output_version == "v1":
+        return None
+    others = {name: value for name, value in kwargs.items() if name != "stop"}
+    if not model._should_stream(async_api=True, **{**others, "stream": True}):
+        return None
+    # As upstream: the older name counts only where the newer one is missing.
+    others.pop("ls_structured_output_format", None) or others.pop("structured_output_format", None)
+    return _chunks(model, inputs, kwargs.get("stop"), others)
+
+
+async def _chunks(
+    model: BaseChatModel, inputs: Stream, stop: list[str] | None, kwargs: dict[str, Any]
+) -> AsyncIterator[Any]:
+    stream, message = None, None
+    try:
+        given = await gathered(inputs)
+        if given is NOTHING:
+            return
+        messages = _normalize_messages(model._convert_input(given).to_messages())
+        if model.rate_limiter:
+            await model.rate_limiter.aacquire(blocking=True)
+        message_id = f"{LC_ID_PREFIX}-{uuid7()}"
+        stream = model._astream(messages, stop=stop, **kwargs)
+        async for chunk in stream:
+            message = chunk.message
+            if message.id is None:
+                message.id = message_id
+            message.response_metadata = _gen_info_and_msg_metadata(chunk)
+            yield message
+        if message is None:
+            raise ValueError("No generation chunks were returned")
+        if isinstance(message, AIMessageChunk) and not message.chunk_position:
+            nothing: str | list[Any] = "" if isinstance(message.content, str) else []
+            yield AIMessageChunk(content=nothing, chunk_position="last", id=message_id)
+    finally:
+        await closed(stream)
+        await closed(inputs)

@@ -1,0 +1,145 @@
+"""Which chat model serves: OpenAI, a compatible server, a local GGUF file, or the offline model."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streamserve.models.offline import OfflineChatModel
+
+if TYPE_CHECKING:
+    from streamserve.models.gguf import EmbeddedServer
+
+# The smallest OpenAI model that streams at once for every account, without a reasoning pause before it.
+DEFAULT_OPENAI_MODEL = "gpt-4.1-mini"
+# llama.cpp and LM Studio serve what they have loaded under any name.
+DEFAULT_LOCAL_MODEL = "default"
+# Local servers check no key, but the client refuses to be made without one.
+NO_KEY = "not-needed"
+# A host that has not answered by then is down; the retries of the client come on top.
+CONNECT_TIMEOUT = 10.0
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+GGUF_PREFIX = "gguf:"
+OFFLINE = "offline"
+
+
+class ModelSettings(BaseSettings):
+    """The environment that chooses the model; an empty variable counts as not set.
+
+    Args:
+        model: `STREAMSERVE_MODEL` or `OPENAI_MODEL`: a model's name, `gguf:PATH`, or `offline`.
+        openai_api_key: `OPENAI_API_KEY`.
+        openai_base_url: `OPENAI_BASE_URL`, such as http://localhost:11434/v1.
+        model_timeout: `STREAMSERVE_MODEL_TIMEOUT`: longest silence of a model server, in seconds (default
+            120: a small machine may read a long prompt for a minute before the first token).
+        fast_openai: `STREAMSERVE_FAST_OPENAI`: read a model server's stream without an object for every part of
+            every chunk (default true); false is ChatOpenAI's own way, with the same chunks.
+        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: `httpx`, or `aiohttp` (extra `aiohttp`), which takes
+            less CPU per token; `auto`: aiohttp where it is installed (default auto).
+        offline_pace: `STREAMSERVE_OFFLINE_PACE`: seconds per token of the offline model (default 0.03).
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    model: str | None = Field(None, validation_alias=AliasChoices("STREAMSERVE_MODEL", "OPENAI_MODEL"))
+    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE"))
+    model_timeout: float = Field(120.0, gt=0, validation_alias="STREAMSERVE_MODEL_TIMEOUT")
+    fast_openai: bool = Field(True, validation_alias="STREAMSERVE_FAST_OPENAI")
+    openai_transport: Literal["auto", "httpx", "aiohttp"] = Field(
+        "auto", validation_alias="STREAMSERVE_OPENAI_TRANSPORT"
+    )
+    offline_pace: float = Field(0.03, ge=0, validation_alias="STREAMSERVE_OFFLINE_PACE")
+
+
+def chat_model(**kwargs: Any) -> BaseChatModel:
+    """The chat model that the environment names; making it needs no key and opens no connection.
+
+    Args:
+        kwargs: arguments of ChatOpenAI, such as `temperature`; the offline model has no use for them.
+
+    Raises:
+        FileNotFoundError: `STREAMSERVE_MODEL=gguf:PATH` and there is no such file.
+        ModuleNotFoundError: the extra `local` or `aiohttp` is needed and is not installed.
+    """
+    settings = ModelSettings()
+    name = settings.model or ""
+    if name.startswith(GGUF_PREFIX):
+        return _embedded(Path(name.removeprefix(GGUF_PREFIX)).expanduser(), settings, kwargs)
+    if name != OFFLINE and (settings.openai_api_key or settings.openai_base_url):
+        return _openai(settings, kwargs)
+    return OfflineChatModel(pace=settings.offline_pace)
+
+
+def _openai(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
+    url = settings.openai_base_url
+    if url is None:
+        transport = _transport(settings, trust_env=True)
+        return _client(settings, {"model": settings.model or DEFAULT_OPENAI_MODEL} | transport | kwargs)
+    compatible = {
+        "base_url": url,
+        "model": settings.model or DEFAULT_LOCAL_MODEL,
+        # Model names alone make the client switch to an API that other servers do not have.
+        "use_responses_api": False,
+    }
+    is_loopback = urlsplit(url).hostname in LOOPBACK
+    clients = _loopback_clients() if is_loopback else {}
+    return _client(settings, compatible | clients | _transport(settings, trust_env=not is_loopback) | kwargs)
+
+
+def _transport(settings: ModelSettings, *, trust_env: bool) -> dict[str, Any]:
+    chosen = settings.openai_transport
+    if chosen == "httpx" or (chosen == "auto" and find_spec("aiohttp") is None):
+        return {}
+    from streamserve.models.openai.transport import aiohttp_client
+
+    return {"http_async_client": aiohttp_client(trust_env=trust_env)}
+
+
+def _embedded(path: Path, settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
+    from streamserve.models.gguf import embedded_server
+
+    server = embedded_server(path)
+    local = {
+        "base_url": server.base_url,
+        "model": path.stem,
+        "api_key": server.key,
+        "use_responses_api": False,
+        **_loopback_clients(server),
+    }
+    return _client(settings, local | kwargs)
+
+
+def _loopback_clients(server: "EmbeddedServer | None" = None) -> dict[str, Any]:
+    from openai import DEFAULT_CONNECTION_LIMITS, DefaultAsyncHttpxClient, DefaultHttpxClient
+
+    # Without the environment, as no proxy can reach loopback; without kept connections, as they would outlive
+    # the event loop that made them, and a new one costs nothing here.
+    limits = type(DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=0)
+    common: dict[str, Any] = {"trust_env": False, "limits": limits}
+    hooks = {"request": [server.redirect]} if server else {}
+    async_hooks = {"request": [server.aredirect]} if server else {}
+    return {
+        "http_client": DefaultHttpxClient(event_hooks=hooks, **common),
+        "http_async_client": DefaultAsyncHttpxClient(event_hooks=async_hooks, **common),
+    }
+
+
+def _client(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
+    from openai import Timeout
+
+    from streamserve.models.openai.chat import CompatibleChatOpenAI
+
+    defaults = {
+        "api_key": settings.openai_api_key or NO_KEY,
+        "stream_usage": True,
+        "fast_stream": settings.fast_openai,
+        "timeout": Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT),
+        # Counts chunks where `timeout` counts bytes: keep-alive comments must not hide a stalled model.
+        "stream_chunk_timeout": settings.model_timeout,
+    }
+    return CompatibleChatOpenAI(**(defaults | kwargs))

@@ -1,0 +1,1 @@
+"""ChatOpenAI against any compatible server, with less work per chunk."""

@@ -1,0 +1,120 @@
+"""ChatOpenAI that tells the truth about servers other than OpenAI's.
+
+Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason is an error,
+and llama.cpp's context overflow has the type that OpenAI's has.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import openai
+from langchain_core.exceptions import ContextOverflowError, ModelConnectionError
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai.chat_models.base import OpenAIContextOverflowError
+
+from streamserve.errors.providers import UpstreamTruncated
+from streamserve.models.openai.completions import ChunkChatOpenAI
+
+# A provider name without a translator in langchain-core: `content_blocks` then shows the reasoning.
+COMPATIBLE = "openai-compatible"
+
+
+class CompatibleChatOpenAI(ChunkChatOpenAI):
+    """The chat model for OpenAI and for every server that speaks its protocol.
+
+    Takes ChatOpenAI's arguments. Raises what ChatOpenAI raises, `UpstreamTruncated` for a stream that stops
+    before its end, and `langchain_core.exceptions.ContextOverflowError` for a prompt that is too long.
+    """
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        with _truthful_end() as saw:
+            for chunk in super()._stream(*args, **kwargs):
+                saw(chunk)
+                yield chunk
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        with _truthful_end() as saw:
+            async for chunk in super()._astream(*args, **kwargs):
+                saw(chunk)
+                yield chunk
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        with _typed_overflow():
+            return super()._generate(*args, **kwargs)
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        with _typed_overflow():
+            return await super()._agenerate(*args, **kwargs)
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        converted = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        choices = chunk.get("choices") or chunk.get("chunk", {}).get("choices")
+        if converted is not None and choices:
+            self._keep_reasoning(converted.message, choices[0].get("delta"))
+        return converted
+
+    def _create_chat_result(
+        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        body = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        for generation, choice in zip(result.generations, body["choices"], strict=True):
+            self._keep_reasoning(generation.message, choice["message"])
+        if self.openai_api_base and result.llm_output is not None:
+            result.llm_output["model_provider"] = COMPATIBLE
+        return result
+
+    def _get_generation_chunk_from_completion(self, completion: openai.BaseModel) -> ChatGenerationChunk:
+        chunk = super()._get_generation_chunk_from_completion(completion)
+        # This chunk repeats what was streamed: kept, the reasoning would be there twice.
+        chunk.message.additional_kwargs.pop("reasoning_content", None)
+        return chunk
+
+    def _keep_reasoning(self, message: Any, source: dict[str, Any] | None) -> None:
+        if not isinstance(message, AIMessage | AIMessageChunk):
+            return
+        if self.openai_api_base:
+            message.response_metadata["model_provider"] = COMPATIBLE
+        # `reasoning_content`: DeepSeek, llama.cpp, LM Studio; `reasoning`: vLLM, Ollama, OpenRouter.
+        if reasoning := (source or {}).get("reasoning_content") or (source or {}).get("reasoning"):
+            message.additional_kwargs["reasoning_content"] = reasoning
+
+
+@contextmanager
+def _truthful_end() -> Iterator[Callable[[ChatGenerationChunk], None]]:
+    started = finished = False
+
+    def saw(chunk: ChatGenerationChunk) -> None:
+        nonlocal started, finished
+        started = True
+        finished = finished or _ends(chunk)
+
+    try:
+        with _typed_overflow():
+            yield saw
+    except ModelConnectionError as error:
+        if not started:
+            raise
+        raise UpstreamTruncated("The model server broke off in the middle of its answer.") from error
+    if not finished:
+        raise UpstreamTruncated("The model server ended its stream without a finish reason.")
+
+
+def _ends(chunk: ChatGenerationChunk) -> bool:
+    # Chat Completions say it with a finish reason, the Responses API with the chunk's position.
+    position = getattr(chunk.message, "chunk_position", None)
+    return position == "last" or bool((chunk.generation_info or {}).get("finish_reason"))
+
+
+@contextmanager
+def _typed_overflow() -> Iterator[None]:
+    try:
+        yield
+    except openai.BadRequestError as error:
+        if error.type != "exceed_context_size_error" or isinstance(error, ContextOverflowError):
+            raise
+        raise OpenAIContextOverflowError(error.message, response=error.response, body=error.body) from error

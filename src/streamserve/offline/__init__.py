@@ -1,5 +1,0 @@
-"""The chat model that needs no key and no network: for a first look, for demonstrations and for tests."""
-
-from streamserve.offline.model import OfflineChatModel
-
-__all__ = ["OfflineChatModel"]

@@ -1,0 +1,198 @@
+"""The home page: every chain with an example to try and to copy, and the files the page needs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from string import Template
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, params
+from fastapi.responses import HTMLResponse
+from pydantic_core import to_jsonable_python
+
+from streamserve.auth.guard import auth_of
+from streamserve.auth.sessions import COOKIE
+from streamserve.catalog.chain import Playground
+from streamserve.catalog.registry import BrokenModule
+from streamserve.doors.langserve.playground import playground_of
+from streamserve.errors import NotFound
+from streamserve.pages.assets import ASSET_HEADERS, MEDIA_TYPES, PAGE_HEADERS, asset, read, root_of, version
+from streamserve.serving.served import ServedRunnable
+
+MAX_ROWS = 14  # of an example in its text field
+
+
+def router(
+    chains: Iterable[ServedRunnable], broken: Sequence[BrokenModule] = (), dependencies: Sequence[params.Depends] = ()
+) -> APIRouter:
+    """The routes of the home page.
+
+    Args:
+        chains: what is served.
+        broken: modules that could not be loaded, named on the page.
+        dependencies: what who asks for the page must pass first.
+    """
+    routes = APIRouter(include_in_schema=False)
+    cards = [Card.of(served) for served in chains]
+
+    @routes.get("/", dependencies=list(dependencies))
+    async def home(request: Request) -> HTMLResponse:
+        allowed = [card for card in cards if auth_of(request).allows(request, card.name)]
+        return HTMLResponse(
+            page(allowed, broken, origin_of(request), root_of(request), signed_in=COOKIE in request.cookies),
+            headers=PAGE_HEADERS,
+        )
+
+    @routes.get("/static/{name}")
+    async def static(name: str, v: str = "") -> Response:
+        if name not in MEDIA_TYPES:
+            raise NotFound
+        headers = ASSET_HEADERS if v == version(name) else {**ASSET_HEADERS, "Cache-Control": "no-cache"}
+        return Response(read(name), media_type=MEDIA_TYPES[name], headers=headers)
+
+    return routes
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the page says about one chain."""
+
+    name: str
+    description: str
+    tags: Sequence[str]
+    playground: Playground | None
+    example: Any
+    printing: str
+
+    @classmethod
+    def of(cls, served: ServedRunnable) -> Card:
+        """The card of a served chain."""
+        entry = served.served
+        return cls(
+            name=entry.name,
+            description=entry.description,
+            tags=entry.chain.tags,
+            playground=playground_of(served),
+            example=to_jsonable_python(entry.chain.examples[0] if entry.chain.examples else {}),
+            printing=_printing(served),
+        )
+
+    def html(self, origin: str, root: str) -> str:
+        """The card as HTML.
+
+        Args:
+            origin: scheme and host.
+            root: path under which the application is served, without a slash at its end.
+        """
+        example = json.dumps(self.example, ensure_ascii=False, indent=2)
+        return _template("chain.html").substitute(
+            name=self.name,
+            root=escape(root),
+            description="".join(f"<p>{escape(part)}</p>" for part in re.split(r"\n\s*\n", self.description)),
+            tags=_list("tags", [escape(tag) for tag in self.tags]),
+            playground=_link(f"{root}/{self.name}/playground/", "Playground") if self.playground else "",
+            example=escape(example),
+            rows=min(example.count("\n") + 1, MAX_ROWS),
+            curl=self._curl(origin, root),
+            python=self._python(origin, root),
+        )
+
+    def _curl(self, origin: str, root: str) -> str:
+        data = shlex.quote(json.dumps({"input": self.example}, ensure_ascii=False))
+        return (
+            f"curl -N {_url(origin, f'{root}/{self.name}/stream')} \\\n"
+            f"  -H 'Content-Type: application/json' \\\n  -d {escape(data)}"
+        )
+
+    def _python(self, origin: str, root: str) -> str:
+        url = _url(origin, f"{root}/{self.name}")
+        return (
+            "from streamserve_sdk import RemoteRunnable\n\n"
+            f'chain = RemoteRunnable("{url}")\n'
+            f"for chunk in chain.stream({escape(_literal(self.example))}):\n"
+            f"    {escape(self.printing)}"
+        )
+
+
+def page(
+    cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, root: str, *, signed_in: bool = False
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+        cards: one per chain.
+        broken: modules that could not be loaded.
+        origin: scheme and host, such as `http://127.0.0.1:8000`.
+        root: path under which the application is served, without a slash at its end.
+        signed_in: in a session, which can be ended.
+    """
+    index = [f'<a href="#{card.name}">{card.name}</a>' for card in cards]
+    return _template("home.html").substitute(
+        root=escape(root),
+        script=escape(asset(root, "home.js")),
+        style=escape(asset(root, "home.css")),
+        icon=escape(asset(root, "icon.svg")),
+        title=f"{len(cards)} chain{'' if len(cards) == 1 else 's'}",
+        session='<button type="button" name="sign-out">Sign out</button>' if signed_in else "",
+        broken=_broken(broken) if broken else "",
+        index=_list("index", index) if len(cards) > 1 else "",
+        chains="".join(card.html(origin, root) for card in cards),
+    )
+
+
+def origin_of(request: Request) -> str:
+    """Scheme and host as the client named them; the script on the page puts in what the browser knows."""
+    host = request.headers.get("host", "")
+    if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?", host, re.ASCII):
+        host = ":".join(str(part) for part in request.scope.get("server") or ("localhost",) if part)
+    return f"{request.scope['scheme']}://{host}"
+
+
+def _template(name: str) -> Template:
+    return Template(read(name).decode())
+
+
+def _url(origin: str, path: str) -> str:
+    return f'<span class="origin">{escape(origin)}</span>{escape(path)}'
+
+
+def _link(href: str, text: str) -> str:
+    return f'<a href="{escape(href)}">{text}</a>'
+
+
+def _list(kind: str, items: Sequence[str]) -> str:
+    return f'<ul class="{kind}">{"".join(f"<li>{item}</li>" for item in items)}</ul>' if items else ""
+
+
+def _broken(modules: Sequence[BrokenModule]) -> str:
+    items = "".join(
+        f'<li><code class="place">{escape(_place(module))}</code><code>{escape(module.cause)}</code></li>'
+        for module in modules
+    )
+    return f'<section class="broken"><h2>Left out: broken modules</h2><ul>{items}</ul></section>'
+
+
+def _place(module: BrokenModule) -> str:
+    return f"{module.file}:{module.line}" if module.line else module.file
+
+
+def _printing(served: ServedRunnable) -> str:
+    if served.get_output_schema().model_json_schema().get("type") == "string":
+        return 'print(chunk, end="", flush=True)'
+    return 'print(chunk.text, end="", flush=True)' if playground_of(served) == "chat" else "print(chunk)"
+
+
+def _literal(value: Any) -> str:
+    """A value as Python source: JSON where that means the same, as it has the quotes that formatters write."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        same = ast.literal_eval(text) == value
+    except ValueError:
+        same = False
+    return text if same else repr(value)

@@ -1,0 +1,55 @@
+"""What a browser sees before it has a session, and the guard on FastAPI's own pages."""
+
+from __future__ import annotations
+
+from html import escape
+from string import Template
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+
+from streamserve.auth.guard import Auth, auth_of
+from streamserve.pages import assets
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a browser asks for a page, and can begin a session here."""
+    accepts = request.headers.get("accept", "")
+    return auth_of(request).sessions is not None and request.method == "GET" and "text/html" in accepts
+
+
+def sign_in(request: Request) -> HTMLResponse:
+    """The page that asks for a key, in place of the one that was asked for; it says nothing of the server."""
+    root = assets.root_of(request)
+    text = Template(assets.read("sign_in.html").decode()).substitute(
+        root=escape(root),
+        script=escape(assets.asset(root, "session.js")),
+        style=escape(assets.asset(root, "home.css")),
+        icon=escape(assets.asset(root, "icon.svg")),
+    )
+    return HTMLResponse(text, status_code=401, headers={**assets.PAGE_HEADERS, "WWW-Authenticate": "Bearer"})
+
+
+def guard_docs(app: FastAPI, auth: Auth) -> None:
+    """Puts FastAPI's own pages behind the guard, unless the settings make them public.
+
+    Args:
+        app: with its pages.
+        auth: of the application.
+    """
+    if auth.settings.public_docs:
+        return
+    own = {app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url}
+    for index, route in enumerate(app.router.routes):
+        if isinstance(route, Route) and not isinstance(route, APIRoute) and route.path in own:
+            app.router.routes[index] = APIRoute(
+                route.path,
+                route.endpoint,
+                methods=["GET", "HEAD"],
+                dependencies=auth.dependencies,
+                include_in_schema=False,
+                response_model=None,
+                name=route.name,
+            )

@@ -1,0 +1,307 @@
+"""Run: one execution for one request. Owns the task that iterates the chain; the connection owns nothing.
+
+States: queued -> running -> done | error | cancelled | lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from streamserve.call import Call
+from streamserve.errors import Cancelled, Internal, InvalidInput, LogFull, RunLost, RunTimeout, ServeError
+from streamserve.errors.failures import explain, record
+from streamserve.runs import producers
+from streamserve.runs.fairness import FairShare
+from streamserve.runs.limits import RunLimits
+from streamserve.runs.sync_calls import CallsInThreads, current_calls
+from streamserve.runs.writer import Writer
+from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
+from streamserve.wire.blocks import data_block, end_block, error_block, metadata_block
+
+logger = logging.getLogger(__name__)
+
+# Seconds after its cancellation in which a chain may still say something without being cancelled again. Until Python
+# 3.12 asyncio.wait_for, under which ChatOpenAI waits for each chunk, loses a cancellation that comes with the chunk.
+CANCEL_AGAIN = 0.1
+
+# What LangServe yields: a dict with `event` and, except for `end`, `data`.
+Events = AsyncGenerator[dict[str, Any], None]
+
+
+class Run:
+    """One execution and its writer.
+
+    Args:
+        record: as acquired from the store.
+        store: where its blocks go.
+        events: LangServe's iterator, not started.
+        call: the request's; its output is stored with the end.
+        limits: its bounds.
+        stored: the blocks of earlier attempts.
+    """
+
+    __slots__ = (
+        "_abandoned",
+        "_bytes",
+        "_calls",
+        "_cancelled_at",
+        "_conclusion",
+        "_deadline",
+        "_events",
+        "_failure",
+        "_in_chain",
+        "_limits",
+        "_on_block",
+        "_producer",
+        "_reason",
+        "_store",
+        "_writer",
+        "call",
+        "given_up",
+        "outcome",
+        "over",
+        "record",
+    )
+
+    def __init__(
+        self,
+        record: RunRecord,
+        store: RunStore,
+        events: Events,
+        call: Call,
+        limits: RunLimits,
+        stored: Sequence[bytes] = (),
+    ) -> None:
+        self.record = record
+        strict, patience = limits.store_strict, limits.store_patience
+        self._writer = Writer(record, store, patience, self._unwritable, strict=strict, stored=stored)
+        self._store = store
+        self._events = events
+        self.call = call
+        self._limits = limits
+        self._bytes = sum(map(len, stored))
+        self._reason: ServeError | None = None
+        self._failure: Exception | None = None
+        self._cancelled_at: float | None = None
+        self._calls = CallsInThreads()
+        self._in_chain = False
+        self._producer: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._abandoned: asyncio.Future[None] = loop.create_future()
+        # Made once the chain has ended: until then a run that waits for its model takes that much less memory.
+        self._conclusion: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self.over: asyncio.Future[None] = loop.create_future()
+        self.given_up = False
+        self.outcome: Outcome | None = None
+        self._on_block: Callable[[], None] | None = None
+        if record.request is not None and not store.immediate:
+            call.guard = self._require_ownership
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.record.run_id
+
+    def observe(self, block: Callable[[], None] | None, stored: Callable[[float], None] | None) -> None:
+        """Calls these for each block of the chain, and with the seconds that each writing took."""
+        self._on_block, self._writer.on_stored = block, stored
+
+    async def start(self) -> None:
+        """Stores the attempt's first block, then runs in a task of its own, in the caller's context, until `over`."""
+        if self.record.endpoint in ("stream", "runs"):
+            await self._write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
+        current_calls.set(self._calls)
+        self._deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self._time_out)
+        self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
+        self._producer.add_done_callback(self._conclude)
+
+    async def _require_ownership(self) -> None:
+        stored = await self._store.get(self.run_id)
+        if stored is None or stored.attempt != self.record.attempt:
+            raise Fenced(self.run_id)
+
+    def cancel(self, reason: ServeError) -> None:
+        """Tells the chain to stop; the first reason counts. Returns at once: wait for `over`.
+
+        Args:
+            reason: what the terminal block will say.
+        """
+        if self._reason is not None or self.over.done() or (self._producer is not None and self._producer.done()):
+            return
+        self._reason = reason
+        self._stop_chain()
+
+    def _time_out(self) -> None:
+        self.cancel(RunTimeout())
+
+    def _unwritable(self, failure: Exception) -> None:
+        if self._failure is None and self._producer is not None and not self._producer.done():
+            self._failure = failure
+            self._stop_chain()
+
+    def _stop_chain(self) -> None:
+        self._calls.stop()
+        asyncio.get_running_loop().call_later(self._limits.cancel_grace, self._abandon)
+        # While a block is being stored, the producer cancels itself afterwards: an exception at LangServe's
+        # `yield` would not reach the chain's own generators.
+        if self._in_chain or self._inner_task() is not None:
+            self._cancel_chain()
+
+    def _cancel_chain(self) -> None:
+        task = self._inner_task() or self._producer
+        if task is not None:
+            self._cancelled_at = time.monotonic()
+            task.cancel()
+
+    def _inner_task(self) -> asyncio.Task[Any] | None:
+        # /stream_log streams in a task of its own and waits for its end, deaf to being cancelled itself.
+        inner = self.call.task
+        return None if inner is self._producer else inner
+
+    def _abandon(self) -> None:
+        if not self._abandoned.done():
+            self._abandoned.set_result(None)
+        if self._producer is not None:
+            self._cancel_chain()
+            self._conclude(self._producer)
+
+    def _conclude(self, producer: asyncio.Task[None]) -> None:
+        if self._conclusion is None:
+            self._conclusion = asyncio.create_task(self._end(producer), name=f"end of run {self.run_id}")
+
+    async def _end(self, producer: asyncio.Task[None]) -> None:
+        try:
+            error = await self._error_of(producer)
+            await self._finish(error)
+        except (Fenced, StoreDown) as error:
+            # Nothing can be stored, so nothing is said: the run's readers learn its end from whoever takes it over.
+            self.given_up = True
+            logger.error("run given up: %r", error, extra=self._extra())
+            if isinstance(error, StoreDown):
+                self._store.give_up(self.run_id)
+        finally:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._writer.close()
+            self._producer = None
+            self.over.set_result(None)
+
+    async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
+        if not producer.done():
+            producers.outlive(producer)
+        if isinstance(self._failure, Fenced | StoreDown):
+            raise self._failure
+        if not producer.done():
+            return self._explain(None, still_running=True)
+        cause = self._failure or producers.cause_of(producer)
+        # A chain that catches its cancellation and returns has half an answer: that is no `end` either.
+        if cause is None and self._reason is None:
+            return None
+        still_running = self._reason is not None and not await self._threads_returned()
+        error = self._explain(cause, still_running)
+        producers.release(cause)
+        return error
+
+    def _explain(self, cause: BaseException | None, still_running: bool) -> ServeError:
+        if self._reason is None:
+            shown = Internal() if cause is None else explain(cause, self.call)
+            if not isinstance(shown, InvalidInput):
+                record(shown, cause, self.run_id, self.record.chain)
+            return shown
+        if still_running:
+            logger.warning("run %s: a step ignores its cancellation", self.run_id, extra=self._extra())
+            return type(self._reason)(f"{self._reason.detail}; a step that ignores cancellation may still be running")
+        return self._reason
+
+    def _extra(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "chain": self.record.chain}
+
+    async def _threads_returned(self) -> bool:
+        while self._calls.busy and not self._abandoned.done():
+            calls = [asyncio.wrap_future(call) for call in self._calls.busy]
+            await asyncio.wait({*calls, self._abandoned}, return_when=asyncio.FIRST_COMPLETED)
+        return not self._calls.busy
+
+    async def _produce(self) -> None:
+        share, whole = FairShare(), False
+        self._cancel_if_stopping()
+        self._in_chain = True
+        async for item in self._events:
+            self._in_chain = False
+            # LangServe's own `error` says nothing and its cause is raised next; its `metadata` was sent already.
+            if item["event"] == "data":
+                if self._take(item["data"]):
+                    await self._room()
+            elif item["event"] == "end":
+                whole = True
+            if share.is_spent():
+                await self._let_others_run()
+            self._cancel_if_stopping()
+            self._in_chain = True
+        inner = self._inner_task()
+        if inner is not None and inner.cancelled():
+            raise asyncio.CancelledError
+        if not whole:
+            raise RuntimeError("the stream ended without its end event")
+
+    def _cancel_if_stopping(self) -> None:
+        if self._reason is None and self._failure is None:
+            return
+        if self._cancelled_at is None or time.monotonic() - self._cancelled_at > CANCEL_AGAIN:
+            self._cancel_chain()
+
+    async def _let_others_run(self) -> None:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            # The chain has no place of its own to be cancelled at: it never waits.
+            await self._events.athrow(asyncio.CancelledError())
+
+    def _take(self, data: str) -> bool:
+        """Stores what the chain gave; True: there is to be room before the next."""
+        if self._on_block is not None:
+            self._on_block()
+        number = self._writer.next_seq
+        block = data_block(number, data)
+        self._bytes += len(block)
+        if self._failure is not None or isinstance(self._reason, LogFull):
+            return False
+        if number >= self._limits.events or self._bytes > self._limits.bytes:
+            self.cancel(LogFull())
+            return False
+        try:
+            return self._writer.write(block)
+        except Exception as failure:  # the chain is stopped first, in its own frames
+            self._failure = failure
+            return False
+
+    async def _room(self) -> None:
+        try:
+            await self._writer.room()
+        except Exception as failure:  # likewise
+            self._failure = failure
+
+    async def _write(self, block: bytes) -> None:
+        if self._writer.write(block):
+            await self._writer.room()
+
+    async def _finish(self, error: ServeError | None) -> None:
+        seq = self._writer.next_seq
+        if error is None:
+            outcome, block = Outcome("done", output=self.call.output), end_block(seq)
+        else:
+            body = error.event(self.run_id)
+            outcome, block = Outcome(_status_of(error), body), error_block(seq, body)
+        await self._writer.finish(block, outcome)
+        self.outcome = outcome
+
+
+def _status_of(error: ServeError) -> Status:
+    if isinstance(error, Cancelled):
+        return "cancelled"
+    return "lost" if isinstance(error, RunLost) else "error"

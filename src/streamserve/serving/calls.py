@@ -1,0 +1,46 @@
+"""Calls that are answered with one body: stopped when the caller leaves or the server shuts down."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from fastapi import Request, Response
+
+from streamserve.errors import Cancelled, ShuttingDown
+from streamserve.http.direct import Handler
+from streamserve.runs.runs import Runs
+from streamserve.runs.sync_calls import CallsInThreads, current_calls
+
+
+async def while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
+    """Runs a handler until it is done, the caller leaves, or the server shuts down.
+
+    Raises:
+        Cancelled: the caller left.
+        ShuttingDown: no new calls are taken, or this one was ended.
+    """
+    if runs.draining:
+        raise ShuttingDown()
+    calls = CallsInThreads()
+    current_calls.set(calls)
+    task = asyncio.create_task(handler(request))
+    leaving = asyncio.create_task(_left(request))
+    with runs.calling(cast("asyncio.Task[object]", task)):
+        try:
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=runs.settings.cancel_grace)
+        finally:
+            leaving.cancel()
+            task.cancel()
+            calls.stop()
+    if not task.done() or task.cancelled():
+        raise ShuttingDown() if runs.draining else Cancelled("The caller left")
+    return task.result()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

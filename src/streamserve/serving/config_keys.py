@@ -1,0 +1,181 @@
+"""The config of a request: each key is known to the chain or refused by its name, and what LangServe would drop reaches
+the chain all the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT
+from langgraph._internal._config import DEFAULT_RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
+from langgraph.pregel import Pregel
+from langserve.lzstring import LZString
+
+from streamserve.catalog.chain import AnyRunnable
+from streamserve.errors import BadRequest, InvalidInput
+from streamserve.errors.places import Place, entry
+from streamserve.graphs.graph import context_fields
+from streamserve.http.json_bounds import passed_bound
+
+# LangChain.js has names of its own.
+_NAMES = {"runName": "run_name", "maxConcurrency": "max_concurrency", "recursionLimit": "recursion_limit"}
+# What a surrounding LangGraph run leaves in a config; such a config was not written by the caller.
+_GRAPH_MARK = "__pregel_"
+# What LZString writes for addresses; a space is a plus sign that a client has decoded.
+_HASH = re.compile(r"[A-Za-z0-9+\-$ ]*")
+# A config as text; a few thousand characters of a hash can unpack to millions.
+MAX_UNPACKED = 256 * 2**10
+MAX_DEPTH, MAX_ITEMS = 64, 2000
+# A width or precision in a template: the text that it makes has so many characters.
+_WIDE = re.compile(r"\{[^{}]*:[^{}]*\d{5}")
+_OWN_CHECKPOINT = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "tags": (lambda value: isinstance(value, list) and all(isinstance(tag, str) for tag in value), "a list of texts"),
+    "metadata": (lambda value: isinstance(value, dict), "an object"),
+    "run_name": (lambda value: isinstance(value, str), "a text"),
+    "max_concurrency": (_is_count, "a number above 0"),
+    "recursion_limit": (_is_count, "a number above 0"),
+}
+
+
+class ConfigKeys:
+    """The keys that a chain knows.
+
+    Args:
+        runnable: the chain or graph.
+        configurable: the names of its configurable fields.
+    """
+
+    def __init__(self, runnable: AnyRunnable, configurable: frozenset[str]) -> None:
+        graph = runnable if isinstance(runnable, Pregel) else None
+        # LangServe's model of the config has no place for these, which nodes read from `configurable`.
+        self._beside = context_fields(graph) if graph else frozenset[str]()
+        self._configurable = configurable | self._beside
+        own = (getattr(runnable, "config", None) or {}).get("recursion_limit")
+        self._recursion_limit = own or (GRAPH_RECURSION_LIMIT if graph else DEFAULT_RECURSION_LIMIT)
+
+    def read(self, body: dict[str, Any], config_hash: str) -> list[RunnableConfig]:
+        """What a request's configs say: one for all inputs, or one for each.
+
+        Args:
+            body: of the right outer shape; what its configs leave to the path is filled in.
+            config_hash: of the path, or empty.
+
+        Raises:
+            InvalidInput: a key is unknown or its value of the wrong type, with the place.
+        """
+        in_path = self.read_hash(config_hash)
+        said = body.get("config", {})
+        errors: list[dict[str, Any]] = []
+        for place, config in _placed(said):
+            errors += self._check(place, config)
+            if in_path.get("configurable") and isinstance(config.get("configurable"), dict):
+                # LangServe lets the defaults of the body's fields win over the path.
+                config["configurable"] = {**in_path["configurable"], **config["configurable"]}
+        if errors:
+            raise InvalidInput(errors)
+        return [self._taken({**in_path, **config}) for _, config in _placed(said)]
+
+    def read_hash(self, config_hash: str) -> dict[str, Any]:
+        """The config in a path; empty if there is none, or none that LangServe takes.
+
+        Raises:
+            InvalidInput: as for `read`.
+        """
+        config = _decoded(config_hash)
+        if errors := self._check(("path", "config_hash"), config):
+            raise InvalidInput(errors)
+        return config
+
+    def _check(self, place: Place, config: dict[str, Any]) -> list[dict[str, Any]]:
+        for name in [name for name in config if name in _NAMES]:
+            config[_NAMES[name]] = config.pop(name)
+        errors = []
+        for name, value in config.items():
+            if value is None:
+                continue
+            if name == "configurable":
+                errors += self._check_configurable((*place, name), value)
+            elif name not in _CHECKS:
+                errors.append(entry((*place, name), "No such config key can be sent", "extra_forbidden"))
+            elif not _CHECKS[name][0](value):
+                errors.append(entry((*place, name), f"Input should be {_CHECKS[name][1]}", "value_error"))
+        return errors
+
+    def _check_configurable(self, place: Place, configurable: Any) -> list[dict[str, Any]]:
+        if not isinstance(configurable, dict):
+            return []  # LangServe says so
+        if any(name.startswith(_GRAPH_MARK) for name in configurable):
+            self._keep_known(configurable)
+        unknown = [name for name in configurable if name not in self._configurable]
+        errors = [entry((*place, name), "This chain does not know this key", "extra_forbidden") for name in unknown]
+        wide = [name for name, value in configurable.items() if isinstance(value, str) and _WIDE.search(value)]
+        return errors + [entry((*place, name), "A template's field is too wide", "template_error") for name in wide]
+
+    def _keep_known(self, configurable: dict[str, Any]) -> None:
+        for name in list(configurable):
+            if name not in self._configurable or name in _OWN_CHECKPOINT:
+                del configurable[name]
+
+    def _taken(self, config: Mapping[str, Any]) -> RunnableConfig:
+        taken = {name: value for name, value in config.items() if value is not None}
+        limit = taken.pop("recursion_limit", DEFAULT_RECURSION_LIMIT)
+        # LangChain's clients send their default by themselves: nobody asked for it.
+        if limit != DEFAULT_RECURSION_LIMIT and limit < self._recursion_limit:
+            taken["recursion_limit"] = limit
+        return cast(RunnableConfig, taken)
+
+    def beside(self, config: RunnableConfig) -> RunnableConfig:
+        """The part of a config that LangServe drops.
+
+        Args:
+            config: as `read` gave it.
+        """
+        configurable = config.get("configurable") or {}
+        kept = {name: value for name, value in configurable.items() if name in self._beside}
+        return cast(RunnableConfig, {**config, "configurable": kept})
+
+
+def _placed(said: Any) -> list[tuple[Place, dict[str, Any]]]:
+    if isinstance(said, list):
+        return [(("body", "config", index), config) for index, config in enumerate(said)]
+    return [(("body", "config"), said)]
+
+
+def require_plausible(config_hash: str, max_length: int) -> None:
+    """Refuses what no client makes of a config, before anything is unpacked.
+
+    Args:
+        config_hash: of the path, or empty.
+        max_length: characters at most.
+
+    Raises:
+        BadRequest: it is too long, or has other characters.
+    """
+    if len(config_hash) > max_length:
+        raise BadRequest(f"The config in the path has more than {max_length} characters")
+    if not _HASH.fullmatch(config_hash):
+        raise BadRequest("The config in the path is not encoded as LZString does it")
+
+
+def _decoded(config_hash: str) -> dict[str, Any]:
+    try:
+        text = LZString.decompressFromEncodedURIComponent(config_hash)  # type: ignore[no-untyped-call]
+    except Exception:  # LangServe says so
+        return {}
+    if text and (len(text) > MAX_UNPACKED or passed_bound(text.encode(errors="replace"), MAX_DEPTH, MAX_ITEMS)):
+        raise BadRequest("The config in the path is too large")
+    try:
+        found = json.loads(text) if config_hash else {}
+    except Exception:  # LangServe says so
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,163 @@
+"""How much one caller may ask of a chain, and how much a worker takes on; refused before any model is called.
+
+Requests are counted by the package `limits`, in a window that moves on: what was refused does not count. Runs under way
+are counted in each worker.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from fastapi import Request
+from limits import parse_many
+from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import ConfigurationError, StorageError
+
+from streamserve.api.access import principal_of, runs_of
+from streamserve.call import Call, current_call
+from streamserve.catalog.chain import Chain
+from streamserve.errors import Overloaded, RateLimited, StoreUnavailable, TooManyRuns
+from streamserve.settings import Settings
+from streamserve.stores.urls import REDIS_SCHEMES, store_url
+
+PREFIX = "streamserve:limits"
+ANSWER_LIMIT = 2.0  # seconds that Redis may take; a frozen one must not hold requests
+
+
+class RunSlot:
+    """One caller's place among its runs of one chain."""
+
+    def __init__(self, taken: Counter[tuple[str, str]], key: tuple[str, str]) -> None:
+        self._taken = taken
+        self._key = key
+        self._kept = self._released = False
+        taken[key] += 1
+
+    def keep(self) -> None:
+        """A run has it: the request's own end does not give it back."""
+        self._kept = True
+
+    def release(self, *, kept: bool = False) -> None:
+        """Gives it back, unless a run keeps it and this is not the run's end."""
+        if self._released or self._kept is not kept:
+            return
+        self._released = True
+        self._taken[self._key] -= 1
+        if not self._taken[self._key]:
+            del self._taken[self._key]
+
+
+class Limits:
+    """The limits of one worker.
+
+    Args:
+        settings: what holds for chains whose record says nothing.
+
+    Raises:
+        ValueError: a setting does not fit, with its name.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._taken: Counter[tuple[str, str]] = Counter()
+        self._storage = storage_of(settings)
+        self._window = SlidingWindowCounterRateLimiter(self._storage)
+        try:
+            parse_many(settings.rate_limit or "1/second")
+        except ValueError as error:
+            raise ValueError(f"STREAMSERVE_RATE_LIMIT: {error}") from error
+
+    async def close(self) -> None:
+        """Closes the connections to a Redis."""
+        if isinstance(self._storage, RedisStorage):
+            bridge: Any = self._storage.bridge
+            await bridge.get_connection().aclose()
+
+    async def admit(self, request: Request, name: str, chain: Chain, *, starts_run: bool) -> None:
+        """Lets a request of a known caller pass, and gives it a place for its run.
+
+        Args:
+            request: that changes or starts something.
+            name: of the chain.
+            chain: its record.
+            starts_run: or a call, which is one as well.
+
+        Raises:
+            Overloaded: the worker has as many runs as it takes.
+            TooManyRuns: so has the caller.
+            RateLimited: the caller asks too often.
+            StoreUnavailable: the requests' counter cannot be reached.
+        """
+        principal = principal_of(request)
+        if starts_run and runs_of(request).busy >= self._settings.max_runs:
+            raise Overloaded()
+        if starts_run:
+            self._take_slot(current_call.get(), chain, (principal, name))
+        await self._count(chain, principal, name)
+
+    def _take_slot(self, call: Call | None, chain: Chain, key: tuple[str, str]) -> None:
+        most = chain.max_concurrency or self._settings.max_concurrency
+        if most is None or call is None:
+            return
+        if self._taken[key] >= most:
+            raise TooManyRuns()
+        call.slot = RunSlot(self._taken, key)
+
+    async def _count(self, chain: Chain, principal: str, name: str) -> None:
+        declared = chain.rate_limit or self._settings.rate_limit
+        if not declared:
+            return
+        rates = parse_many(declared)
+        try:
+            for rate in rates:
+                if not await self._window.test(rate, principal, name):
+                    raise await self._refusal(rate, principal, name)
+            for rate in rates:
+                if not await self._window.hit(rate, principal, name):
+                    raise await self._refusal(rate, principal, name)
+        except _away() as error:
+            raise StoreUnavailable("The counter of requests cannot be reached") from error
+
+    async def _refusal(self, rate: object, principal: str, name: str) -> RateLimited:
+        stats = await self._window.get_window_stats(rate, principal, name)  # type: ignore[arg-type]
+        return RateLimited(retry_after=max(1.0, stats.reset_time - time.time()))
+
+
+def _away() -> tuple[type[Exception], ...]:
+    """What says that the storage is away: a cluster's error is not in the tree of redis-py's that `limits` takes."""
+    redis = sys.modules.get("redis.exceptions")
+    return (StorageError, redis.RedisClusterException) if redis else (StorageError,)
+
+
+def storage_of(settings: Settings) -> Storage:
+    """Where requests are counted.
+
+    Raises:
+        ValueError: the setting names no such place.
+        ModuleNotFoundError: it is a Redis, and the extra for it is not installed.
+    """
+    scheme, _, place = (settings.limits_store or store_url(settings)).partition("://")
+    if scheme in REDIS_SCHEMES:
+        try:
+            return _redis_at(scheme, place)
+        except ConfigurationError as error:
+            raise ModuleNotFoundError(
+                "STREAMSERVE_LIMITS_STORE: redis://... needs the extra `redis`: pip install 'streamserve[redis]'"
+            ) from error
+    if settings.limits_store not in ("", "memory:"):
+        raise ValueError(f"STREAMSERVE_LIMITS_STORE: memory: or a Redis, not {scheme.partition(':')[0]}:")
+    return MemoryStorage()
+
+
+def _redis_at(scheme: str, place: str) -> Storage:
+    options: dict[str, Any] = {"socket_timeout": ANSWER_LIMIT, "socket_connect_timeout": ANSWER_LIMIT}
+    known: dict[str, Any] = {"wrap_exceptions": True, "implementation": "redispy", "key_prefix": PREFIX}
+    if not scheme.endswith("+cluster"):
+        return RedisStorage(f"async+{scheme}://{place}", **known, **options)
+    if scheme.startswith("rediss"):
+        options["ssl"] = True
+    return RedisClusterStorage(f"async+redis+cluster://{place}", **known, **options)

@@ -1,0 +1,280 @@
+"""The runnable that LangServe sees: the declared chain with its schemas, the caller's keyword arguments and phases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from functools import cached_property
+from typing import Any, cast
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.utils import ConfigurableFieldSpec, gather_with_concurrency
+from langgraph.pregel import Pregel
+from pydantic import BaseModel, PrivateAttr
+
+from streamserve.call import Call, current_call
+from streamserve.catalog.chain import StreamMode
+from streamserve.catalog.registry import RegisteredChain
+from streamserve.catalog.schemas import with_enums, with_examples
+from streamserve.catalog.widening import with_messages
+from streamserve.events.compact import compacted
+from streamserve.events.protocol import open_events
+from streamserve.graphs import graph as graphs
+from streamserve.graphs import input as graph_input
+from streamserve.graphs import modes
+from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.graphs.progress import at_the_last_checkpoint, marked, progress_of
+from streamserve.graphs.thread_heads import begun
+from streamserve.lcel.fast_chain import RunnableSequence, fast
+from streamserve.lcel.traced_stream import alone, closed
+from streamserve.serving.config_keys import ConfigKeys
+from streamserve.serving.output_forms import BatchResults, OtherOutput, changes_form
+from streamserve.serving.stream_callbacks import without_aggregator
+from streamserve.wire.serializer import keep_output
+
+
+class ServedRunnable(RunnableBindingBase[Any, Any]):
+    """A binding around the declared chain; LangServe calls it, the chain runs unchanged."""
+
+    served: RegisteredChain
+    _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Prepares what requests ask for: a private attribute of pydantic's takes longer to find."""
+        _ = self._streamed, self.graph
+
+    @cached_property
+    def _streamed(self) -> Runnable[Any, Any]:
+        """What is streamed in the chain's place."""
+        return fast(self.bound)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
+        """As upstream, with `served`. LangServe asks what this gives for schemas only, which few configs change."""
+        if not self.bound.config_specs:
+            return self
+        return self.model_copy(update={"config": self._merge_configs(config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
+
+    @cached_property
+    def graph(self) -> graphs.Graph | None:
+        """The graph, if it is one."""
+        return self.bound if isinstance(self.bound, Pregel) else None
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The chain's configurable fields; a graph's are its thread and checkpoint."""
+        return [*self.bound.config_specs, *(graphs.CONFIG_SPECS if self.graph else ())]
+
+    @cached_property
+    def config_keys(self) -> ConfigKeys:
+        """The keys of a config that the chain knows."""
+        return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """The chain's input schema with the declared examples, which the playground takes as defaults."""
+        return self._schema("input", lambda: self._make_input_schema(config))
+
+    @property
+    def input_schema(self) -> type[BaseModel]:
+        """What requests are validated against: messages in any form, and for a graph also None and commands."""
+        return self._schema("request", self._make_request_schema)
+
+    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """The chain's output schema in the form that the chat playground understands."""
+        return self._schema("output", lambda: self._make_output_schema(config))
+
+    def _schema(self, name: str, make: Callable[[], type[BaseModel]]) -> type[BaseModel]:
+        # LangServe asks at every request, and making one takes milliseconds; only a configurable chain's can differ.
+        if self.bound.config_specs:
+            return make()
+        schemas = self._schemas
+        if name not in schemas:
+            schemas[name] = make()
+        return schemas[name]
+
+    def _make_request_schema(self) -> type[BaseModel]:
+        schema = self.get_input_schema()
+        if self.graph is not None:
+            return graph_input.input_model(schema, self.graph)
+        return cast(type[BaseModel], with_messages(schema, in_graph=False))
+
+    def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
+        schema = cast(type[BaseModel], super().get_input_schema(config))
+        return with_examples(schema, self.served) if self.served.chain.examples else schema
+
+    def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
+        # An interrupted graph's output has a key that its state has not.
+        schema = cast(type[BaseModel], super().get_output_schema(config))
+        return with_enums(schema, self.served.name, "allow" if self.graph else "ignore")
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the chain, marking where in the request a failure happens."""
+        asked = self._asked()
+        with _in_chain():
+            async with self._begun(input, config) as own:
+                output = await super().ainvoke(input, own, **asked, **kwargs)
+        if changes_form(asked):
+            raise OtherOutput(output)
+        return output
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """As the chain; if the request asks for exceptions as results, they leave in a BatchResults."""
+        asked = self._asked()
+        wanted = bool(asked.pop("return_exceptions", False))
+        configs = config if isinstance(config, list) else [config or {} for _ in inputs]
+
+        async def one(index: int) -> Any:
+            try:
+                async with self._begun(inputs[index], configs[index], index) as own:
+                    return await self.bound.ainvoke(inputs[index], own, **asked, **kwargs)
+            except Exception as error:
+                if not (wanted or return_exceptions):
+                    raise
+                return error
+
+        with _in_chain():
+            if self.graph is None:
+                own = [cast(RunnableConfig, self._config(each, index)) for index, each in enumerate(configs)]
+                results = await super().abatch(
+                    inputs, own, return_exceptions=wanted or return_exceptions, **asked, **kwargs
+                )
+            else:  # each on a thread of its own
+                most = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
+                results = await gather_with_concurrency(most, *(one(index) for index in range(len(inputs))))
+        if wanted or changes_form(asked):
+            raise BatchResults(results)
+        return results
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """As the chain; a graph streams in the modes of the request."""
+        call = current_call.get() or Call()
+        call.phase, call.task = "chain", asyncio.current_task()
+        graph, config = self.graph, without_aggregator(config)
+        if graph is not None:
+            arguments = {**self._default_modes(graph), **call.kwargs}
+            async with self._begun(input, config) as own:
+                async for chunk in modes.astream(graph, input, own, arguments, keep_output):
+                    yield chunk
+            return
+        chunk, own = None, self._own_config(config)
+        stream = self._stream(input, own, {**self.kwargs, **kwargs})
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            await closed(stream)
+        if type(chunk) is dict:  # a snapshot: dicts that add up are AddableDicts
+            keep_output(chunk)
+
+    def _stream(self, input: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        chain = self._streamed
+        if type(chain) is RunnableSequence:  # in the task of a run, whose context is its own
+            if (stream := chain.unheard(input, config, **kwargs)) is not None:
+                return stream
+            alone.set(True)
+        return chain.astream(input, config, **kwargs)
+
+    async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:
+        """As `astream`, for a graph's run whose worker died: from its last checkpoint, or else with its input."""
+        call, graph = current_call.get() or Call(), self.graph
+        assert graph is not None
+        call.phase, call.task = "chain", asyncio.current_task()
+        own = at_the_last_checkpoint(self._own_config(config))
+        found = await progress_of(graph, own, call.run_id, call.kwargs)
+        if found is None:
+            stream = self.astream(input, config)
+        else:  # it has had its turn
+            arguments = {**self._default_modes(graph), **call.kwargs}
+            stream = modes.astream(cast(graphs.Graph, found), None, own, arguments, keep_output)
+        async with aclosing(cast(AsyncGenerator[Any], stream)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As the chain; a graph with the arguments of the request. Version 3 is in its compact form."""
+        call = current_call.get() or Call()
+        async with self._begun(input, config) as own:
+            if call.events == "v3":
+                call.phase, call.task = "chain", asyncio.current_task()
+                modes = self.served.chain.stream_modes
+                events = compacted(await open_events(self.bound, input, own, modes, **self._asked()))
+            else:
+                kwargs["version"] = call.events
+                events = self._streamed.astream_events(input, own, **self._asked(), **kwargs)
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+
+    def _asked(self) -> dict[str, Any]:
+        call = current_call.get()
+        return dict(call.kwargs) if call else {}
+
+    @asynccontextmanager
+    async def _begun(self, input: Any, config: RunnableConfig | None, index: int = 0) -> AsyncIterator[RunnableConfig]:
+        """The whole config of one run, once it is its turn."""
+        call, graph = current_call.get(), self.graph
+        own = self._own_config(config, index)
+        if call is None or graph is None:
+            yield own
+            return
+        thread_id = ((config or {}).get("configurable") or {}).get("thread_id")
+        if self.served.chain.multitask_strategy == "rollback":
+            own = cast(RunnableConfig, marked(own, str(own.get("run_id"))))
+        async with begun(graph, call.turn, thread_id, own, input) as placed:
+            yield placed
+
+    def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:
+        config = self._config(config, index)
+        return self._merge_configs(config) if self.config or self.config_factories else config or {}
+
+    def _config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig | None:
+        """A config with what LangServe dropped of the caller's, and for a graph without what LangServe added."""
+        call = current_call.get()
+        if config is None or call is None:
+            return config
+        own = config if self.graph is None else graphs.as_sent(config)
+        asked = call.configs[index if len(call.configs) > 1 else 0] if call.configs else {}
+        return merge_configs(own, self.config_keys.beside(asked)) if asked else own
+
+    def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
+        return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}
+
+
+def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
+    """The runnable to mount for a registered chain.
+
+    Args:
+        entry: the chain.
+        checkpoints: for graphs that brought none; None: they keep nothing.
+    """
+    runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
+    if isinstance(runnable, Pregel) and checkpoints is not None:
+        runnable = checkpoints.bind(runnable)
+    return ServedRunnable(
+        bound=runnable,
+        served=entry,
+        config_factories=[graphs.with_thread] if is_graph else [],
+        custom_input_type=entry.chain.input_type,
+        custom_output_type=entry.chain.output_type,
+    )
+
+
+class _in_chain:  # noqa: N801 - a context manager reads as a verb
+    """Marks the time in which the chain itself runs."""
+
+    def __enter__(self) -> None:
+        self.call = current_call.get() or Call()
+        self.call.phase = "chain"
+
+    def __exit__(self, kind: object, *_rest: object) -> None:
+        if kind is None:
+            self.call.phase = "output"

@@ -1,0 +1,136 @@
+"""The serializer given to LangServe: complete, line-safe, and typed beside the JSON.
+
+Complete: every value of Python's and LangChain's own types has a JSON form (that of pydantic's JSON mode: a set is a
+list, bytes are base64, a Decimal is a text). Line-safe: U+2028, U+2029 and U+0085 are escaped, as the stock client
+breaks lines at them. Typed: see wire_types.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from langchain_core.messages import AIMessageChunk
+from langgraph.types import Send
+from langserve.serialization import WellKnownLCSerializer
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+from streamserve.call import current_call
+from streamserve.errors import InvalidOutput
+from streamserve.wire.chunk_lines import ChunkLines
+from streamserve.wire.types import types_of
+
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+# UTF-8 of the three characters that str.splitlines() breaks at and JSON allows raw.
+_LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
+
+
+class Enveloped(dict[str, Any]):
+    """A value that LangServe takes for an event, in which it looks for `metadata`.
+
+    Args:
+        value: what is sent.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(metadata={})
+        self.value = value
+
+
+class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
+    """LangServe's serializer with a form for every value; one for each chain."""
+
+    def __init__(self) -> None:
+        self._chunks = ChunkLines()
+
+    def dumps(self, obj: Any) -> bytes:
+        """What follows `data: ` in a block: JSON, and if that does not tell all, a `types:` line.
+
+        Raises:
+            InvalidOutput: the value has no JSON form (such as an object of an unknown class).
+        """
+        if type(obj) is str:
+            return to_line(obj)
+        if type(obj) is not AIMessageChunk:
+            return typed_line(obj.value if type(obj) is Enveloped else obj)
+        line = self._chunks.line(obj)
+        return self._learned(obj) if line is None else unbroken(line)
+
+    def _learned(self, chunk: AIMessageChunk) -> bytes:
+        line = typed_line(chunk)
+        if b"\n" not in line:
+            self._chunks.learn(chunk)
+        return line
+
+    def dumpd(self, obj: Any) -> Any:
+        """Dicts, lists and scalars; the types go to the current call.
+
+        Raises:
+            InvalidOutput: as for `dumps`.
+        """
+        if call := current_call.get():
+            call.types = types_of(obj)
+        return orjson.loads(to_line(obj))
+
+
+def to_line(value: Any) -> bytes:
+    """JSON as UTF-8 bytes on one line, whatever splits lines.
+
+    Raises:
+        InvalidOutput: the value has no JSON form.
+    """
+    try:
+        data = orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except (TypeError, ValueError, RecursionError):
+        data = _beyond_orjson(value)
+    return unbroken(data)
+
+
+def unbroken(data: bytes) -> bytes:
+    """JSON without what splits lines."""
+    if not data.isascii():
+        for raw, escaped in _LINE_BREAKS.items():
+            data = data.replace(raw, escaped)
+    return data
+
+
+def typed_line(value: Any) -> bytes:
+    """JSON on one line, and if it does not tell all, a `types:` line behind it.
+
+    Raises:
+        InvalidOutput: the value has no JSON form.
+    """
+    line = to_line(value)  # first: it refuses what contains itself
+    types = types_of(value)
+    return b"%s\ntypes: %s" % (line, to_line(types)) if types else line
+
+
+def split_types(line: bytes) -> tuple[bytes, bytes]:
+    """The JSON and that of its types; the latter may be empty."""
+    data, _, types = line.partition(b"\ntypes: ")
+    return data, types
+
+
+def keep_output(output: Any) -> None:
+    """Keeps the current call's final output, where it cannot be merged from the chunks."""
+    if call := current_call.get():
+        call.output = typed_line(output)
+
+
+def _beyond_orjson(value: Any) -> bytes:
+    # Integers above 64 bits, tuples as keys, lone surrogates.
+    try:
+        return to_json(value, bytes_mode="base64", timedelta_mode="iso8601", inf_nan_mode="null", fallback=_plain)
+    except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidOutput(f"The chain's output has no JSON form: {type(value).__name__}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, Send):
+        return {"node": value.node, "arg": value.arg}
+    if isinstance(value, BaseException):
+        return {"exception": type(value).__name__}  # its text may hold secrets
+    return to_jsonable_python(value, bytes_mode="base64", timedelta_mode="iso8601")
