@@ -75,7 +75,7 @@ def test_a_run_is_a_span_of_the_caller_s_trace_with_its_steps_below_it(tmp_path:
     assert (run.trace_id.hex(), run.parent_span_id.hex()) == (TRACE, "b7ad6b7169203331")
     shown = attributes(run)
     assert shown["streamserve.run_id"] == answer.headers["Run-Id"]
-    assert (shown["streamserve.catalog.chain"], shown["streamserve.state"]) == ("joke", "done")
+    assert (shown["streamserve.chain"], shown["streamserve.state"]) == ("joke", "done")
     sequence = spans["/joke"]
     assert sequence.parent_span_id == run.span_id
     model = spans["OfflineChatModel"]

@@ -92,7 +92,7 @@ class Tracing:
         """
         attributes = {
             "streamserve.run_id": run_id,
-            "streamserve.catalog.chain": chain,
+            "streamserve.chain": chain,
             "streamserve.endpoint": endpoint,
         }
         span = self._tracer.start_span(f"{endpoint} {chain}", kind=SpanKind.SERVER, attributes=attributes)
