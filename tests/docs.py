@@ -41,7 +41,8 @@ class Block:
 
 def pages() -> list[Path]:
     """The pages whose blocks are run."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sdk" / "python" / "README.md"]
+    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")]
+    return [*top, *sorted((ROOT / "docs").glob("*.md")), ROOT / "sdk" / "python" / "README.md"]
 
 
 def blocks(page: Path) -> list[Block]:

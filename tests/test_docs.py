@@ -33,7 +33,9 @@ STARTS_WITHIN = 60  # seconds: a server imports two frameworks, on a busy machin
 APPLICATION = ("chains", "docs", "server.py", "langgraph.json", "README.md")
 # A pace, so that what a page does meanwhile comes while a run is under way.
 ENVIRONMENT = {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0.005"}
-MAKE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)make (?P<verb>[a-z]+)(?: [A-Z]+=\S+)*$")
+MAKE = re.compile(
+    r"^(?P<settings>(?:[A-Z_]+=\S+ )*)make (?P<verbs>[a-z]+(?: [a-z]+)*)(?P<given>(?: [A-Z]+=(?:'[^']*'|[^'\s]+))*)$"
+)
 PIP = re.compile(r"^(?:\S+/)?pip install -e '\.(?:\[(?P<extras>[a-z,-]+)\])?'?$")
 SERVE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)(?:\S+/)?streamserve serve(?P<options>.*)$")
 
@@ -105,7 +107,8 @@ class Reader:
 
     def _do(self, block: Block, command: str) -> None:
         if make := MAKE.match(command):
-            assert_verb(block, make["verb"])
+            assert_verbs(block, make["verbs"].split())
+            assert_paths(block, make["given"])
             assert_known(block, *settings_of(make["settings"]))
         elif pip := PIP.match(command):
             assert_installable(block, "streamserve", pip["extras"])
@@ -176,9 +179,15 @@ def wait_until_listening(server: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the server ended:\n" + "".join(log))
 
 
-def assert_verb(block: Block, verb: str) -> None:
+def assert_verbs(block: Block, verbs: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert re.search(rf"^{verb}:.*## ", makefile, re.MULTILINE), f"{block}: the Makefile has no {verb}"
+    for verb in verbs:
+        assert re.search(rf"^{verb}:.*## ", makefile, re.MULTILINE), f"{block}: the Makefile has no {verb}"
+
+
+def assert_paths(block: Block, given: str) -> None:
+    for path in re.findall(r"[\w./-]+/[\w./-]+", given):
+        assert (ROOT / path).exists(), f"{block}: {path}"
 
 
 def assert_installable(block: Block, name: str, extras: str | None) -> None:
