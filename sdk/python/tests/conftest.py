@@ -1,4 +1,4 @@
-"""A server that follows a script, a stock LangServe server, and one way to read a stream that is two."""
+"""A server that follows a script, a stock LangServe server, and a reader that streams in two ways."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ class Received:
 
 @dataclass
 class ScriptedServer:
-    """Answers the n-th request with the n-th answer: parts to send, `CUT` to abort, `HOLD` to be silent."""
+    """A server that answers the n-th request with the n-th answer: parts to send, `CUT` to abort, `HOLD` to wait."""
 
     answers: list[list[Any]]
     received: list[Received] = field(default_factory=list)
@@ -178,14 +178,14 @@ def streamed(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
 
 @pytest.fixture(scope="session")
 def wire() -> SimpleNamespace:
-    """The script's vocabulary, for tests that cannot import this file."""
+    """Return the script's vocabulary, for tests that cannot import this file."""
     names = SimpleNamespace(CUT=CUT, HOLD=HOLD, EOF=EOF, FAST=FAST, LIMIT=LIMIT)
     names.__dict__.update(block=block, sent=sent, head=head, run_head=run_head, plain=plain)
     return names
 
 
 def stock_app() -> Any:
-    """A stock LangServe application with fake chains."""
+    """Return a stock LangServe application with fake chains."""
     from fastapi import FastAPI
     from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
     from langchain_core.messages import AIMessage
@@ -231,11 +231,11 @@ def odd(value: str) -> str:
 
 @pytest.fixture(scope="session")
 def stock() -> Iterator[str]:
-    """The URL of a stock LangServe server."""
+    """Yield the URL of a stock LangServe server."""
     import uvicorn
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of langserve itself
+        warnings.simplefilter("ignore")  # from langserve itself
         app = stock_app()
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))

@@ -1,4 +1,4 @@
-"""One tree of errors, drawn in its docstring, caught by what callers already catch."""
+"""The tree of errors is drawn in its docstring and fits the handlers that callers already have."""
 
 import inspect
 

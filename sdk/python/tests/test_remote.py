@@ -56,7 +56,7 @@ async def stock_client(stock):
 
 
 def plain(value):
-    """The value without what the server draws anew for every run."""
+    """Return the value without the ids that every run has anew."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -72,7 +72,7 @@ async def collect(stream):
 
 
 @pytest.mark.parametrize("name", INPUTS)
-async def test_every_method_gives_what_langserves_client_gives(stock, stock_client, name):
+async def test_every_method_gives_the_result_of_langserves_client(stock, stock_client, name):
     value, theirs = INPUTS[name], stock_client(name)
     async with RemoteRunnable(f"{stock}/{name}") as ours:
         expected = plain(await collect(theirs.astream(value)))
@@ -126,7 +126,7 @@ async def test_callbacks_see_the_input_and_the_merged_output(stock):
     assert recorder.seen == [("start", "x"), ("end", "one two x")] * 3
 
 
-async def test_callbacks_of_the_server_are_replayed_below_the_local_run(stock):
+async def test_server_callbacks_are_replayed_below_the_local_run(stock):
     recorder = Recorder()
     async with RemoteRunnable(f"{stock}/words") as words:
         await words.ainvoke("x", {"callbacks": [recorder]})
@@ -134,7 +134,7 @@ async def test_callbacks_of_the_server_are_replayed_below_the_local_run(stock):
     assert [kind for kind, _ in recorder.seen] == ["start", "start", "end", "end"] * 2
 
 
-async def test_a_failing_chain_raises_after_its_chunks_and_tells_the_callbacks(stock):
+async def test_a_failing_chain_raises_after_its_chunks(stock):
     recorder = Recorder()
     async with RemoteRunnable(f"{stock}/failing") as failing:
         stream = failing.astream("x", {"callbacks": [recorder]})
@@ -206,7 +206,7 @@ async def test_it_runs_inside_a_graph(stock):
     assert result == {"text": "one two x"}
 
 
-async def test_a_serializer_of_langserve_fits(stock):
+async def test_a_serializer_of_langserve_works(stock):
     from langserve.serialization import WellKnownLCSerializer
 
     for serializer in (WellKnownLCSerializer(), WireSerializer()):

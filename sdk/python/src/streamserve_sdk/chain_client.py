@@ -1,4 +1,4 @@
-"""One chain on a server, without LangChain's interface: calls, streams and runs."""
+"""The calls, streams and runs of one chain on a server, without LangChain's interface."""
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
@@ -31,12 +31,12 @@ class ChainClient:
 
     Args:
         url: the chain's URL.
-        runs_url: where runs live.
-        clients: where connections come from.
-        serializer: what turns values into JSON and back.
+        runs_url: the URL of the runs.
+        clients: the source of the connections.
+        serializer: the serializer of inputs and outputs.
         retry: the bounds of reconnecting.
-        keepalive: seconds between the server's keep-alives.
-        detach: leaving a stream early lets its run go on.
+        keepalive: seconds between the server's keep-alives; default 15.
+        detach: whether a run continues when its reader leaves early; default False.
     """
 
     url: str
@@ -51,10 +51,10 @@ class ChainClient:
     def call(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> payload.Answer:
-        """Return what `invoke` (for an input) or `batch` (for inputs) answers.
+        """Call `invoke` with an input or `batch` with inputs, and return the answer.
 
         Args:
-            name: the endpoint.
+            name: the endpoint's name.
             value: the input or the inputs.
             config: the caller's config, or one for each input.
             kwargs: the caller's further arguments.
@@ -68,7 +68,7 @@ class ChainClient:
     async def acall(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> payload.Answer:
-        """Return what `invoke` or `batch` answers; arguments and errors as of `call`."""
+        """Call `invoke` or `batch`, and return the answer; arguments and errors are those of `call`."""
         request = self._call(name, value, config, kwargs)
         return payload.answer(self.serializer, request, await asend(self.clients, request))
 
@@ -88,15 +88,15 @@ class ChainClient:
         """Return the session that starts a run.
 
         Args:
-            name: the endpoint.
+            name: the endpoint's name.
             value: the input.
             config: the caller's config.
             kwargs: the caller's further arguments.
-            detach: leaving early lets the run go on; default: the client's own setting.
-            on_run: called with the run's id as soon as it is known.
-            recover: another worker goes on with the run if its own dies; default: as the server has it.
-            on_attempt: called with the number of each further attempt.
-            fields: further fields of the body.
+            detach: whether the run continues when its reader leaves early; default: the client's setting.
+            on_run: a function that is called with the run's id as soon as it is known.
+            recover: whether another worker continues the run if its own worker dies; default: the server's setting.
+            on_attempt: a function that is called with the number of each further attempt.
+            fields: further fields of the request's body.
         """
         detach = self.detach if detach is None else detach
         headers = {**STREAM_HEADERS, "Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
@@ -120,10 +120,10 @@ class ChainClient:
         """Return the session that joins a run.
 
         Args:
-            run_id: the run.
-            after: the last block that the caller has; 0 for all.
-            detach: leaving early lets the run go on.
-            on_attempt: called with the number of each further attempt.
+            run_id: the run's id.
+            after: the sequence number of the caller's last block; 0 for all blocks.
+            detach: whether the run continues when its reader leaves early.
+            on_attempt: a function that is called with the number of each further attempt.
         """
         return StreamSession(
             None,
@@ -141,8 +141,8 @@ class ChainClient:
         """Yield the decoded chunks of a session.
 
         Args:
-            session: from `start` or `attach`.
-            shape: applied to each chunk.
+            session: a session from `start` or `attach`.
+            shape: a function that is applied to each chunk.
 
         Raises:
             StreamServeError: the stream failed.
@@ -156,7 +156,7 @@ class ChainClient:
             self._learn(session)
 
     async def achunks(self, session: StreamSession, shape: Shape) -> AsyncGenerator[Any]:
-        """Yield the decoded chunks of a session; arguments and errors as of `chunks`."""
+        """Yield the decoded chunks of a session; arguments and errors are those of `chunks`."""
         try:
             async with aclosing(aread(self.clients, session)) as reads:
                 async for blocks in reads:
@@ -169,8 +169,8 @@ class ChainClient:
         """Return the request that cancels a run.
 
         Args:
-            run_id: the run.
-            wait: seconds that the server may wait for the run's end.
+            run_id: the run's id.
+            wait: seconds that the server may wait for the run's end; default: none.
         """
         query = "" if wait is None else f"?wait={wait:g}"
         return Request("POST", run_url(self.runs_url, run_id, f"/cancel{query}"))
@@ -188,7 +188,7 @@ class ChainClient:
                 return self.serializer.loadd(orjson.loads(block.data), orjson.loads(block.types))
             return self.serializer.loads(block.data)
         except ValueError as error:
-            raise ProtocolError(f"a block that is no JSON: {error}", position=session.position) from error
+            raise ProtocolError(f"a block has no JSON: {error}", position=session.position) from error
 
     def _learn(self, session: StreamSession) -> None:
         if session.answered:

@@ -1,28 +1,28 @@
 """Every error of this package, one tree.
 
     StreamServeError                    run_id, last_id, code, retryable
-    ├── ServerError                     + httpx.HTTPStatusError: the server said so
-    │   ├── RequestRejected             an HTTP status that is no success
+    ├── ServerError                     + httpx.HTTPStatusError: the server reported it
+    │   ├── RequestRejected             the answer has an error status
     │   │   └── ThreadBusy              another run of the thread is under way
     │   ├── RunFailed                   the chain failed
     │   │   ├── UpstreamError           the model's provider failed or broke off
     │   │   │   └── UpstreamRateLimited
-    │   │   ├── InvalidOutput           the chain's output has no form on the wire
+    │   │   ├── InvalidOutput           the chain's output cannot be encoded
     │   │   └── RunLogFull              the run wrote more than the server keeps
     │   ├── RunCancelled
     │   ├── RunTimeout                  the run's deadline passed
     │   ├── RunLost                     the server lost the run, or does not know it
-    │   ├── RunExpired                  the run was kept as long as promised
+    │   ├── RunExpired                  the run has ended and is no longer kept
     │   └── ServerShuttingDown
     └── ConnectionFailed                + httpx.TransportError: the stream was cut
         ├── ConnectFailed               + httpx.ConnectError, httpx.ConnectTimeout
         ├── ConnectionBroken            + httpx.ReadError, httpx.RemoteProtocolError
         ├── ConnectionTimeout           + httpx.ReadTimeout
-        ├── StreamTruncated             + httpx.RemoteProtocolError: no terminal block came
-        └── ProtocolError               + httpx.RemoteProtocolError: the answer makes no sense
+        ├── StreamTruncated             + httpx.RemoteProtocolError: the terminal block is missing
+        └── ProtocolError               + httpx.RemoteProtocolError: the answer does not follow the protocol
 
 `except httpx.HTTPStatusError` and `except httpx.TransportError`, written for `langserve.RemoteRunnable`,
-go on catching what they caught. No error holds the headers of the request: they carry credentials.
+catch the same failures here. No error contains the headers of the request: they carry credentials.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ import httpx
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a stream stood when it failed: the run's id and the last block handed to the caller."""
+    """The place where a stream failed: the run's id and the sequence number of the caller's last block."""
 
     run_id: str | None = None
     last_id: int = 0
@@ -42,9 +42,9 @@ class StreamServeError(Exception):
     """Base of all errors of this package.
 
     Attributes:
-        run_id: the run on the server, if one is known.
-        last_id: the last block that was handed to the caller; 0 if none was.
-        code: the wire's word for the cause, for example `"timeout"`.
+        run_id: the run's id on the server, if it is known.
+        last_id: the sequence number of the last block that the caller got; 0 if there was none.
+        code: the server's name of the cause, for example `"timeout"`.
         retryable: whether the same call may succeed later.
     """
 
@@ -70,15 +70,15 @@ class ServerError(StreamServeError, httpx.HTTPStatusError):
         retryable: bool | None = None,
         position: Position | None = None,
     ) -> None:
-        """Describe what the server reported.
+        """Describe an error that the server reported.
 
         Args:
             message: the text of the exception.
             request: the request, without headers and body.
             response: the response, or one made from an error block.
-            code: the wire's code; default: the class's own.
-            retryable: the server's word on it; default: the class's own.
-            position: where the stream stood.
+            code: the server's code; default: that of the class.
+            retryable: whether the server calls the error retryable; default: that of the class.
+            position: the place where the stream failed.
         """
         httpx.HTTPStatusError.__init__(self, message, request=request, response=response)
         self.code = type(self).code if code is None else code
@@ -87,7 +87,7 @@ class ServerError(StreamServeError, httpx.HTTPStatusError):
 
 
 class RequestRejected(ServerError):
-    """The server answered a call with a status that is no success."""
+    """The server answered a call with an error status."""
 
     code = "rejected"
 
@@ -100,7 +100,7 @@ class ThreadBusy(RequestRejected):
 
     @property
     def holder(self) -> str | None:
-        """The id of the run that has the thread."""
+        """The id of the run that holds the thread."""
         try:
             fields = self.response.json()
         except ValueError:
@@ -122,13 +122,13 @@ class UpstreamError(RunFailed):
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The model's provider refused the call for its rate."""
+    """The model's provider refused the call because of its rate limit."""
 
     code = "upstream_rate_limited"
 
 
 class InvalidOutput(RunFailed):
-    """The chain yielded something that cannot be sent."""
+    """The chain yielded a value that cannot be encoded."""
 
     code = "invalid_output"
 
@@ -159,7 +159,7 @@ class RunLost(ServerError):
 
 
 class RunExpired(ServerError):
-    """The run is over and no longer kept."""
+    """The run has ended, and the server no longer keeps it."""
 
     code = "run_expired"
 
@@ -182,14 +182,14 @@ class ConnectionFailed(StreamServeError, httpx.TransportError):
 
         Args:
             message: the text of the exception.
-            position: where the stream stood.
+            position: the place where the stream failed.
         """
         httpx.TransportError.__init__(self, message)
         self._at(position or Position())
 
 
 class ConnectFailed(ConnectionFailed, httpx.ConnectError, httpx.ConnectTimeout):
-    """No connection could be made."""
+    """The connection could not be opened."""
 
 
 class ConnectionBroken(ConnectionFailed, httpx.ReadError, httpx.RemoteProtocolError):
@@ -197,17 +197,17 @@ class ConnectionBroken(ConnectionFailed, httpx.ReadError, httpx.RemoteProtocolEr
 
 
 class ConnectionTimeout(ConnectionFailed, httpx.ReadTimeout):
-    """The server was silent for too long."""
+    """The server sent nothing for too long."""
 
 
 class StreamTruncated(ConnectionFailed, httpx.RemoteProtocolError):
-    """The stream ended without its terminal block: what came is not the whole answer."""
+    """The stream ended without its terminal block: the answer is incomplete."""
 
     code = "truncated"
 
 
 class ProtocolError(ConnectionFailed, httpx.RemoteProtocolError):
-    """The server sent something that is not the protocol."""
+    """The server sent something that does not follow the protocol."""
 
     code = "protocol"
     retryable = False

@@ -29,8 +29,8 @@ from streamserve_sdk.transport.retry import RetryPolicy
 class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
     """A chain served by StreamServe or LangServe, with the interface of a local one.
 
-    Streams survive broken connections; one that cannot be resumed raises, and never passes for a whole answer.
-    Leaving a stream early cancels its run. Against a stock LangServe server each stream has one attempt.
+    A broken stream resumes; if it cannot, it raises an error instead of ending like a complete one.
+    Leaving a stream early cancels its run. On a stock LangServe server, each stream has one attempt.
     """
 
     def __init__(
@@ -52,28 +52,28 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         runs_url: str | None = None,
         transport: Transport = "httpx",
     ) -> None:
-        """Keep the settings; nothing is opened before the first call.
+        """Keep the settings; open nothing before the first call.
 
         Args:
             url: the chain's URL, for example `http://127.0.0.1:8000/joke`.
-            timeout: seconds to connect, and to wait for an answer; default none. The silence within a stream
-                of StreamServe is bounded by three keep-alives instead.
-            auth: as httpx's.
-            headers: sent with every request.
-            cookies: sent with every request.
-            verify: as httpx's: False, a path of certificates or a context; default: the usual authorities.
-            cert: the client's certificate, as httpx's.
+            timeout: seconds to connect, and to wait for an answer; default none. Within a stream of StreamServe,
+                three missing keep-alives end the wait instead.
+            auth: httpx's `auth`.
+            headers: headers of every request.
+            cookies: cookies of every request.
+            verify: httpx's `verify`: False, a path of certificates or a context; default: the usual authorities.
+            cert: httpx's `cert`: the client's certificate.
             client_kwargs: further arguments of httpx.Client and httpx.AsyncClient.
-            use_server_callback_events: replay the callbacks that the server reports; default True.
-            serializer: what turns values into JSON and back; a `langserve` serializer fits.
-            detach: leaving a stream early lets its run go on; default False.
+            use_server_callback_events: whether to replay the callbacks that the server reports; default True.
+            serializer: the serializer of inputs and outputs; a `langserve` serializer fits.
+            detach: whether a run continues when its reader leaves early; default False.
             keepalive: seconds between the server's keep-alives; default 15.
             retry: the bounds of reconnecting.
-            runs_url: where runs live; default: `runs` beside the chain.
+            runs_url: the URL of the runs; default: `runs` beside the chain.
             transport: "aiohttp" carries asynchronous calls over aiohttp (extra `aiohttp`); default "httpx".
 
         Raises:
-            ModuleNotFoundError: at the first asynchronous call, if aiohttp is wanted and not installed.
+            ModuleNotFoundError: at the first asynchronous call, if `transport` is "aiohttp" and it is not installed.
         """
         options = {"timeout": timeout, "auth": auth, "headers": headers, "cookies": cookies}
         self.url = url
@@ -97,8 +97,8 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
 
         Args:
             input: the chain's input.
-            config: all but its callbacks goes to the server.
-            kwargs: go to the server as JSON.
+            config: the caller's config; all but its callbacks is sent to the server.
+            kwargs: further arguments, which are sent to the server as JSON.
 
         Raises:
             StreamServeError: the call failed.
@@ -106,7 +106,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         return self._call_with_config(self._invoke, input, config, **kwargs)
 
     async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
-        """Return the chain's output; arguments and errors as of `invoke`."""
+        """Return the chain's output; arguments and errors are those of `invoke`."""
         return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
 
     def batch(
@@ -121,9 +121,10 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
 
         Args:
             inputs: the chain's inputs, sent in one request.
-            config: one for all, or one for each.
-            return_exceptions: give each input its own request, and return errors in place of outputs.
-            kwargs: go to the server as JSON.
+            config: one config for all inputs, or one for each.
+            return_exceptions: whether to send each input in a request of its own, and return errors in place of
+                outputs; default False.
+            kwargs: further arguments, which are sent to the server as JSON.
 
         Raises:
             StreamServeError: the call failed.
@@ -140,7 +141,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Output]:
-        """Return the outputs for several inputs; arguments and errors as of `batch`."""
+        """Return the outputs for several inputs; arguments and errors are those of `batch`."""
         if return_exceptions:
             return await super().abatch(inputs, config, return_exceptions=True, **kwargs)
         return await self._abatch_with_config(self._abatch, inputs, config, **kwargs)
@@ -160,16 +161,16 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
 
         Args:
             input: the chain's input.
-            config: all but its callbacks goes to the server.
-            detach: leaving early lets the run go on; default: the constructor's.
-            on_run: called with the run's id as soon as it is known.
-            recover: another worker goes on with the run if its own dies; default: as the server has it.
-            on_attempt: called with the number of a further attempt, between its chunks and those of the one before.
-                A step that was not finished says again what it had said.
-            kwargs: go to the server as JSON, for example `stream_mode`.
+            config: the caller's config; all but its callbacks is sent to the server.
+            detach: whether the run continues when its reader leaves early; default: the constructor's.
+            on_run: a function that is called with the run's id as soon as it is known.
+            recover: whether another worker continues the run if its own worker dies; default: the server's setting.
+            on_attempt: a function that is called with the number of each further attempt, before its first chunk.
+                The attempt repeats the chunks of a step that was not finished.
+            kwargs: further arguments, which are sent to the server as JSON, for example `stream_mode`.
 
         Raises:
-            StreamServeError: the stream failed, or ended without its end.
+            StreamServeError: the stream failed, or is incomplete.
         """
         options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
@@ -190,7 +191,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         on_attempt: OnAttempt | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Output]:
-        """Yield the chain's chunks, each once and in order; arguments and errors as of `stream`."""
+        """Yield the chain's chunks, each once and in order; arguments and errors are those of `stream`."""
         options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
         def start(config: RunnableConfig) -> AsyncGenerator[Output]:
@@ -202,14 +203,14 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
     def transform(
         self, input: Iterator[Input], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Output]:
-        """Yield the chunks for an input that comes in chunks itself; arguments and errors as of `stream`."""
+        """Yield the chunks for an input that arrives in chunks; arguments and errors are those of `stream`."""
         if parts := list(input):
             yield from self.stream(merge(parts), config, **kwargs)
 
     async def atransform(
         self, input: AsyncIterator[Input], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Output]:
-        """Yield the chunks for an input that comes in chunks itself; arguments and errors as of `stream`."""
+        """Yield the chunks for an input that arrives in chunks; arguments and errors are those of `stream`."""
         if parts := [part async for part in input]:
             async for chunk in self.astream(merge(parts), config, **kwargs):
                 yield chunk
@@ -221,8 +222,8 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
 
         Args:
             input: the chain's input.
-            config: all but its callbacks goes to the server.
-            kwargs: the filters of `Runnable.astream_log`; the rest goes to the server as JSON.
+            config: the caller's config; all but its callbacks is sent to the server.
+            kwargs: the filters of `Runnable.astream_log`; the rest is sent to the server as JSON.
 
         Raises:
             StreamServeError: the stream failed.

@@ -1,4 +1,4 @@
-"""What a client does with runs by their id, and with its own connections."""
+"""The methods for runs by their id, and for the client's connections."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -16,20 +16,20 @@ from streamserve_sdk.transport.wire import Reply, Request
 
 
 class Runs:
-    """The part of RemoteRunnable that a local Runnable has not."""
+    """The part of RemoteRunnable that local Runnables lack."""
 
     _client: ChainClient
 
     def join(
         self, run_id: str, after: int = 0, *, detach: bool = True, on_attempt: OnAttempt | None = None
     ) -> Iterator[Any]:
-        """Yield the chunks of a run that is under way, or is over and still kept.
+        """Yield the chunks of a run that is under way, or has ended and is still kept.
 
         Args:
-            run_id: the run, as `on_run` or an error's `run_id` told it.
-            after: the last block already had, as an error's `last_id` told it; default 0: from the start.
-            detach: leaving early lets the run go on; default True, because it was started elsewhere.
-            on_attempt: as of `stream`.
+            run_id: the run's id, for example from `on_run` or an error's `run_id`.
+            after: the sequence number of the caller's last block, for example an error's `last_id`; default 0.
+            detach: whether the run continues when its reader leaves early; default True.
+            on_attempt: a function that is called with the number of each further attempt, before its first chunk.
 
         Raises:
             StreamServeError: the run is unknown, or its stream failed.
@@ -39,18 +39,18 @@ class Runs:
     async def ajoin(
         self, run_id: str, after: int = 0, *, detach: bool = True, on_attempt: OnAttempt | None = None
     ) -> AsyncIterator[Any]:
-        """Yield the chunks of a run; arguments and errors as of `join`."""
+        """Yield the chunks of a run; arguments and errors are those of `join`."""
         session = self._client.attach(run_id, after, detach, on_attempt)
         async with aclosing(self._client.achunks(session, shapes.addable)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def cancel(self, run_id: str, wait: float | None = None) -> Any:
-        """Cancel a run, and return what the server says about it.
+        """Cancel a run, and return the server's description of it.
 
         Args:
-            run_id: the run.
-            wait: seconds that the server may wait for the run's real end; default: answer at once.
+            run_id: the run's id.
+            wait: seconds that the server may wait for the run's end; default: none.
 
         Raises:
             StreamServeError: the run is unknown, or the call failed.
@@ -59,7 +59,7 @@ class Runs:
         return _state(request, send(self._client.clients, request))
 
     async def acancel(self, run_id: str, wait: float | None = None) -> Any:
-        """Cancel a run; arguments and errors as of `cancel`."""
+        """Cancel a run; arguments and errors are those of `cancel`."""
         request = self._client.cancellation(run_id, wait)
         return _state(request, await asend(self._client.clients, request))
 

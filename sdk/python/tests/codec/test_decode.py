@@ -1,4 +1,4 @@
-"""What comes over the wire is typed as LangServe's own serializer types it, and further tags are read."""
+"""Values decode as with LangServe's own serializer, and further tags are supported."""
 
 import json
 import warnings
@@ -69,7 +69,7 @@ WELL_KNOWN = [
 
 
 @pytest.mark.parametrize("value", WELL_KNOWN, ids=lambda value: type(value).__name__)
-def test_well_known_types_come_back_as_langserve_brings_them_back(value):
+def test_well_known_types_decode_as_in_langserve(value):
     theirs = WellKnownLCSerializer()
     data = theirs.dumps({"value": value, "list": [value]})
     ours = decode.loads(data)
@@ -91,7 +91,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("value", ODD, ids=str)
-def test_odd_dicts_are_read_as_langserve_reads_them(value):
+def test_odd_dicts_decode_as_in_langserve(value):
     ours, theirs = decode.loadd(value), WellKnownLCSerializer().loadd(value)
     assert (type(ours), ours) == (type(theirs), theirs)
 
@@ -112,7 +112,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_json_without_tags_comes_back_as_it_is(value):
+def test_json_without_tags_is_unchanged(value):
     text = json.dumps(value).encode()
     tagged = any(f'"{tag}"' in text.decode() for tag in [*decode.MODELS, *decode.MAKERS])
     assert tagged or decode.loads(text) == value
@@ -159,7 +159,7 @@ def test_values_of_graphs_are_made():
     ],
     ids=str,
 )
-def test_what_only_looks_tagged_stays_a_dict(value):
+def test_a_dict_that_only_looks_tagged_stays_a_dict(value):
     assert decode.loadd(value) == value
 
 
@@ -172,7 +172,7 @@ def test_deep_nesting_is_a_value_error():
         decode.loads("[" * 1020 + "]" * 1020)
 
 
-def test_types_beside_the_json_make_what_they_name():
+def test_types_beside_the_json_are_applied():
     value = {
         "a/b": [[1, 2], "AP8_", "PT1M30S"],
         "who": {"type": "human", "content": "not a message"},

@@ -1,4 +1,4 @@
-"""Inputs as JSON that pydantic reads back."""
+"""Inputs are encoded as JSON that pydantic decodes."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,10 +38,10 @@ class Point:
     ],
     ids=str,
 )
-def test_values_have_the_form_that_pydantic_reads(value, expected):
+def test_values_are_encoded_as_pydantic_decodes_them(value, expected):
     assert orjson.loads(encode.dumps(value)) == expected
 
 
-def test_what_has_no_form_is_named():
+def test_an_error_names_the_type_that_cannot_be_encoded():
     with pytest.raises(TypeError, match="not JSON serializable: object"):
         encode.dumps({"a": object()})

@@ -1,4 +1,4 @@
-"""Inputs whose types go beside their JSON: commands, messages, and what JSON has no form for."""
+"""Inputs whose types are sent beside their JSON: commands, messages, and types that JSON lacks."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -29,7 +29,7 @@ def sent(value: Any) -> Any:
     return orjson.loads(encode.dumps(value))
 
 
-def test_what_json_tells_needs_no_types():
+def test_values_that_json_shows_need_no_types():
     assert types_of({"messages": [{"type": "human", "content": "hi"}], "n": [1, 2.5, None, True, "x"]}) == {}
 
 
@@ -45,11 +45,11 @@ def test_what_json_tells_needs_no_types():
     ],
     ids=str,
 )
-def test_types_are_told_by_their_places(value, types):
+def test_types_are_keyed_by_json_pointers(value, types):
     assert types_of(value) == types
 
 
-def test_a_command_is_its_fields_and_says_what_it_is():
+def test_a_command_is_encoded_as_its_fields_and_its_type():
     command = Command(resume=(1,), update={"messages": [AIMessage("hi", id="1")]}, goto=[Send("node", {1}), "other"])
     body = sent(command)
     assert body["__type__"] == "command"
@@ -64,13 +64,13 @@ def test_a_command_is_its_fields_and_says_what_it_is():
     }
 
 
-def test_a_model_updates_with_what_it_was_given():
+def test_a_model_updates_only_the_fields_it_was_given():
     assert sent(Command(update=Review(accept=True)))["update"] == {"accept": True}
     assert sent(Command(update=Choice((1,))))["update"] == {"picked": [1]}
     assert sent(Command(goto="node"))["update"] is None
 
 
-def test_the_pointers_are_those_of_what_is_sent():
+def test_the_pointers_fit_the_json_that_is_sent():
     value = {"set": {3, 1, 2}, "inner": Review(accept=False), "choices": [Choice((1, 2))]}
     body = sent(value)
     for pointer, name in types_of(value).items():

@@ -1,4 +1,4 @@
-"""One merge at the end gives what adding chunk by chunk gives, in linear time."""
+"""One merge at the end equals adding chunk by chunk, in linear time."""
 
 from functools import reduce
 from operator import add
@@ -30,16 +30,16 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
-def test_the_sum_is_that_of_adding_one_by_one(chunks):
+def test_the_sum_equals_adding_one_by_one(chunks):
     assert merge(chunks) == reduce(add, chunks)
 
 
-def test_what_cannot_be_added_gives_the_last_chunk():
+def test_chunks_that_cannot_be_added_give_the_last_one():
     assert merge([object, "last"]) == "last"
     assert merge([AddableDict(a={}), AddableDict(a={"x": 1})]) == {"a": {"x": 1}}
 
 
-def test_nothing_gives_none():
+def test_no_chunks_give_none():
     assert merge([]) is None
 
 

@@ -1,4 +1,4 @@
-"""A chunk that is copied is the one that validation would have made."""
+"""A copied chunk equals a validated one."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def assert_alike(made: Any, value: dict[str, Any]) -> None:
     ],
     ids=lambda change: "+".join(change),
 )
-def test_a_chunk_after_a_plain_one_is_as_validation_makes_it(change: dict[str, Any]) -> None:
+def test_a_chunk_after_a_plain_one_equals_a_validated_one(change: dict[str, Any]) -> None:
     for value in (PLAIN, PLAIN | change, PLAIN | change, PLAIN):
         assert_alike(loadd(value), value)
 
 
-def test_a_chunk_with_fewer_fields_is_as_validation_makes_it() -> None:
+def test_a_chunk_with_fewer_fields_equals_a_validated_one() -> None:
     short = {"type": "AIMessageChunk", "content": "text", "id": "run--1"}
     for value in (PLAIN, short, short, PLAIN):
         assert_alike(loadd(value), value)
 
 
-def test_copies_share_nothing_that_can_change() -> None:
+def test_copies_share_no_mutable_values() -> None:
     chunks = MessageChunks()
     first, second, third = chunks.make(PLAIN), chunks.make(PLAIN), chunks.make(PLAIN)
     assert first is not None
@@ -77,7 +77,7 @@ def test_copies_share_nothing_that_can_change() -> None:
     assert third.model_fields_set == AIMessageChunk(**PLAIN).model_fields_set
 
 
-def test_values_that_are_equal_and_differ_are_not_taken_for_each_other() -> None:
+def test_equal_values_of_different_types_are_kept_apart() -> None:
     for value in (PLAIN | {"further": 1}, PLAIN | {"further": True}):
         made = loadd(value)
         assert made.further is value["further"]
@@ -105,7 +105,7 @@ IDS = st.sampled_from(["run--1", "run--2"]) | TEXTS
 
 @settings(deadline=None)
 @given(said=st.lists(st.tuples(TEXTS, IDS, st.booleans(), st.booleans()), min_size=1, max_size=6))
-def test_whatever_is_said_the_text_gives_what_its_json_gives(said: list[tuple[str, str, bool, bool]]) -> None:
+def test_any_text_and_its_json_give_the_same_chunk(said: list[tuple[str, str, bool, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "_CHUNKS", MessageChunks())
         for _ in range(3):
@@ -135,7 +135,7 @@ CHUNK = spelled({"content": "a", **{name: value for name, value in PLAIN.items()
         (b'{"content":', b'{"contenu":'),
     ],
 )
-def test_a_text_that_is_spelled_otherwise_gives_what_its_json_gives(
+def test_other_spellings_and_their_json_give_the_same_chunk(
     change: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode, "_CHUNKS", MessageChunks())
@@ -158,14 +158,14 @@ def test_a_text_that_is_spelled_otherwise_gives_what_its_json_gives(
         CHUNK.replace(b"run", b"\\x"),
     ],
 )
-def test_a_text_that_is_no_json_is_refused_after_chunks_too(broken: bytes) -> None:
+def test_broken_json_is_refused_after_chunks_too(broken: bytes) -> None:
     for text in (CHUNK, CHUNK, CHUNK):
         loads(text)
     with pytest.raises(ValueError, match=r"JSON|EOF|unexpected|control|invalid|trailing|escape"):
         loads(broken)
 
 
-def test_a_chunk_that_is_read_from_text_is_not_parsed_as_a_whole() -> None:
+def test_a_chunk_with_known_spelling_is_not_parsed_whole() -> None:
     chunks = MessageChunks()
     value = orjson.loads(CHUNK)
     assert chunks.make(value, CHUNK) is not None

@@ -1,4 +1,4 @@
-"""Bodies of calls, and answers."""
+"""The bodies of calls and of answers."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from streamserve_sdk.transport.wire import Reply, Request
 REQUEST = Request("POST", "http://user:s3cret@test/joke/invoke")
 
 
-def test_a_config_without_what_is_only_local():
+def test_local_parts_of_a_config_are_not_sent():
     config = {
         "tags": ["t"],
         "metadata": {"a": 1, "lock": object()},
@@ -37,7 +37,7 @@ def test_a_config_without_what_is_only_local():
     }
 
 
-def test_the_marks_of_a_surrounding_graph_stay_here():
+def test_the_keys_of_a_surrounding_graph_are_not_sent():
     config = {"configurable": {"__pregel_task_id": "t", "checkpoint_ns": "n", "thread_id": "1"}}
     assert for_server(config) == {"configurable": {"thread_id": "1", "__pregel_nested": True}}
 
@@ -47,7 +47,7 @@ def test_a_thread_may_be_named_by_a_uuid():
     assert sent["config"]["configurable"] == {"thread_id": "00000000-0000-0000-0000-000000000001"}
 
 
-def test_a_body_has_the_input_as_its_serializer_writes_it():
+def test_the_serializer_writes_the_input():
     data = body(WireSerializer(), "inputs", [{1}], [{"tags": ["a"]}], kwargs={"stream_mode": "values"})
     assert orjson.loads(data) == {
         "inputs": [[1]],
@@ -57,7 +57,7 @@ def test_a_body_has_the_input_as_its_serializer_writes_it():
     }
 
 
-def test_a_serializer_of_the_caller_tells_no_types():
+def test_a_serializer_of_the_caller_sends_no_types():
     class Own(WireSerializer.__mro__[1]):
         def dumps(self, obj):
             return b'"own"'
@@ -72,7 +72,7 @@ def test_an_answer_without_output_is_a_protocol_error(text):
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_rejection_is_typed_by_its_code_and_knows_its_run():
+def test_a_rejection_has_the_class_of_its_code_and_a_run_id():
     text = b'{"detail":"too late","code":"timeout","retryable":true}'
     with pytest.raises(RunTimeout, match="too late") as caught:
         answer(WireSerializer(), REQUEST, Reply(504, httpx.Headers({"run-id": "r9"}), text))

@@ -1,4 +1,4 @@
-"""Callbacks of a server, replayed below the local run."""
+"""The callbacks of a server are replayed below the local run."""
 
 from uuid import UUID, uuid4
 

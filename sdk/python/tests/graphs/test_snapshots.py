@@ -1,4 +1,4 @@
-"""States of threads from JSON, with langgraph and without it."""
+"""States of threads decode with langgraph and without it."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_a_subgraph_is_a_config_or_a_snapshot() -> None:
 
 
 @pytest.mark.usefixtures("without_langgraph")
-def test_without_langgraph_a_snapshot_looks_alike() -> None:
+def test_without_langgraph_a_snapshot_has_the_same_fields() -> None:
     found = read(state(tasks=[task()]))
     assert type(found) is snapshots.StateSnapshot
     assert type(found.tasks[0]) is snapshots.PregelTask
@@ -80,18 +80,18 @@ def test_without_langgraph_a_snapshot_looks_alike() -> None:
 
 
 @pytest.mark.parametrize("kind", ["StateSnapshot", "PregelTask"])
-def test_what_looks_alike_has_langgraphs_fields_and_defaults(kind: str) -> None:
+def test_substitutes_have_langgraphs_fields_and_defaults(kind: str) -> None:
     ours, theirs = getattr(snapshots, kind), getattr(langgraph_types, kind)
     assert ours._fields == theirs._fields
     assert ours._field_defaults == theirs._field_defaults
 
 
 @pytest.mark.parametrize("made", [[], None, {}, {"values": {}}, state(tasks=[{}]), state(next=None)])
-def test_what_is_no_state_is_an_error_of_the_protocol(made: Any) -> None:
+def test_an_answer_without_a_state_is_a_protocol_error(made: Any) -> None:
     with pytest.raises(ProtocolError):
         read(made)
 
 
-def test_a_dict_that_only_looks_like_a_message_stays_one() -> None:
+def test_a_dict_that_only_looks_like_a_message_stays_a_dict() -> None:
     look_alike = {"type": "human", "content": "hi"}
     assert read(state(values=look_alike, types={"/values": "dict"})).values == look_alike

@@ -1,4 +1,4 @@
-"""The requests about threads, and what their answers mean."""
+"""The requests about threads, and their answers."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_and_subgraphs_go_into_the_query() -> None:
     assert dict(query) == {"checkpoint_id": "2", "checkpoint_ns": "sub:1|a", "subgraphs": "true"}
 
 
-def test_one_update_is_sent_plainly_and_several_as_supersteps() -> None:
+def test_several_updates_are_sent_as_supersteps() -> None:
     one = thread_calls.update(URL, WireSerializer(), config(checkpoint_id="2"), [[({"pair": (1, 2)}, "node", None)]])
     assert orjson.loads(one.content or b"") == {
         "values": {"pair": [1, 2]},
@@ -64,7 +64,7 @@ def test_one_update_is_sent_plainly_and_several_as_supersteps() -> None:
 
 
 @pytest.mark.parametrize("code", ["unknown_thread", "unknown_checkpoint"])
-def test_what_is_unknown_is_an_empty_state(code: str) -> None:
+def test_an_unknown_thread_has_an_empty_state(code: str) -> None:
     missing = answer({"detail": "none", "code": code}, 404)
     found = thread_calls.read_state(WireSerializer(), config(), REQUEST, missing)
     assert (found.values, found.created_at, found.config) == ({}, None, config())
@@ -76,12 +76,12 @@ def test_another_404_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("body", [[], {}, {"checkpoint": None}])
-def test_an_update_without_its_checkpoint_is_an_error_of_the_protocol(body: Any) -> None:
+def test_an_update_without_checkpoint_is_a_protocol_error(body: Any) -> None:
     with pytest.raises(ProtocolError):
         thread_calls.read_update(REQUEST, answer(body))
 
 
-def test_a_history_asks_for_the_next_page_before_the_last_state() -> None:
+def test_the_next_page_begins_before_the_last_state() -> None:
     history = History(URL, WireSerializer(), config(), {"step": 1}, None, PAGE + 5)
     pages = [list(range(100, 100 - PAGE, -1)), list(range(80, 75, -1))]
     asked = []
@@ -95,7 +95,7 @@ def test_a_history_asks_for_the_next_page_before_the_last_state() -> None:
     assert history.request() is None
 
 
-def test_a_short_page_is_the_last() -> None:
+def test_a_short_page_is_the_last_one() -> None:
     history = History(URL, WireSerializer(), config(), None, None, None)
     request = history.request()
     assert request is not None
@@ -104,7 +104,7 @@ def test_a_short_page_is_the_last() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, [1], "states"])
-def test_a_history_that_is_no_list_of_states_is_an_error_of_the_protocol(body: Any) -> None:
+def test_a_history_without_states_is_a_protocol_error(body: Any) -> None:
     history = History(URL, WireSerializer(), config(), None, None, None)
     with pytest.raises(ProtocolError):
         list(history.take(REQUEST, answer(body)))

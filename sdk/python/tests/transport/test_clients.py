@@ -1,4 +1,4 @@
-"""Clients are made late, belong to one loop, and never block or warn when they go."""
+"""Clients are made late, belong to one loop, and close without blocking or warnings."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ def test_a_loop_closes_its_client_and_leaves_nothing_behind(stock):
     assert loops[0]() is None
 
 
-async def test_a_forgotten_client_is_closed_by_its_loop_without_blocking(stock):
+async def test_a_loop_closes_a_forgotten_client_without_blocking(stock):
     remote = RemoteRunnable(f"{stock}/odd")
     await remote.ainvoke("a")
     client = await remote._client.clients.current()
@@ -71,7 +71,7 @@ def test_equal_settings_share_one_tls_context():
     assert clients.tls_context(False, None).verify_mode == ssl.CERT_NONE
 
 
-def test_a_context_of_the_caller_is_used_as_it_is():
+def test_a_context_of_the_caller_is_used_unchanged():
     context = ssl.create_default_context()
     assert clients.HttpClients(context, None, {})._context() is context
 

@@ -34,7 +34,7 @@ def whole(wire, first=1):
     return blocks[first - 1 :]
 
 
-def test_a_whole_stream_takes_one_request_with_an_idempotency_key(scripted, streamed, wire):
+def test_a_whole_stream_takes_one_request_with_a_key(scripted, streamed, wire):
     server = scripted([wire.run_head(), wire.sent(b": \n", *whole(wire)), wire.EOF])
     assert streamed(server.url) == ["a", "b", "c"]
     assert [(r.method, r.path) for r in server.received] == [("POST", "/joke/stream")]
@@ -100,7 +100,7 @@ def test_an_unanswered_request_is_sent_again_with_the_same_key(scripted, streame
     assert (first.body, second.method) == (second.body, "POST")
 
 
-def test_a_busy_server_is_asked_again_no_sooner_than_it_says(scripted, streamed, wire, monkeypatch):
+def test_a_busy_server_is_asked_again_after_its_retry_after(scripted, streamed, wire, monkeypatch):
     pauses = []
 
     async def pause(delay):
@@ -185,7 +185,7 @@ def test_a_reader_that_leaves_early_cancels_the_run(scripted, streamed, wire):
     assert [(r.method, r.path) for r in server.received][1:] == [("POST", "/runs/r1/cancel")]
 
 
-def test_a_detached_reader_that_leaves_early_lets_the_run_go_on(scripted, streamed, wire):
+def test_a_run_continues_when_a_detached_reader_leaves(scripted, streamed, wire):
     server = scripted([wire.run_head(), wire.sent(*whole(wire)[:2]), wire.HOLD])
     ids = []
     assert streamed(server.url, stop_after=1, call={"detach": True, "on_run": ids.append}) == ["a"]
@@ -207,7 +207,7 @@ def test_a_location_of_another_origin_is_not_followed(scripted, streamed, wire):
     assert server.received[1].path == "/runs/r1/stream"
 
 
-def test_errors_never_show_the_headers_of_the_request(scripted, streamed, wire):
+def test_errors_do_not_show_the_requests_headers(scripted, streamed, wire):
     server = scripted(wire.plain(403, "no entry"))
     with pytest.raises(RequestRejected, match="no entry") as caught:
         streamed(server.url, headers={"Authorization": "Bearer s3cret", "X-Key": "s3cret"})
@@ -232,7 +232,7 @@ def test_a_cut_without_run_id_is_a_broken_connection(scripted, streamed, wire):
     assert isinstance(caught.value.__cause__, httpx.TransportError)
 
 
-def test_silence_without_run_id_lasts_as_long_as_the_callers_timeout(scripted, streamed, wire):
+def test_without_run_id_the_callers_timeout_bounds_silence(scripted, streamed, wire):
     server = scripted([wire.head(), wire.sent(wire.block(None, "data", '"a"')), wire.HOLD])
     with pytest.raises(ConnectionTimeout) as caught:
         streamed(server.url, timeout=0.2, keepalive=0.001)
@@ -246,20 +246,20 @@ def test_a_plain_500_is_not_asked_again(scripted, streamed, wire):
     assert (len(server.received), caught.value.retryable) == (1, False)
 
 
-def test_an_answer_that_is_no_event_stream_is_a_protocol_error(scripted, streamed, wire):
+def test_a_wrong_content_type_is_a_protocol_error(scripted, streamed, wire):
     server = scripted([wire.head(200, content_type="text/html"), wire.sent(b"<p>hi</p>"), wire.EOF])
     with pytest.raises(ProtocolError, match="text/html"):
         streamed(server.url)
 
 
-def test_a_server_that_is_not_there_is_tried_a_bounded_number_of_times(streamed):
+def test_connects_to_a_missing_server_are_bounded(streamed):
     with pytest.raises(ConnectFailed) as caught:
         streamed("http://127.0.0.1:1/joke", retry=RetryPolicy(budget=2, first=0.001))
     assert isinstance(caught.value, httpx.ConnectError)
     assert caught.value.retryable
 
 
-def test_a_block_that_is_no_json_is_a_protocol_error_and_cancels_the_run(scripted, streamed, wire):
+def test_a_block_without_json_cancels_the_run(scripted, streamed, wire):
     server = scripted([wire.run_head(), wire.sent(wire.block(1, "data", "{")), wire.HOLD])
     with pytest.raises(ProtocolError, match="no JSON"):
         streamed(server.url)

@@ -1,4 +1,4 @@
-"""URLs of endpoints and runs, and the origin rule."""
+"""The URLs of endpoints and runs, and the rule of origins."""
 
 import pytest
 from streamserve_sdk.transport.links import endpoint, run_url, runs_beside, stream_url

@@ -19,7 +19,7 @@ def test_pauses_differ():
     assert len({RetryPolicy().backoff(8) for _ in range(20)}) > 1
 
 
-def test_the_budget_ends_the_trying():
+def test_the_budget_bounds_the_attempts():
     policy = RetryPolicy(budget=2)
     assert policy.pause(2, 0.0) is not None
     assert policy.pause(3, 0.0) is None

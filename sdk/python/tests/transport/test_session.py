@@ -1,4 +1,4 @@
-"""The session without any I/O: cuts at any byte, any number of times."""
+"""The session without any I/O, cut at any byte and any number of times."""
 
 import httpx
 import orjson
@@ -31,7 +31,7 @@ def received(stream: StreamSession, data: bytes) -> list[int]:
 
 
 def serve(stream: StreamSession, log: list[bytes], cut: int, size: int, repeat: int) -> list[int]:
-    """One connection: replay after the cursor (or a bit before it) until the cut."""
+    """Replay one connection from the cursor, or a bit before it, until the cut."""
     cursor = int(stream.request().headers.get("Last-Event-ID", 0))
     stream.started(Reply(200, HEAD))
     text = b": \n" + b"".join(log[max(0, cursor - repeat) :])[:cut]
@@ -54,7 +54,7 @@ def test_cuts_at_any_byte_lose_and_repeat_nothing(count, cuts):
     assert (stream.finished, stream.last_id) == (True, count)
 
 
-def test_the_cursor_moves_when_a_block_is_handed_over_not_when_it_is_read():
+def test_the_cursor_advances_when_the_caller_takes_a_block():
     stream = session()
     stream.started(Reply(200, HEAD))
     handed = stream.receive(b"".join(blocks(5)))
@@ -63,7 +63,7 @@ def test_the_cursor_moves_when_a_block_is_handed_over_not_when_it_is_read():
     assert stream.last_id == 2
 
 
-def test_the_first_request_is_sent_until_a_run_is_known_and_the_runs_stream_after_that():
+def test_once_a_run_is_known_its_stream_is_requested():
     stream = session()
     assert stream.request().method == "POST"
     stream.started(Reply(200, HEAD))
@@ -79,7 +79,7 @@ def test_a_run_without_location_lives_at_the_runs_url():
     assert stream.location == "http://test/runs/r%2F1/stream"
 
 
-def test_nothing_is_cancelled_before_a_run_is_known_or_after_its_end():
+def test_only_a_known_and_unfinished_run_is_cancelled():
     stream = session()
     assert stream.cancellation() is None
     stream.started(Reply(200, HEAD))
@@ -89,14 +89,14 @@ def test_nothing_is_cancelled_before_a_run_is_known_or_after_its_end():
 
 
 @pytest.mark.parametrize("number", ["x", "-1", "1.0", "9" * 30, ""])
-def test_an_id_that_is_no_number_is_a_protocol_error(number):
+def test_an_id_that_is_not_a_number_is_a_protocol_error(number):
     stream = session()
     stream.started(Reply(200, HEAD))
     with pytest.raises(ProtocolError):
         list(stream.receive(f"id: {number}\nevent: data\ndata: 1\n\n".encode()))
 
 
-def test_a_block_without_id_after_one_with_id_is_a_protocol_error():
+def test_a_block_that_lacks_the_next_id_is_a_protocol_error():
     stream = session()
     stream.started(Reply(200, HEAD))
     with pytest.raises(ProtocolError):
@@ -112,14 +112,14 @@ def test_the_run_id_of_stock_metadata_is_known_to_errors():
     assert caught.value.run_id == "s1"
 
 
-def test_a_server_known_as_stock_is_not_asked_twice():
+def test_a_stock_server_is_not_asked_twice():
     stream = session(one_shot=True)
     stream.request()
     with pytest.raises(httpx.ReadError):
         stream.failed(httpx.ReadError("reset"))
 
 
-def test_a_connection_that_was_never_made_is_tried_again_even_with_a_stock_server():
+def test_a_failed_connect_is_retried_with_a_stock_server_too():
     stream = session(one_shot=True)
     stream.request()
     stream.failed(httpx.ConnectError("refused"))
@@ -136,7 +136,7 @@ def test_each_block_renews_the_budget():
     assert (stream.last_id, stream.broken) == (19, False)
 
 
-def test_the_callers_own_time_limit_ends_an_unanswered_request():
+def test_the_callers_timeout_ends_an_unanswered_request():
     stream = session()
     stream.request()
     with pytest.raises(httpx.ReadTimeout):

@@ -1,4 +1,4 @@
-"""The parser: the specification's rules at every split of the bytes."""
+"""The parser follows the specification at every split of the bytes."""
 
 import re
 from itertools import pairwise
@@ -16,7 +16,7 @@ def parse(*pieces: bytes) -> list[ServerSentEvent]:
 
 
 def reference(text: bytes) -> list[tuple[str, bytes, str | None]]:
-    """The specification, read slowly: split the whole text, then look at each line."""
+    """Follow the specification literally: split the whole text, then look at each line."""
     events, name, data, number = [], "", [], None
     lines = re.split(rb"\r\n|\n|\r", text.removeprefix(b"\xef\xbb\xbf"))[:-1]
     for line in lines:
@@ -51,7 +51,7 @@ TEXT = st.builds(
 
 
 @given(TEXT, st.lists(st.integers(0, 400), max_size=20))
-def test_any_split_of_the_bytes_gives_the_events_of_the_specification(text, cuts):
+def test_any_split_of_the_bytes_gives_the_same_events(text, cuts):
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[start:end] for start, end in pairwise(places)]
     assert [(e.event, e.data, e.id) for e in parse(*pieces)] == reference(text)
@@ -62,7 +62,7 @@ def test_bytes_one_by_one_give_the_same_events(text):
     assert parse(*(text[i : i + 1] for i in range(len(text)))) == parse(text)
 
 
-def test_line_and_paragraph_separators_are_no_line_ends():
+def test_unicode_separators_do_not_end_lines():
     text = 'data: "a\u2028b\u2029c\u0085d"\n\n'.encode()
     assert parse(text)[0].data.decode() == '"a\u2028b\u2029c\u0085d"'
 

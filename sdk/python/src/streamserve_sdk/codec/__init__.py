@@ -1,1 +1,1 @@
-"""Turn values into JSON and back, and the chunks of a stream into one output."""
+"""Turn values into JSON and back, and add a stream's chunks up."""

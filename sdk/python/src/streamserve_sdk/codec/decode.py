@@ -1,7 +1,7 @@
-"""JSON -> messages, documents and the other things that chains yield.
+"""Decode JSON into messages, documents and the other values that chains yield.
 
-A dict is read by its tag: `"type"` names LangChain's own classes (the table is LangServe's list of well-known
-types), `"__type__"` beside `"value"` names what JSON has no form for. A dict that fits no tag stays a dict.
+A dict is decoded by its tag: `"type"` names a class of LangChain (the table is LangServe's list of well-known types),
+`"__type__"` beside `"value"` names a type that JSON lacks. A dict that fits no tag stays a dict.
 StreamServe sends types beside the JSON instead: a map of JSON pointers (RFC 6901) to the names in `MAKERS`, or to
 `dict` for a dict that only looks like a message.
 """
@@ -70,7 +70,7 @@ MODELS: dict[str, type[BaseModel]] = {
 
 
 def _from_langgraph(name: str) -> Callable[[Any], Any]:
-    """Return a maker of a class of langgraph.types, which is imported only when such a value comes."""
+    """Return a maker of a class of langgraph.types, which is imported when the first such value arrives."""
 
     def make(value: Any) -> Any:
         return getattr(import_module("langgraph.types"), name)(**value)
@@ -79,11 +79,11 @@ def _from_langgraph(name: str) -> Callable[[Any], Any]:
 
 
 def _bytes(text: str) -> bytes:
-    """Return bytes of base64 in either alphabet: pydantic writes the one for URLs."""
+    """Decode base64 in either alphabet: pydantic writes the one for URLs."""
     return b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
 
 
-# What a type's name makes of its JSON; each maker takes the decoded `value`. Add a line to teach a further type.
+# A type's name -> a function that makes the value of its decoded JSON. Add a line to support a further type.
 MAKERS: dict[str, Callable[[Any], Any]] = {
     "bytes": _bytes,
     "command": _from_langgraph("Command"),
@@ -103,7 +103,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "uuid": UUID,
 }
 _TAGGED = {"__type__", "value"}
-# What a maker or a model raises when the dict only looked like its own; ArithmeticError is Decimal's.
+# The exceptions of makers and models for a dict that only looks like theirs; Decimal raises ArithmeticError.
 _NO_FIT = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, ImportError)
 
 
@@ -118,13 +118,13 @@ def _plain_chunk(value: dict[str, Any], data: bytes | None = None) -> AIMessageC
 
 
 def loads(data: bytes | str) -> Any:
-    """Return what a JSON text stands for.
+    """Return the value that a JSON text stands for.
 
     Args:
         data: the JSON text.
 
     Raises:
-        ValueError: the text is no JSON, or nested too deeply.
+        ValueError: the text is not JSON, or is nested too deeply.
     """
     text = data if type(data) is bytes else None
     if text is not None and (chunk := _CHUNKS.read(text)) is not None:
@@ -139,7 +139,7 @@ def loads(data: bytes | str) -> Any:
 
 
 def loadd(value: Any) -> Any:
-    """Return what a parsed JSON value stands for.
+    """Return the value that a parsed JSON value stands for.
 
     Args:
         value: dicts, lists and scalars as a JSON parser makes them.
@@ -163,12 +163,12 @@ def _object(value: dict[str, Any], data: bytes | None = None) -> Any:
 
 
 def hinted(value: Any, types: dict[str, str], pointer: str = "") -> Any:
-    """Return what a parsed JSON value stands for, when some of its types came beside it.
+    """Return the value that a parsed JSON value stands for, using the types that came beside it.
 
     Args:
         value: dicts, lists and scalars as a JSON parser makes them.
-        types: JSON pointer -> name of the type.
-        pointer: where in the whole the value stands.
+        types: a map of JSON pointers to names of types.
+        pointer: the JSON pointer of the value in the whole; default: the whole itself.
     """
     name = types.get(pointer)
     if isinstance(value, dict):
@@ -195,7 +195,7 @@ def _typed(value: dict[str, Any]) -> Any:
     model = MODELS.get(tag) if type(tag) is str else None
     try:
         if model is AIMessageChunk:
-            return AIMessageChunk(**value)  # nearly every token is one, and validation would only call this
+            return AIMessageChunk(**value)  # nearly every token is one, and validation only calls this
         if model is not None:
             return model.model_validate(value)
         if value.keys() == _TAGGED and value["__type__"] in MAKERS:

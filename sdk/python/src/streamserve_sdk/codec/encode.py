@@ -1,4 +1,4 @@
-"""Values of Python -> JSON, for inputs and call arguments."""
+"""Encode inputs and the arguments of calls as JSON."""
 
 import dataclasses
 from base64 import b64encode
@@ -17,17 +17,17 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PAS
 
 
 def dumps(value: Any) -> bytes:
-    """Return the value as JSON, in the forms that pydantic reads back on the server.
+    """Return the value as JSON, in forms that pydantic decodes on the server.
 
     Messages, prompts, documents and other pydantic models are dumped by their fields, sets as lists, bytes in
-    base64, Decimal as text, timedelta in seconds, dataclasses and LangGraph's commands by their fields. The types that
-    are lost so are told by `input_types`.
+    base64, Decimal as text, timedelta in seconds, dataclasses and LangGraph's commands by their fields.
+    `input_types` names the types that are lost in this way.
 
     Args:
-        value: what to encode.
+        value: the value to encode.
 
     Raises:
-        TypeError: a part of the value has no form in JSON.
+        TypeError: a part of the value cannot be encoded.
     """
     return orjson.dumps(value, default=_default, option=_OPTIONS)
 
@@ -45,4 +45,4 @@ def _default(value: Any) -> Any:
         return value.total_seconds()
     if of_langgraph(value) or dataclasses.is_dataclass(value):
         return fields_of(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")

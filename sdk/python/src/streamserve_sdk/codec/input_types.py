@@ -1,6 +1,6 @@
-"""The types of an input's values that its JSON does not tell: JSON pointers (RFC 6901) -> names.
+"""The types of an input's values that its JSON does not show, as a map of JSON pointers (RFC 6901) to names.
 
-They go beside the JSON, so that a server that does not know them reads the same input.
+They are sent beside the JSON, so that a server that does not know them reads the same input.
 """
 
 import dataclasses
@@ -27,35 +27,35 @@ NAMES: dict[type, str] = {
     UUID: "uuid",
     Document: "document",
 }
-# Classes of langgraph.types, by name: a caller of chains does not need LangGraph.
+# Classes of langgraph.types, by name: callers of chains do not need LangGraph.
 GRAPH_NAMES = {"Interrupt": "interrupt", "Overwrite": "overwrite", "Send": "send"}
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def types_of(value: Any) -> dict[str, str]:
-    """Return the types of an input's values; empty if JSON tells all.
+    """Return the types of an input's values that JSON does not show.
 
     Args:
-        value: what is about to be encoded.
+        value: the input, before it is encoded.
     """
     return dict(_walk(value, ""))
 
 
 def of_langgraph(value: Any) -> str | None:
-    """Return the name of the class of langgraph.types that a value has, or None."""
+    """Return the name of a value's class if it is one of langgraph.types, else None."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "langgraph.types" else None
 
 
 def fields_of(value: Any) -> dict[str, Any]:
-    """Return what a Command, Send or other dataclass is made of, as a dict for JSON.
+    """Return the fields of a Command, a Send or any other dataclass, as a dict for JSON.
 
     Args:
         value: a dataclass, or langgraph's Send.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the value is neither.
     """
     kind = of_langgraph(value)
     if kind == "Send":
@@ -67,7 +67,7 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 
 def _update(update: Any) -> Any:
-    # As LangGraph takes them: of a model only what was given.
+    # As in LangGraph: a model updates only the fields that were given.
     return (
         {name: getattr(update, name) for name in update.model_fields_set} if isinstance(update, BaseModel) else update
     )
@@ -92,7 +92,7 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, list | tuple | set | frozenset):
         return enumerate(value)
     if isinstance(value, BaseModel):
-        # As it is encoded; the fields of messages and documents are read by their classes.
+        # As they are encoded; the classes of messages and documents decode their own fields.
         return () if isinstance(value, BaseMessage | Document) else value.model_dump().items()
     if of_langgraph(value) == "Send" or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         return fields_of(value).items()

@@ -1,4 +1,4 @@
-"""Merging the chunks of a stream into one value, once and in linear time."""
+"""Add the chunks of a stream up, once and in linear time."""
 
 from collections.abc import Iterable
 from functools import reduce
@@ -14,7 +14,7 @@ def merge(chunks: list[Any]) -> Any:
     """Return the sum of the chunks, or the last one if they cannot be added; None if there are none.
 
     Args:
-        chunks: what a stream yielded.
+        chunks: all chunks of a stream.
     """
     if len(chunks) < 2:
         return chunks[0] if chunks else None
@@ -38,7 +38,7 @@ def _sum(chunks: list[Any]) -> Any:
 
 
 def _columns(chunks: list[Any]) -> Iterable[tuple[str, list[Any]]]:
-    """Group the values of dicts by key; None stands for nothing, as in AddableDict."""
+    """Group the values of dicts by key; as in AddableDict, None adds nothing."""
     columns: dict[str, list[Any]] = {}
     for chunk in chunks:
         for key, value in chunk.items():

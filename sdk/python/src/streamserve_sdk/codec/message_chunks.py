@@ -1,8 +1,8 @@
-"""Message chunks without validation, where it has said once what it makes of their like.
+"""Make message chunks without validation, once a similar chunk was validated.
 
-Nearly every token of a stream is a chunk that differs from the one before in its text only. The first is validated;
-the next are copies of it, as long as all else is equal: its JSON, or even the text of its JSON, which then need not be
-parsed. `decode` makes whatever this module leaves.
+Nearly every token of a stream is a chunk that differs from the one before only in its text. The first chunk is
+validated. The next ones are copies of it if everything else is equal: either their parsed JSON, or the text of their
+JSON, which then is not parsed. `decode` makes all other chunks.
 """
 
 import re
@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessageChunk
 
 from streamserve_sdk.private_names.pydantic import can_copy, unvalidated
 
-# What validation takes as it is. Values of other types can be equal and differ (1 and True), or be shared by copies.
+# Validation keeps these values. Values of other types may be equal and yet differ (1 and True), or be shared by copies.
 _EMPTY: dict[type, Any] = {list: [], dict: {}}
-# How a server's chunk begins: the text is its first field.
+# A server's chunk begins like this: the text is its first field.
 _OPENING = b'{"content":'
 _BEGINNING = re.compile(rb'\{"content":"(?:[^"\\]|\\.)*+"')
 
@@ -24,11 +24,11 @@ class Template(NamedTuple):
     """A validated chunk that others are copied from.
 
     Args:
-        rest: its JSON without what may differ.
-        fields: what validation made of it.
-        lists: names of the fields that are empty lists, of which each copy has its own.
-        dicts: and of those that are empty dicts.
-        given: names of the fields that were in the JSON.
+        rest: the chunk's parsed JSON without content and id.
+        fields: the chunk's fields after validation.
+        lists: the names of the fields that are empty lists; each copy gets its own lists.
+        dicts: the names of the fields that are empty dicts; each copy gets its own dicts.
+        given: the names of the fields that were in the JSON.
     """
 
     rest: dict[str, Any]
@@ -39,12 +39,12 @@ class Template(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """The text of a chunk's JSON around what may differ.
+    """The text of a chunk's JSON around content and id.
 
     Args:
-        template: what it is copied from.
-        middle: from behind the content up to the first letter of the id.
-        closing: from the quotation mark behind the id.
+        template: the chunk to copy.
+        middle: the text from the end of the content to the start of the id.
+        closing: the text from the end of the id.
     """
 
     template: Template
@@ -53,12 +53,12 @@ class Spelling(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How the chunks of one stream end.
+    """The text at the end of all chunks of one stream.
 
     Args:
-        template: what they are copied from.
-        text: all that is behind the content.
-        id: theirs.
+        template: the chunk to copy.
+        text: the text from the end of the content.
+        id: the id of the chunks.
     """
 
     template: Template
@@ -67,25 +67,25 @@ class Ending(NamedTuple):
 
 
 class MessageChunks:
-    """Makes chunks of JSON; one for all streams, because streams of a server are alike."""
+    """A maker of chunks from JSON; one serves all streams, because a server's streams are alike."""
 
     def __init__(self) -> None:
-        """Know no chunk yet."""
+        """Start without a template."""
         self._template: Template | None = None
         self._spelling: Spelling | None = None
         self._is_spelled = False
         self._ending: Ending | None = None
 
     def read(self, data: bytes) -> AIMessageChunk | None:
-        """Return the chunk of a JSON text that is spelled as the one before, or None.
+        """Return the chunk of a JSON text that is spelled like the one before, else None.
 
         Args:
             data: the JSON text.
         """
         if not data.startswith(_OPENING):
             return None
-        ending = self._ending  # once: another thread may change it
-        if ending is None or not data.endswith(ending.text):  # streams come in turns, but rarely at every chunk
+        ending = self._ending  # read once: another OS thread may change it
+        if ending is None or not data.endswith(ending.text):  # several streams alternate, but rarely at every chunk
             ending = _ending(self._spelling, data)
             if ending is None:
                 return None
@@ -97,11 +97,11 @@ class MessageChunks:
         return _copy(ending.template, content, ending.id) if type(content) is str else None
 
     def make(self, value: dict[str, Any], data: bytes | None = None) -> AIMessageChunk | None:
-        """Return the chunk, or None if it takes more than a copy.
+        """Return a copy of the template with this chunk's text and id, or None if the chunk differs in more.
 
         Args:
-            value: the chunk as a JSON parser made it, with the tag `AIMessageChunk`.
-            data: the text that it was made of.
+            value: the chunk's parsed JSON, with the tag `AIMessageChunk`.
+            data: the chunk's JSON text, if it is known.
         """
         rest = value.copy()
         content, chunk_id = rest.pop("content", None), rest.pop("id", None)
@@ -137,7 +137,7 @@ def _copy(template: Template, content: str, chunk_id: str) -> AIMessageChunk:
 
 
 def _spelling(template: Template, data: bytes, value: dict[str, Any]) -> Spelling | None:
-    """Return how a chunk is spelled, if another content and id in their places make another content and id."""
+    """Return a chunk's spelling if replacing content and id in its text changes exactly these two fields."""
     beginning, (before, found, after) = _BEGINNING.match(data), data.rpartition(b'"id":"%s"' % value["id"].encode())
     if beginning is None or not found or len(before) < beginning.end():
         return None

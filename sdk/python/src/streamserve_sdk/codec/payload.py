@@ -1,4 +1,4 @@
-"""The bodies of requests, and what is read from the bodies of answers."""
+"""Write the bodies of requests, and read the bodies of answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ from streamserve_sdk.errors import Position, ProtocolError
 from streamserve_sdk.transport.failures import from_answer, public_url
 from streamserve_sdk.transport.wire import Reply, Request
 
-# Callbacks stay here; the run's id is the server's to give.
+# Callbacks stay local, and the server chooses the run's id.
 SENT_KEYS = ("tags", "metadata", "run_name", "max_concurrency", "recursion_limit", "configurable")
-# Marks of a surrounding LangGraph run; its checkpoints mean nothing to another server's graph.
+# The prefix of a surrounding LangGraph run's keys; its checkpoints mean nothing to another server's graph.
 _GRAPH_MARK = "__pregel_"
-# Tells the server that nobody wrote such a config: what its chain does not know there is no mistake.
+# Tells the server that a graph wrote this config: keys that its chain does not know are not mistakes of the caller.
 _NESTED = {"__pregel_nested": True}
 _OWN_CHECKPOINT = frozenset({"checkpoint_id", "checkpoint_map", "checkpoint_ns"})
 _SCALARS = (str, int, float, bool, type(None))
@@ -35,11 +35,11 @@ def body(
     """Return the body of a call.
 
     Args:
-        serializer: what encodes the input.
+        serializer: the serializer of the input.
         name: `input` or `inputs`.
         value: the input or inputs.
         config: the caller's config, or one for each input.
-        fields: further fields, `kwargs` among them.
+        fields: further fields of the body, `kwargs` among them.
     """
     configs = [for_server(one) for one in config] if isinstance(config, Sequence) else for_server(config)
     types = types_of(value) if isinstance(serializer, WireSerializer) else {}
@@ -48,7 +48,7 @@ def body(
 
 
 def for_server(config: RunnableConfig) -> dict[str, Any]:
-    """Return the part of a config that means something to the server and can be sent.
+    """Return the part of a config that the server understands and JSON can hold.
 
     Args:
         config: the caller's config.
@@ -70,7 +70,7 @@ def _without_graph(configurable: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sendable(value: Any) -> Any:
-    """Drop what JSON cannot hold: objects that local code keeps in a config for itself."""
+    """Drop the values that JSON cannot hold, such as objects that local code keeps in a config."""
     if isinstance(value, Mapping):
         return {key: _sendable(item) for key, item in value.items() if isinstance(key, str) and _fits(item)}
     if isinstance(value, list | tuple):
@@ -79,12 +79,12 @@ def _sendable(value: Any) -> Any:
 
 
 def _fits(value: Any) -> bool:
-    # An UUID is what LangGraph's users name their threads with.
+    # Users of LangGraph often name threads with UUIDs.
     return isinstance(value, (*_SCALARS, UUID, Mapping, list, tuple))
 
 
 class Answer(NamedTuple):
-    """What `/invoke` or `/batch` answered."""
+    """The answer of `/invoke` or `/batch`."""
 
     output: Any
     callback_events: Any
@@ -94,9 +94,9 @@ def answer(serializer: Serializer, request: Request, reply: Reply) -> Answer:
     """Return the output in an answer.
 
     Args:
-        serializer: what decodes the output.
-        request: what was asked.
-        reply: what came.
+        serializer: the serializer of the output.
+        request: the request.
+        reply: the server's reply.
 
     Raises:
         ServerError: the server reported an error.
@@ -114,11 +114,11 @@ def answer(serializer: Serializer, request: Request, reply: Reply) -> Answer:
 
 
 def checked(request: Request, reply: Reply) -> Any:
-    """Return the JSON of a successful answer; arguments and errors as of `answer`."""
+    """Return the JSON of a successful answer; arguments and errors are those of `answer`."""
     position = Position(reply.headers.get("run-id"))
     if not httpx.codes.is_success(reply.status):
         raise from_answer(request.method, request.url, reply.status, reply.headers, reply.body, position)
     try:
         return orjson.loads(reply.body) if reply.body else None
     except orjson.JSONDecodeError as error:
-        raise ProtocolError(f"{public_url(request.url)} answered no JSON", position=position) from error
+        raise ProtocolError(f"{public_url(request.url)} did not answer with JSON", position=position) from error

@@ -1,4 +1,4 @@
-"""What turns values into JSON and back; `langserve`'s serializers fit as they are."""
+"""Serializers turn values into JSON and back; those of `langserve` fit without changes."""
 
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ from streamserve_sdk.codec import decode, encode
 
 
 class Serializer(Protocol):
-    """Turns values into JSON and back."""
+    """The interface of a serializer."""
 
     def dumps(self, obj: Any) -> bytes:
         """Return the value as JSON text."""
@@ -19,16 +19,16 @@ class Serializer(Protocol):
         ...
 
     def loads(self, s: bytes) -> Any:
-        """Return what a JSON text stands for."""
+        """Return the value that a JSON text stands for."""
         ...
 
     def loadd(self, s: Any) -> Any:
-        """Return what a parsed JSON value stands for."""
+        """Return the value that a parsed JSON value stands for."""
         ...
 
 
 class WireSerializer:
-    """The default: LangChain's well-known types and the wire's own tags."""
+    """The default serializer: LangChain's well-known types and the wire's own tags."""
 
     def dumps(self, obj: Any) -> bytes:
         """Return the value as JSON text; see `encode.dumps`."""
@@ -38,8 +38,8 @@ class WireSerializer:
         """Return the value as dicts, lists and scalars."""
         return orjson.loads(encode.dumps(obj))
 
-    loads = staticmethod(decode.loads)  # it is asked for every token
+    loads = staticmethod(decode.loads)  # called for every token
 
     def loadd(self, s: Any, types: Any = None) -> Any:
-        """Return what a parsed JSON value stands for, with the types that came beside it; see `decode.loadd`."""
+        """Return the value that a parsed JSON value stands for, using the types that came beside it."""
         return decode.hinted(s, types) if types and isinstance(types, dict) else decode.loadd(s)

@@ -1,4 +1,4 @@
-"""What each endpoint's answers are turned into, and what its calls take beside input and config."""
+"""Shape the chunks and outputs of each endpoint, and the arguments of its calls."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -11,9 +11,9 @@ from streamserve_sdk.codec.merge import merge
 from streamserve_sdk.codec.payload import Answer
 from streamserve_sdk.errors import ProtocolError
 
-# The filters of astream_events and astream_log: fields of their own in the body.
+# The filters of astream_events and astream_log, which are fields of their own in the body.
 FILTERS = tuple(f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags"))
-# Arguments of a graph with which its chunks are snapshots, updates or tuples.
+# With one of these arguments, a graph's chunks are snapshots, updates or tuples.
 _GRAPH_FORMS = {"stream_mode", "subgraphs", "version"}
 
 
@@ -31,17 +31,17 @@ def as_is(chunk: Any) -> Any:
 
 
 def addable(chunk: Any) -> Any:
-    """Return a dict as one that can be added to the next chunk, and all else as it is."""
+    """Return a dict as an AddableDict, and any other chunk unchanged."""
     return AddableDict(chunk) if type(chunk) is dict else chunk
 
 
 def chunk_shape(kwargs: dict[str, Any]) -> Callable[[Any], Any]:
-    """Return what the chunks of a call are turned into: those of a graph's modes come as the graph makes them."""
+    """Return the function that shapes a call's chunks; those of graph modes stay unchanged."""
     return as_is if _GRAPH_FORMS & kwargs.keys() else addable
 
 
 def merging(kwargs: dict[str, Any]) -> Callable[[list[Any]], Any]:
-    """Return what makes one output of a call's chunks: those of a graph's modes are not added up."""
+    """Return the function that makes one output of a call's chunks; those of graph modes are not added up."""
     return last if _GRAPH_FORMS & kwargs.keys() else merge
 
 
@@ -53,29 +53,29 @@ def last(chunks: list[Any]) -> Any:
 def log_patch(chunk: Any) -> RunLogPatch:
     """Return the patch in a block of `/stream_log`."""
     if not isinstance(chunk, dict) or not isinstance(chunk.get("ops"), list):
-        raise ProtocolError("a block of the log without ops")
-    # jsonpatch changes what it is given in place.
+        raise ProtocolError("a block of the log has no ops")
+    # jsonpatch changes its arguments in place.
     return RunLogPatch(*deepcopy(chunk["ops"]))
 
 
 def whole_log(patches: list[RunLogPatch]) -> RunLogPatch:
-    """Return one patch with the operations of all."""
+    """Return one patch with the operations of all patches."""
     return RunLogPatch(*(operation for patch in patches for operation in patch.ops))
 
 
 def last_state(values: list[Any]) -> Any:
-    """Return the last state that events of version 3 tell of, or None."""
+    """Return the last state in events of version 3, or None."""
     states = (value for value in reversed(values) if isinstance(value, dict) and value.get("method") == "values")
     return next((state["data"] for state in states if not state["namespace"]), None)
 
 
 def all_events(events: list[Any]) -> list[Any]:
-    """Return the events: they are not added up."""
+    """Return the events, which are not added up."""
     return events
 
 
 def outputs(answer: Answer, count: int) -> list[Any]:
     """Return the outputs of a batch, one for each input."""
     if not isinstance(answer.output, list) or len(answer.output) != count:
-        raise ProtocolError(f"a batch of {count} inputs was not answered with as many outputs")
+        raise ProtocolError(f"a batch of {count} inputs was answered with another number of outputs")
     return answer.output

@@ -1,1 +1,1 @@
-"""Tell events and callbacks of a remote chain as LangChain and LangGraph tell their own."""
+"""Give the events and callbacks of a remote chain the form that local ones have."""

@@ -1,4 +1,4 @@
-"""Replays on the caller's handlers the callbacks that a server reports with an answer."""
+"""Replay the callbacks that a server reports with an answer on the caller's handlers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from langchain_core.callbacks.manager import ahandle_event, handle_event
 
 from streamserve_sdk.codec import decode
 
-# Event -> the handler attribute with which a handler declines it.
+# An event's name -> the attribute with which a handler ignores the event.
 IGNORED_BY = {
     f"on_{kind}_{moment}": f"ignore_{reason}"
     for kind, reason in (
@@ -32,15 +32,15 @@ def replay(handlers: list[BaseCallbackHandler], parent: UUID, events: Any) -> No
 
     Args:
         handlers: the caller's handlers.
-        parent: the local run under which the remote ones belong.
-        events: `callback_events` of an answer.
+        parent: the id of the local run that is the parent of the remote runs.
+        events: the field `callback_events` of an answer.
     """
     for name, arguments in _calls(parent, events):
         handle_event(handlers, name, IGNORED_BY[name], **arguments)
 
 
 async def areplay(handlers: list[BaseCallbackHandler], parent: UUID, events: Any) -> None:
-    """Call the handlers with a server's callback events; arguments as of `replay`."""
+    """Call the handlers with a server's callback events; arguments are those of `replay`."""
     for name, arguments in _calls(parent, events):
         await ahandle_event(handlers, name, IGNORED_BY[name], **arguments)
 

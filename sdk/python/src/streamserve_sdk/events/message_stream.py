@@ -1,4 +1,4 @@
-"""Events of a remote chat model -> LangChain's own message streams, with all of their projections."""
+"""Turn the events of a remote chat model into LangChain's own message streams, with all of their projections."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
@@ -10,15 +10,15 @@ from langchain_core.language_models.chat_model_stream import AsyncChatModelStrea
 from streamserve_sdk.errors import ProtocolError
 from streamserve_sdk.events.compact import Expander
 
-_UNFINISHED = "the message ended without its end"
+_UNFINISHED = "the stream ended before the message did"
 
 
 def message_stream(values: Generator[Any], expander: Expander) -> ChatModelStream:
     """Return the message stream of the values that follow the head.
 
     Args:
-        values: the stream.
-        expander: what reads it.
+        values: the stream's values after the head.
+        expander: the expander of the compact form.
     """
     stream = ChatModelStream()
 
@@ -40,17 +40,17 @@ def message_stream(values: Generator[Any], expander: Expander) -> ChatModelStrea
 
 
 def _drain(values: Generator[Any]) -> None:
-    # The stream's own end comes after that of the message: leaving before it would cancel the run.
+    # The stream ends after the message: leaving in between would cancel the run.
     for _ in values:
         pass
 
 
 class RemoteMessageStream(AsyncChatModelStream):
-    """The message stream of the values that follow the head; a producer of its own reads them, as in process.
+    """The message stream of the values that follow the head; a task of its own reads them, as for a local model.
 
     Args:
-        values: the stream.
-        expander: what reads it.
+        values: the stream's values after the head.
+        expander: the expander of the compact form.
     """
 
     def __init__(self, values: AsyncGenerator[Any], expander: Expander) -> None:
@@ -61,7 +61,7 @@ class RemoteMessageStream(AsyncChatModelStream):
         self.set_start(self._start)
 
     async def aclose(self) -> None:
-        """Stop reading; an unfinished run is cancelled."""
+        """Stop reading and cancel an unfinished run."""
         if self._reading is None:
             await self._values.aclose()
         elif not self._reading.done():

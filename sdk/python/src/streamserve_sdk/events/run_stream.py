@@ -1,7 +1,7 @@
-"""Events of a remote graph or chain -> LangGraph's own run streams, with all of their projections.
+"""Turn the events of a remote graph or chain into LangGraph's own run streams, with all of their projections.
 
-A run stream takes the parts that a local graph yields, and makes the events of them. The server sends the events,
-so those that LangGraph makes of others are turned back: a subgraph's `lifecycle` into the `tasks` it is made of.
+A run stream makes events of the parts that a local graph yields. The server sends events, so events that LangGraph
+derives from parts are turned back into these parts: a subgraph's `lifecycle` into its `tasks`.
 """
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
@@ -15,33 +15,33 @@ from streamserve_sdk.private_names.langgraph import stream_mux
 if TYPE_CHECKING:
     from langgraph.stream import AsyncGraphRunStream, GraphRunStream
 
-# Called with the namespace of a graph or subgraph; makes a `langgraph.stream.StreamTransformer`.
+# Takes the namespace of a graph or subgraph and returns a `langgraph.stream.StreamTransformer`.
 Transformer = Callable[[tuple[str, ...]], Any]
 Part = dict[str, Any]
 
-# Sent for every run; `tasks` are told as `lifecycle`.
+# The server sends these for every run, and `tasks` in the form of `lifecycle`.
 _ALWAYS = {"values", "messages"}
 
 
 def asked_modes(transformers: Sequence[Transformer]) -> list[str]:
-    """Return the stream modes that the caller's transformers need beside those that are always sent.
+    """Return the stream modes that the caller's transformers need beyond those that are always sent.
 
     Args:
-        transformers: as for `CompiledStateGraph.astream_events`.
+        transformers: those of `CompiledStateGraph.astream_events`.
 
     Raises:
-        NotImplementedError: one needs tasks, which a remote graph does not tell.
+        NotImplementedError: a transformer needs tasks, which a remote graph does not send.
     """
     needed = {mode for make in transformers for mode in make(()).required_stream_modes} - _ALWAYS
     if "tasks" in needed:
-        raise NotImplementedError("a remote graph tells of its tasks in `lifecycle` only")
+        raise NotImplementedError("a remote graph reports its tasks in `lifecycle` only")
     return sorted(needed)
 
 
 def arun_stream(
     values: AsyncGenerator[Any], expander: Expander, transformers: Sequence[Transformer]
 ) -> "AsyncGraphRunStream":
-    """Return the run stream of the values that follow the head; arguments as of `run_stream`."""
+    """Return the run stream of the values that follow the head; arguments are those of `run_stream`."""
     with without_beta_warning():
         from langgraph.stream import AsyncGraphRunStream
 
@@ -52,9 +52,9 @@ def run_stream(values: Generator[Any], expander: Expander, transformers: Sequenc
     """Return the run stream of the values that follow the head.
 
     Args:
-        values: the stream; closed when the run stream is aborted.
-        expander: what reads it.
-        transformers: the caller's own.
+        values: the stream's values after the head; closed when the run stream is aborted.
+        expander: the expander of the compact form.
+        transformers: the caller's transformers.
     """
     with without_beta_warning():
         from langgraph.stream import GraphRunStream
@@ -67,7 +67,7 @@ def _mux(expander: Expander, transformers: Sequence[Transformer], *, is_async: b
     from langgraph.stream.transformers import MessagesTransformer, ValuesTransformer
 
     class ServersTime(StreamTransformer):
-        """Gives the events the time at which they happened."""
+        """Give events the time at which they happened on the server."""
 
         before_builtins = True
 
@@ -98,7 +98,7 @@ def _parts(values: Generator[Any], expander: Expander) -> Generator[Part]:
 
 
 class _Tasks:
-    """Turns events back into the parts that they were made of."""
+    """Turn events back into the parts that they were made of."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, ...], str] = {}
@@ -122,7 +122,7 @@ class _Tasks:
         if cause := data.get("cause"):
             yield _task(namespace[:-1], {"id": task, "input": {"tool_call": {"id": cause["tool_call_id"]}}})
         name, said = data.get("graph_name"), namespace[-1].partition(":")[0]
-        # An agent's name is its own; that of any other subgraph is its node's.
+        # An agent has a name of its own; any other subgraph has its node's name.
         yield _task(namespace, {"metadata": {"lc_agent_name": name} if cause or name != said else {}})
 
 

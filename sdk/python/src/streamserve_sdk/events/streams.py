@@ -1,4 +1,4 @@
-"""Events of a remote chain: dicts of every step (versions 1 and 2), or LangChain's own run streams (version 3)."""
+"""Stream the events of a remote chain: as dicts (versions 1 and 2), or as LangChain's own streams (version 3)."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Sequence
 from typing import Any, Literal, overload
@@ -18,7 +18,7 @@ Older = Literal["v1", "v2"]
 
 
 class EventStreams:
-    """The part of RemoteRunnable that tells events."""
+    """The part of RemoteRunnable that streams events."""
 
     _client: ChainClient
 
@@ -48,19 +48,19 @@ class EventStreams:
         version: Literal["v1", "v2", "v3"] = "v2",
         **kwargs: Any,
     ) -> AsyncIterator[StreamEvent] | Awaitable[Any]:
-        """Yield the events of every step, or for version 3 return a stream of them with typed projections.
+        """Yield the events of every step, or for version 3 return a stream with typed projections.
 
-        Version 3, which LangChain calls a beta, starts the run when it is awaited. A chat model gives an
-        `AsyncChatModelStream`; a graph or any other chain gives an `AsyncGraphRunStream`, which needs langgraph.
+        LangChain calls version 3 a beta. Its run starts when the result is awaited: an `AsyncChatModelStream` for a
+        chat model, an `AsyncGraphRunStream`, which needs langgraph, for a graph or any other chain.
 
         Args:
             input: the chain's input.
-            config: all but its callbacks goes to the server.
-            version: of the events; the server decides between v1 and v2.
-            transformers: version 3 of a graph: further projections, as for `CompiledStateGraph.astream_events`.
-            detach: version 3: leaving early lets the run go on; default: the constructor's.
-            on_run: version 3: called with the run's id as soon as it is known.
-            kwargs: the filters of `Runnable.astream_events` (not in version 3); the rest goes to the server as JSON.
+            config: the caller's config; all but its callbacks is sent to the server.
+            version: the events' version; the server decides between v1 and v2. Default "v2".
+            transformers: version 3 of a graph: further projections, those of `CompiledStateGraph.astream_events`.
+            detach: version 3: whether the run continues when its reader leaves early; default: the constructor's.
+            on_run: version 3: a function that is called with the run's id as soon as it is known.
+            kwargs: the filters of `Runnable.astream_events` (versions 1 and 2); the rest is sent to the server as JSON.
 
         Raises:
             StreamServeError: the stream failed.
@@ -80,10 +80,10 @@ class EventStreams:
         version: Literal["v1", "v2", "v3"] = "v2",
         **kwargs: Any,
     ) -> Any:
-        """Return a stream of the events of version 3; arguments and errors as of `astream_events`.
+        """Return a stream of the events of version 3; arguments and errors are those of `astream_events`.
 
         Raises:
-            NotImplementedError: the version is v1 or v2, which have no synchronous form in LangChain.
+            NotImplementedError: the version is v1 or v2, which LangChain streams asynchronously only.
         """
         if version != "v3":
             _check(version)
@@ -95,12 +95,12 @@ class EventStreams:
         return _opened(traced(self._name(), input, config, start, shapes.last_state), kwargs.get("transformers", ()))
 
     def join_events(self, run_id: str, *, transformers: Sequence[Transformer] = (), detach: bool = True) -> Any:
-        """Return the stream of a run's events of version 3, from its first.
+        """Return the stream of a run's events of version 3, from the first event.
 
         Args:
-            run_id: a run of this chain that was started for such events.
-            transformers: further projections of what the run was asked for when it was started.
-            detach: leaving early lets the run go on; default True, because it was started elsewhere.
+            run_id: the id of a run of this chain that was started for such events.
+            transformers: further projections of the stream modes that the run was started with.
+            detach: whether the run continues when its reader leaves early; default True.
 
         Raises:
             StreamServeError: the run is unknown, or its stream failed.
@@ -110,7 +110,7 @@ class EventStreams:
         return _opened(self._client.chunks(session, shapes.as_is), transformers)
 
     async def ajoin_events(self, run_id: str, *, transformers: Sequence[Transformer] = (), detach: bool = True) -> Any:
-        """Return the stream of a run's events of version 3; arguments and errors as of `join_events`."""
+        """Return the stream of a run's events of version 3; arguments and errors are those of `join_events`."""
         session = self._client.attach(run_id, 0, detach)
         return await _aopened(self._client.achunks(session, shapes.as_is), transformers)
 
@@ -145,7 +145,7 @@ class EventStreams:
         return self._client.start("stream_events", input, config, arguments, detach=detach, on_run=on_run, **fields)
 
     def _name(self) -> str:
-        return str(self.get_name())  # type: ignore[attr-defined]  # of Runnable
+        return str(self.get_name())  # type: ignore[attr-defined]  # defined by Runnable
 
 
 def _check(version: str) -> None:

@@ -1,4 +1,4 @@
-"""Reports a remote stream to the caller's callbacks as one chain run, with its output merged once at the end."""
+"""Report a remote stream to the caller's callbacks as one chain run, whose output is added up once at the end."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
@@ -25,11 +25,11 @@ def traced(
     """Yield the chunks of a stream and report them.
 
     Args:
-        name: the run's name unless the config has one.
+        name: the run's name, unless the config has one.
         value: the run's input.
         config: the caller's config.
-        start: makes the stream of the whole config; closed with this one.
-        merge: makes the run's output of all chunks; called only if somebody listens.
+        start: a function that starts the stream of a config; its stream is closed with this one.
+        merge: a function that makes the run's output of all chunks.
     """
     config = ensure_config(config)
     chunks = start(config)
@@ -55,7 +55,7 @@ async def atraced(
     start: Callable[[RunnableConfig], AsyncGenerator[Any]],
     merge: Merge,
 ) -> AsyncGenerator[Any]:
-    """Yield the chunks of a stream and report them; arguments as of `traced`."""
+    """Yield the chunks of a stream and report them; arguments are those of `traced`."""
     config = ensure_config(config)
     chunks = start(config)
     manager = get_async_callback_manager_for_config(config)
@@ -75,7 +75,7 @@ async def atraced(
     await run.on_chain_end(merge(seen))
 
 
-# langchain-core's own streams pass through the same two taps; without them a surrounding
+# langchain-core's own streams pass through the same two taps; without them, a surrounding
 # astream_events would not see the chunks of this step.
 def _tapped(run: CallbackManagerForChainRun, chunks: Iterator[Any]) -> Iterator[Any]:
     for handler in run.handlers:

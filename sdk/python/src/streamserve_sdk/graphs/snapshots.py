@@ -1,4 +1,4 @@
-"""States of a thread, from JSON: langgraph's own classes where it is installed, else ones that look alike."""
+"""Decode the states of a thread: into langgraph's own classes if it is installed, else into classes that look alike."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -11,7 +11,7 @@ from streamserve_sdk.errors import ProtocolError
 
 
 class Interrupt(NamedTuple):
-    """A question of a graph; fields as of `langgraph.types.Interrupt`."""
+    """A question of a graph; the fields are those of `langgraph.types.Interrupt`."""
 
     value: Any
     id: str
@@ -19,7 +19,7 @@ class Interrupt(NamedTuple):
 
 
 class PregelTask(NamedTuple):
-    """A task of a step; fields as of `langgraph.types.PregelTask`."""
+    """A task of a step; the fields are those of `langgraph.types.PregelTask`."""
 
     id: str
     name: str
@@ -31,7 +31,7 @@ class PregelTask(NamedTuple):
 
 
 class StateSnapshot(NamedTuple):
-    """A graph's state at a checkpoint; fields as of `langgraph.types.StateSnapshot`."""
+    """A graph's state at a checkpoint; the fields are those of `langgraph.types.StateSnapshot`."""
 
     values: Any
     next: tuple[str, ...]
@@ -47,23 +47,23 @@ def snapshot(serializer: Serializer, state: Any) -> StateSnapshot:
     """Return the snapshot in an answer.
 
     Args:
-        serializer: what decodes the values.
-        state: LangGraph's `ThreadState`, parsed, with the types beside it.
+        serializer: the serializer of the values.
+        state: LangGraph's `ThreadState` as parsed JSON, with the types beside it.
 
     Raises:
-        ProtocolError: it is no state.
+        ProtocolError: the value is not a state.
     """
     try:
         return _snapshot(_decoded(serializer, state))
     except (AttributeError, KeyError, TypeError) as error:
-        raise ProtocolError("a state of a thread without its fields") from error
+        raise ProtocolError("a state of a thread lacks fields") from error
 
 
 def empty(config: RunnableConfig) -> StateSnapshot:
-    """Return what langgraph answers for a thread or checkpoint that does not exist.
+    """Return langgraph's state of a thread or checkpoint that does not exist.
 
     Args:
-        config: the caller's.
+        config: the caller's config.
     """
     made: StateSnapshot = _kind("StateSnapshot", StateSnapshot)({}, (), config, None, None, None, (), ())
     return made

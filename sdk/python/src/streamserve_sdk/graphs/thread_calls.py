@@ -1,4 +1,4 @@
-"""The requests about threads, and what their answers mean."""
+"""Write the requests about threads, and read their answers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from streamserve_sdk.graphs.snapshots import StateSnapshot
 from streamserve_sdk.transport.links import endpoint
 from streamserve_sdk.transport.wire import JSON_HEADERS, Reply, Request
 
-# States of one request: each is a whole conversation.
+# The most states in one answer: each is a whole conversation.
 PAGE = 20
 _CHECKPOINT_KEYS = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")
 _UNKNOWN = ("unknown_thread", "unknown_checkpoint")
@@ -27,12 +27,12 @@ def state(url: str, config: RunnableConfig, subgraphs: bool) -> Request:
     """Return the request for a state.
 
     Args:
-        url: of the graph.
-        config: names the thread, and perhaps a checkpoint.
-        subgraphs: with the states of subgraphs.
+        url: the graph's URL.
+        config: a config with the thread's id, and optionally a checkpoint's.
+        subgraphs: whether the answer includes the states of subgraphs.
 
     Raises:
-        ValueError: the config names no thread.
+        ValueError: the config has no thread's id.
     """
     place = {key: value for key, value in _checkpoint(config).items() if key != "checkpoint_map" and value}
     query = urlencode({**place, **({"subgraphs": "true"} if subgraphs else {})})
@@ -43,13 +43,13 @@ def update(url: str, serializer: Serializer, config: RunnableConfig, supersteps:
     """Return the request for updates.
 
     Args:
-        url: of the graph.
-        serializer: what encodes the values.
-        config: names the thread, and perhaps a checkpoint.
-        supersteps: of updates `(values, as_node, task_id)`.
+        url: the graph's URL.
+        serializer: the serializer of the values.
+        config: a config with the thread's id, and optionally a checkpoint's.
+        supersteps: lists of updates `(values, as_node, task_id)`.
 
     Raises:
-        ValueError: the config names no thread.
+        ValueError: the config has no thread's id.
     """
     steps = [{"updates": [_update(serializer, *one) for one in step]} for step in supersteps]
     single = len(steps) == 1 and len(steps[0]["updates"]) == 1
@@ -64,13 +64,13 @@ def delete(url: str, thread_id: str) -> Request:
 
 
 def read_state(serializer: Serializer, config: RunnableConfig, request: Request, reply: Reply) -> StateSnapshot:
-    """Return the state in an answer; as in langgraph, that of an unknown thread or checkpoint is empty.
+    """Return the state in an answer; as in langgraph, the state of an unknown thread or checkpoint is empty.
 
     Args:
-        serializer: what decodes the values.
-        config: the caller's.
-        request: what was asked.
-        reply: what came.
+        serializer: the serializer of the values.
+        config: the caller's config.
+        request: the request.
+        reply: the server's reply.
 
     Raises:
         StreamServeError: the call failed.
@@ -80,11 +80,11 @@ def read_state(serializer: Serializer, config: RunnableConfig, request: Request,
 
 
 def read_update(request: Request, reply: Reply) -> RunnableConfig:
-    """Return the config of the checkpoint that an update made; arguments and errors as of `read_state`."""
+    """Return the config of the checkpoint that an update made; arguments and errors are those of `read_state`."""
     answer = payload.checked(request, reply)
     config = snapshots.config_of(answer.get("checkpoint") if isinstance(answer, dict) else None)
     if config is None:
-        raise ProtocolError("an update was answered without its checkpoint")
+        raise ProtocolError("an update was answered without a checkpoint")
     return config
 
 
@@ -93,12 +93,12 @@ class History:
     """The past states of a thread, page by page.
 
     Args:
-        url: of the graph.
-        serializer: what decodes the values.
-        config: names the thread, and perhaps a checkpoint.
-        filter: what the states' metadata must have.
-        before: names the checkpoint before which to begin.
-        limit: the most states; default: all.
+        url: the graph's URL.
+        serializer: the serializer of the values.
+        config: a config with the thread's id, and optionally a checkpoint's.
+        filter: the keys and values that the states' metadata must have.
+        before: a config with a checkpoint's id; older states follow.
+        limit: the greatest number of states; None for all.
     """
 
     url: str
@@ -123,11 +123,11 @@ class History:
         return Request("POST", _url(self.url, self.config, "/history"), JSON_HEADERS, body)
 
     def take(self, request: Request, reply: Reply) -> Iterator[StateSnapshot]:
-        """Yield the states of a page; arguments and errors as of `read_state`."""
+        """Yield the states of a page; arguments and errors are those of `read_state`."""
         found = _known(request, reply)
         states = [] if found is None else found
         if not isinstance(states, list):
-            raise ProtocolError("a history that is no list")
+            raise ProtocolError("the history is not a list")
         self._done = len(states) < self._page
         if self.limit is not None:
             self.limit -= len(states)
@@ -153,7 +153,7 @@ def _known(request: Request, reply: Reply) -> Any:
 def _url(url: str, config: RunnableConfig, suffix: str) -> str:
     thread_id = config.get("configurable", {}).get("thread_id")
     if thread_id is None or thread_id == "":
-        raise ValueError("the config names no thread: configurable.thread_id")
+        raise ValueError("the config has no thread's id: configurable.thread_id is missing")
     return endpoint(url, f"threads/{quote(str(thread_id), safe='')}{suffix}")
 
 

@@ -1,4 +1,4 @@
-"""What a client does with the threads of a graph, in the words of langgraph's `CompiledStateGraph`."""
+"""The methods for a graph's threads, with the names that langgraph's `CompiledStateGraph` gives them."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from streamserve_sdk.transport.http import asend, send
 
 
 class Threads:
-    """The part of RemoteRunnable that a compiled graph has and other Runnables have not."""
+    """The part of RemoteRunnable that compiled graphs have and other Runnables lack."""
 
     _client: ChainClient
 
     def get_state(self, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-        """Return the state of a thread, empty if there is none.
+        """Return the state of a thread; the state of an unknown thread is empty.
 
         Args:
-            config: names the thread in `configurable.thread_id`, and perhaps a checkpoint.
-            subgraphs: with the states of subgraphs that wait.
+            config: a config with `configurable.thread_id`, and optionally a checkpoint's id.
+            subgraphs: whether the state includes those of waiting subgraphs; default False.
 
         Raises:
             StreamServeError: the call failed.
@@ -33,7 +33,7 @@ class Threads:
         return thread_calls.read_state(self._client.serializer, config, request, reply)
 
     async def aget_state(self, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-        """Return the state of a thread; arguments and errors as of `get_state`."""
+        """Return the state of a thread; arguments and errors are those of `get_state`."""
         request = thread_calls.state(self._client.url, config, subgraphs)
         reply = await asend(self._client.clients, request)
         return thread_calls.read_state(self._client.serializer, config, request, reply)
@@ -49,10 +49,10 @@ class Threads:
         """Yield the past states of a thread, latest first, fetched page by page.
 
         Args:
-            config: names the thread in `configurable.thread_id`.
-            filter: what the states' metadata must have.
-            before: names a checkpoint; only older states are given.
-            limit: the most states; default: all.
+            config: a config with `configurable.thread_id`.
+            filter: the keys and values that the states' metadata must have.
+            before: a config with a checkpoint's id; only older states are returned.
+            limit: the greatest number of states; default: all.
 
         Raises:
             StreamServeError: a call failed.
@@ -69,7 +69,7 @@ class Threads:
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[StateSnapshot]:
-        """Yield the past states of a thread; arguments and errors as of `get_state_history`."""
+        """Yield the past states of a thread; arguments and errors are those of `get_state_history`."""
         history = self._history(config, filter, before, limit)
         while request := history.request():
             for state in history.take(request, await asend(self._client.clients, request)):
@@ -85,10 +85,10 @@ class Threads:
         """Update a thread's state, and return the config of the new checkpoint.
 
         Args:
-            config: names the thread in `configurable.thread_id`; with a checkpoint, the update forks from there.
-            values: what the node would have returned.
-            as_node: the node; default: the last one that ran, if that is clear.
-            task_id: of the node's task.
+            config: a config with `configurable.thread_id`; with a checkpoint's id, the update forks from there.
+            values: the values that the node would have returned.
+            as_node: the node's name; default: the last node that ran, if there is exactly one.
+            task_id: the id of the node's task.
 
         Raises:
             StreamServeError: the update does not fit, or the call failed.
@@ -102,15 +102,15 @@ class Threads:
         as_node: str | None = None,
         task_id: str | None = None,
     ) -> RunnableConfig:
-        """Update a thread's state; arguments and errors as of `update_state`."""
+        """Update a thread's state; arguments and errors are those of `update_state`."""
         return await self.abulk_update_state(config, [[(values, as_node, task_id)]])
 
     def bulk_update_state(self, config: RunnableConfig, supersteps: Sequence[Sequence[Any]]) -> RunnableConfig:
         """Apply several steps of updates, and return the config of the last new checkpoint.
 
         Args:
-            config: names the thread in `configurable.thread_id`.
-            supersteps: each a list of updates `(values, as_node, task_id)`, such as langgraph's `StateUpdate`.
+            config: a config with `configurable.thread_id`.
+            supersteps: lists of updates `(values, as_node, task_id)`, such as langgraph's `StateUpdate`.
 
         Raises:
             StreamServeError: an update does not fit, or the call failed.
@@ -119,7 +119,7 @@ class Threads:
         return thread_calls.read_update(request, send(self._client.clients, request))
 
     async def abulk_update_state(self, config: RunnableConfig, supersteps: Sequence[Sequence[Any]]) -> RunnableConfig:
-        """Apply several steps of updates; arguments and errors as of `bulk_update_state`."""
+        """Apply several steps of updates; arguments and errors are those of `bulk_update_state`."""
         request = thread_calls.update(self._client.url, self._client.serializer, config, supersteps)
         return thread_calls.read_update(request, await asend(self._client.clients, request))
 
@@ -127,16 +127,16 @@ class Threads:
         """Delete a thread with all its checkpoints.
 
         Args:
-            thread_id: the thread.
+            thread_id: the thread's id.
 
         Raises:
-            StreamServeError: there is no such thread, a run of it is under way, or the call failed.
+            StreamServeError: the thread is unknown, a run of it is under way, or the call failed.
         """
         request = thread_calls.delete(self._client.url, thread_id)
         payload.checked(request, send(self._client.clients, request))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete a thread; arguments and errors as of `delete_thread`."""
+        """Delete a thread; arguments and errors are those of `delete_thread`."""
         request = thread_calls.delete(self._client.url, thread_id)
         payload.checked(request, await asend(self._client.clients, request))
 

@@ -1,4 +1,4 @@
-"""aiohttp under httpx's interface, for asynchronous calls, which takes less CPU per read. Needs httpx-aiohttp."""
+"""Carry httpx's asynchronous calls over aiohttp, which takes less CPU per read. Needs httpx-aiohttp."""
 
 import asyncio
 import ssl
@@ -18,11 +18,11 @@ def transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
     """Return a transport for one event loop.
 
     Args:
-        context: of TLS.
+        context: the TLS settings of all connections.
     """
 
     def session() -> aiohttp.ClientSession:
-        # Without a bound of connections, as stream 101 must not wait; cookies are httpx's.
+        # A bound of connections would make stream 101 wait; httpx keeps the cookies.
         connector = aiohttp.TCPConnector(limit=0, ssl=context)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -30,10 +30,10 @@ def transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
 
 
 class WatchedTransport(AiohttpTransport):
-    """Takes the limit of silence when the body's first byte is asked for, as httpx's own transport does."""
+    """A transport that reads the time limit of a read when the body is first read, as httpx's own transport does."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """As httpx's."""
+        """Send a request and return the head of its response, as the base class does."""
         limits = request.extensions.get("timeout", {})
         read = limits.get("read")
         response = await super().handle_async_request(request)
@@ -43,12 +43,12 @@ class WatchedTransport(AiohttpTransport):
 
 
 class WatchedStream(httpx.AsyncByteStream):
-    """A body that fails when it is silent for too long; one timer, however many reads.
+    """A body that fails when no bytes arrive for too long; all reads share one timer.
 
     Args:
-        inner: the body.
-        limits: httpx's time limits, which may change until the first read.
-        known: the limit of silence that aiohttp keeps by itself.
+        inner: the body as httpx-aiohttp made it.
+        limits: httpx's time limits in seconds; they may change until the first read.
+        known: the time limit of a read, in seconds, that aiohttp enforces itself.
     """
 
     def __init__(self, inner: AiohttpResponseStream, limits: dict[str, Any], known: float | None) -> None:
@@ -64,7 +64,7 @@ class WatchedStream(httpx.AsyncByteStream):
         """Yield the body.
 
         Raises:
-            httpx.ReadTimeout: it was silent for too long.
+            httpx.ReadTimeout: no bytes arrived within the time limit.
         """
         limit = self._limits.get("read")
         with map_aiohttp_exceptions():
@@ -81,7 +81,7 @@ class WatchedStream(httpx.AsyncByteStream):
                         data = await self._read()
                     except asyncio.CancelledError:
                         if self._is_late and self._reader is not None and not self._reader.uncancel():
-                            raise httpx.ReadTimeout(f"nothing came for {limit:g} s") from None
+                            raise httpx.ReadTimeout(f"no bytes arrived for {limit:g} s") from None
                         raise
                     self._reader = None
                     if not data:
@@ -95,7 +95,7 @@ class WatchedStream(httpx.AsyncByteStream):
         await self._inner.aclose()
 
     def _check(self, now: float, limit: float) -> float:
-        """Return the seconds to the next check; a reader that waits for too long is cancelled."""
+        """Return the seconds to the next check; cancel a reader that has waited for too long."""
         if self._reader is None:
             return limit
         left = self._since + limit - now

@@ -1,4 +1,4 @@
-"""The HTTP clients: made at the first call, one per event loop, closed without blocking anybody."""
+"""The HTTP clients: made at the first call, one per event loop, closed without blocking a loop."""
 
 import asyncio
 import os
@@ -15,15 +15,15 @@ import httpx
 Transport = Literal["httpx", "aiohttp"]
 CertTypes = str | tuple[str, str] | tuple[str, str, str]
 
-# httpx's default of 100 connections makes stream 101 wait without a word; idle ones stay bounded.
+# httpx's default of 100 connections makes stream 101 wait silently; idle connections stay bounded.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-# How long a close, or the end of an iterator, may wait for a cancel request under way (seconds).
+# Seconds that a close, or the end of an iterator, waits for a cancel request under way.
 CANCEL_WAIT = 2.0
 
 
 @lru_cache(maxsize=32)
 def tls_context(verify: str | bool, cert: CertTypes | None) -> ssl.SSLContext:
-    """Return the TLS context for these settings; making one costs 75 ms, so equal settings share one."""
+    """Return the TLS context for these settings; making one takes 75 ms, so equal settings share one."""
     if isinstance(verify, str):
         is_folder = os.path.isdir(verify)
         context = ssl.create_default_context(capath=verify if is_folder else None, cafile=None if is_folder else verify)
@@ -38,10 +38,10 @@ class HttpClients:
     """The clients of one RemoteRunnable.
 
     Args:
-        verify: as httpx's: True, False, a path of certificates, or a context.
-        cert: as httpx's: the client's certificate.
+        verify: httpx's `verify`: True, False, a path of certificates, or a context.
+        cert: httpx's `cert`: the client's certificate.
         options: further arguments of httpx.Client and httpx.AsyncClient.
-        transport: "aiohttp" carries asynchronous calls over aiohttp.
+        transport: "aiohttp" carries asynchronous calls over aiohttp; default "httpx".
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class HttpClients:
         options: dict[str, Any],
         transport: Transport = "httpx",
     ) -> None:
-        """Keep the settings; nothing is opened yet."""
+        """Keep the settings; open nothing yet."""
         self._verify = verify
         self._cert = cert
         self._options = {"limits": LIMITS, **options}
@@ -82,14 +82,14 @@ class HttpClients:
         return entry.client
 
     def run_beside(self, work: Callable[[], None]) -> None:
-        """Do work in a thread and wait for it, but not for ever: the caller may be a garbage collection."""
+        """Do work in an OS thread and wait `CANCEL_WAIT` seconds at most: the caller may be the garbage collector."""
         thread = threading.Thread(target=self._forget_after, args=(work,), name="streamserve-cancel")
         self._threads.add(thread)
         thread.start()
         thread.join(CANCEL_WAIT)
 
     async def arun_beside(self, work: "asyncio.Task[None]") -> None:
-        """Wait for a task that outlives the cancellation of the caller, but not for ever."""
+        """Wait `CANCEL_WAIT` seconds at most for a task that outlives the caller's cancellation."""
         loop_client = self._async.get(asyncio.get_running_loop())
         if loop_client is not None:
             loop_client.tasks.add(work)
@@ -135,8 +135,8 @@ class HttpClients:
 class _LoopClient:
     """A client bound to one event loop, closed with it.
 
-    The keeper is an asynchronous generator: the loop itself closes it when it shuts down or when nobody holds it
-    any more, so no finalizer of ours is needed.
+    The keeper is an asynchronous generator. The loop closes such a generator when the loop shuts down or when the
+    generator is garbage, so this class needs no finalizer.
     """
 
     def __init__(self, client: httpx.AsyncClient, table: "weakref.ref[_Table]") -> None:
@@ -166,7 +166,7 @@ async def _keep(
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_WAIT)
         await client.aclose()
-        # The closed client still knows its loop: an entry left in the table would keep both alive.
+        # The closed client still refers to its loop: an entry left in the table would keep both alive.
         clients, loop = table(), asyncio.get_running_loop()
         if clients is not None and (entry := clients.get(loop)) and entry.client is client:
             del clients[loop]

@@ -1,4 +1,4 @@
-"""What an answer or an exception of httpx means, as an error of this package."""
+"""Turn answers and exceptions of httpx into errors of this package."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ _FINAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
 def bare_request(method: str, url: str) -> httpx.Request:
-    """Return a request without headers, body and user information, fit to be shown in an error."""
+    """Return a request without headers, body and user information, safe to show in an error."""
     return httpx.Request(method, public_url(url))
 
 
@@ -45,7 +45,7 @@ def public_url(url: str) -> httpx.URL:
 
 
 def from_transport(error: httpx.RequestError, url: str, position: Position | None = None) -> ConnectionFailed:
-    """Return our error for one that httpx raised."""
+    """Return this package's error for an exception of httpx."""
     kind = next((ours for theirs, ours in _TRANSPORT if isinstance(error, theirs)), ConnectionFailed)
     text = str(error) or type(error).__name__
     failure = kind(f"{text} (at {public_url(url)})", position=position)
@@ -57,7 +57,7 @@ def from_transport(error: httpx.RequestError, url: str, position: Position | Non
 def from_answer(
     method: str, url: str, status: int, headers: Mapping[str, str], body: bytes, position: Position
 ) -> ServerError:
-    """Return the error for an answer whose status is no success; its message holds the answer's text."""
+    """Return the error for an answer with an error status; its message contains the answer's text."""
     request = bare_request(method, url)
     response = httpx.Response(status, headers=_plain(headers), content=body, request=request)
     fields = _json_object(body)
@@ -87,7 +87,7 @@ def from_missing_run(rejection: ServerError) -> ServerError:
 
 
 def from_error_block(data: bytes, url: str, position: Position) -> ServerError:
-    """Return the error that a terminal `error` block tells; LangServe's own blocks have no code."""
+    """Return the error in a terminal `error` block; LangServe's own blocks have no code."""
     fields = _json_object(data)
     code = fields.get("code")
     message = fields.get("message")
@@ -109,13 +109,13 @@ def from_error_block(data: bytes, url: str, position: Position) -> ServerError:
 
 
 def run_id_in(data: bytes) -> str | None:
-    """Return the run's id that a JSON object names, or None."""
+    """Return the run's id in a JSON object, or None."""
     run_id = _json_object(data).get("run_id")
     return run_id if isinstance(run_id, str) else None
 
 
 def attempt_in(data: bytes) -> int:
-    """Return the number of the attempt that a JSON object names; without one it is the first."""
+    """Return the attempt's number in a JSON object; without one, return 1."""
     attempt = _json_object(data).get("attempt")
     return attempt if isinstance(attempt, int) else 1
 
@@ -126,7 +126,7 @@ def _named(position: Position, fields: dict[str, Any]) -> Position:
 
 
 def _plain(headers: Mapping[str, str]) -> dict[str, str]:
-    """Drop the headers that told how the body was packed: it is unpacked now."""
+    """Drop the headers about the body's encoding: the body is decoded now."""
     packing = {"content-encoding", "content-length", "transfer-encoding"}
     return {name: value for name, value in headers.items() if name.lower() not in packing}
 

@@ -1,4 +1,4 @@
-"""The two thin drivers between a session and httpx: one waits, one awaits, neither decides."""
+"""The two thin drivers between a session and httpx, one synchronous and one asynchronous; the session decides."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ Blocks = Iterator[ServerSentEvent]
 
 logger = logging.getLogger(__name__)
 
-# What may go wrong on the way; the rest of httpx's errors are mistakes of the caller.
+# Failures of the connection; the rest of httpx's errors are mistakes of the caller.
 TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
 
 
@@ -28,11 +28,11 @@ def send(clients: HttpClients, request: Request) -> Reply:
     """Send a request and read its whole answer.
 
     Args:
-        clients: where the connection comes from.
-        request: what to send.
+        clients: the source of the connection.
+        request: the request.
 
     Raises:
-        ConnectionFailed: no whole answer came.
+        ConnectionFailed: the answer did not arrive whole.
     """
     try:
         return _reply(clients.sync().request(**_arguments(request)))
@@ -41,7 +41,7 @@ def send(clients: HttpClients, request: Request) -> Reply:
 
 
 async def asend(clients: HttpClients, request: Request) -> Reply:
-    """Send a request and read its whole answer; arguments and errors as of `send`."""
+    """Send a request and read its whole answer; arguments and errors are those of `send`."""
     try:
         return _reply(await (await clients.current()).request(**_arguments(request)))
     except TRANSPORT_ERRORS as error:
@@ -49,11 +49,11 @@ async def asend(clients: HttpClients, request: Request) -> Reply:
 
 
 def read(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
-    """Yield the blocks of data that each read of a stream brings; a reader that leaves early cancels the run.
+    """Yield the data blocks of each read of a stream; a reader that leaves early cancels the run.
 
     Args:
-        clients: where the connections come from.
-        session: what decides; what it raises comes while the blocks are taken.
+        clients: the source of the connections.
+        session: the session that interprets the stream; its errors are raised while the caller takes the blocks.
 
     Raises:
         StreamServeError: the stream failed.
@@ -69,7 +69,7 @@ def read(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
 
 
 async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
-    """Yield the blocks of data that each read of a stream brings; arguments and errors as of `read`."""
+    """Yield the data blocks of each read of a stream; arguments and errors are those of `read`."""
     try:
         while not session.finished:
             async with aclosing(_aattempt(clients, session)) as reads:
@@ -161,12 +161,12 @@ def _async_body(response: httpx.Response) -> AsyncIterable[bytes]:
 
 
 def _is_as_sent(response: httpx.Response) -> bool:
-    # Looking for an encoding costs httpx as much per read as all else of ours, and counting bytes half of it.
+    # httpx's decoder takes as much time per read as this whole package, and its byte counter half as much.
     return not response.is_stream_consumed and "content-encoding" not in response.headers
 
 
 def _watch(response: httpx.Response, silence: float | None) -> None:
-    # The transport reads its limit when the body's first byte is asked for: only now is the server known.
+    # The transport reads its time limit at the body's first read. Only the head tells which server this is.
     limits = response.request.extensions.get("timeout")
     if silence is not None and isinstance(limits, dict):
         limits["read"] = silence

@@ -1,4 +1,4 @@
-"""URLs: of a chain's endpoints, of the runs beside it, and of one run."""
+"""The URLs of a chain's endpoints, of the runs beside it, and of one run."""
 
 from contextlib import suppress
 from urllib.parse import quote, urlsplit
@@ -13,27 +13,27 @@ def endpoint(url: str, name: str) -> str:
 
 
 def runs_beside(url: str) -> str:
-    """Return where a chain's runs live: `runs` in place of the last segment of the chain's path."""
+    """Return the URL of a chain's runs: `runs` in place of the last segment of the chain's path."""
     parts = urlsplit(url)
     parent = parts.path.rstrip("/").rpartition("/")[0]
     return parts._replace(path=f"{parent}/runs", query="", fragment="").geturl()
 
 
 def run_url(runs_url: str, run_id: str, suffix: str = "") -> str:
-    """Return the URL of a run, or of something below it."""
+    """Return the URL of a run, or of a path below it."""
     return f"{runs_url.rstrip('/')}/{quote(run_id, safe='')}{suffix}"
 
 
 def stream_url(requested: str, location: str | None, runs_url: str, run_id: str) -> str:
     """Return the URL of a run's stream.
 
-    Credentials go to the configured origin only, so a location elsewhere is not followed.
+    Credentials go to the configured origin only, so a location at another origin is not followed.
 
     Args:
         requested: the URL that was requested.
-        location: the `Location` header of its answer.
-        runs_url: where runs live.
-        run_id: the run.
+        location: the `Location` header of the answer.
+        runs_url: the URL of the runs.
+        run_id: the run's id.
     """
     base = httpx.URL(requested)
     with suppress(httpx.InvalidURL):

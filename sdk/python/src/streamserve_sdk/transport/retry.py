@@ -1,4 +1,4 @@
-"""How often and how soon a broken stream is tried again."""
+"""The bounds of resuming a broken stream: the number of attempts and the pauses between them."""
 
 import random
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# Attempts in a row that may bring nothing: with full jitter about 25 s of trying.
+# Attempts in a row without progress: with full jitter, about 25 s of trying.
 RETRY_BUDGET = 10
 FIRST_BACKOFF = 0.05
 LONGEST_BACKOFF = 5.0
-# A server that wants us away for longer than this gets its answer shown to the caller.
+# If a server asks for a longer pause than this, the caller gets the server's answer.
 LONGEST_RETRY_AFTER = 60.0
 
 
@@ -35,14 +35,14 @@ class RetryPolicy:
         return random.uniform(0, min(self.longest, self.first * 2.0 ** (attempt - 1)))  # noqa: S311
 
     def pause(self, attempt: int, retry_after: float) -> float | None:
-        """Return the seconds to wait before the attempt, or None when there should be no further one."""
+        """Return the seconds to wait before an attempt, or None if there is no further attempt."""
         if attempt > self.budget or retry_after > self.longest_retry_after:
             return None
         return max(retry_after, self.backoff(attempt))
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a `Retry-After` header (RFC 9110, 10.2.3: seconds or a date) asks for, else 0."""
+    """Return the seconds that a `Retry-After` header (RFC 9110, 10.2.3: seconds or a date) asks for, or 0."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)

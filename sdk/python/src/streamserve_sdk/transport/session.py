@@ -1,8 +1,8 @@
-"""The session: what one stream means, without any I/O.
+"""The session: the state of one stream, without any I/O.
 
-A driver asks for `request()`, sends it, tells the answer's head to `started()`, passes every read to `receive()`
-and says how the response came to its end (`ended()` or `failed()`). The session keeps the cursor, drops repeated
-blocks, notices missing ones and decides whether, where and when to go on.
+A driver sends what `request()` returns, passes the answer's head to `started()` and every read to `receive()`, and
+calls `ended()` or `failed()` at the end of the response. The session keeps the cursor, drops repeated blocks, detects
+missing blocks, and decides whether, where and when to resume.
 """
 
 import logging
@@ -40,9 +40,9 @@ STREAM_HEADERS = {
     "Accept-Encoding": "identity",
     "Cache-Control": "no-store",
 }
-# A half-open socket is told from a slow model by this many missing keep-alives.
+# This many missing keep-alives mean a half-open socket rather than a slow model.
 MISSED_KEEPALIVES = 3
-# Seconds that each step of a cancel request may take: the caller wants to leave.
+# Seconds that each step of a cancel request may take: the caller is leaving.
 CANCEL_TIMEOUT = 2.0
 
 
@@ -52,16 +52,16 @@ class StreamSession:
 
     Args:
         first: the request that starts the run; None to join the run at `location`.
-        runs_url: where runs live, used when the server does not tell a location of the same origin.
+        runs_url: the URL of the runs, for a server that sends no location of the same origin.
         policy: the bounds of reconnecting.
-        keepalive: seconds between the server's keep-alives.
+        keepalive: seconds between the server's keep-alives; default 15.
         location: the URL of the run's stream, if it is known.
         run_id: the run's id, if it is known.
-        last_id: the cursor: the last block that the caller has.
-        one_shot: the server is known to be unable to resume: fail at once.
-        detach: a reader that leaves early lets the run go on.
-        on_run: called with the run's id as soon as it is known.
-        on_attempt: called with the number of a further attempt, between its chunks and those of the one before.
+        last_id: the cursor: the sequence number of the caller's last block; default 0.
+        one_shot: whether to fail at once because the server cannot resume; default False.
+        detach: whether the run continues when its reader leaves early; default False.
+        on_run: a function that is called with the run's id as soon as it is known.
+        on_attempt: a function that is called with the number of each further attempt, before its first chunk.
     """
 
     first: Request | None
@@ -86,21 +86,21 @@ class StreamSession:
 
     @property
     def position(self) -> Position:
-        """The run and the cursor."""
+        """The run's id and the cursor."""
         return Position(self.run_id, self.last_id)
 
     @property
     def resumable(self) -> bool:
-        """Whether the server can go on from the cursor."""
+        """Whether the server can resume from the cursor."""
         return self.location is not None
 
     @property
     def silence(self) -> float | None:
-        """Seconds without a byte that mean a dead connection; None when the server promises no keep-alives."""
+        """The seconds without a byte that mean a dead connection; None if the server promises no keep-alives."""
         return MISSED_KEEPALIVES * self.keepalive if self.resumable else None
 
     def request(self) -> Request:
-        """Return the request to be sent now."""
+        """Return the next request to send."""
         self.delay = 0.0
         if self.location is None:
             assert self.first is not None
@@ -109,7 +109,7 @@ class StreamSession:
         return Request("GET", self.location, headers, silence=self.silence)
 
     def cancellation(self) -> Request | None:
-        """Return the request that cancels the run which the reader left, or None if there is none to cancel."""
+        """Return the request that cancels the run of a reader that left, or None if there is no run to cancel."""
         if self.location is None or self.run_id is None or self.finished or self.broken or self.detach:
             return None
         run = self.location.partition("?")[0].removesuffix("/stream")
@@ -123,7 +123,7 @@ class StreamSession:
 
         Raises:
             ServerError: the answer ends the stream.
-            ProtocolError: the answer is no event stream.
+            ProtocolError: the answer is not an event stream.
         """
         if reply.status == httpx.codes.NO_CONTENT and self.resumable:
             self.finished = True
@@ -135,19 +135,19 @@ class StreamSession:
             self.reading = True
 
     def receive(self, data: bytes) -> Iterator[ServerSentEvent]:
-        """Yield each new block of data; the cursor moves as the block is handed over.
+        """Yield each new data block; the cursor advances when the caller takes the block.
 
         Args:
             data: the next bytes of the response.
 
         Raises:
-            ServerError: an `error` block came.
-            ProtocolError: the bytes are not the protocol.
+            ServerError: an `error` block arrived.
+            ProtocolError: the bytes do not follow the protocol.
         """
         try:
             for event in self._parser.feed(data) if self.reading else ():
                 if event.event == "data" and event.id == str(self.last_id + 1) and self.location is not None:
-                    # Nearly every block, in short what the other branch does with it.
+                    # Nearly every block takes this branch, which does in short what the other one does.
                     self.last_id, self._attempts, self._has_ids = self.last_id + 1, 0, True
                     yield event
                 elif self._is_new(event) and self._is_chunk(event):
@@ -158,7 +158,7 @@ class StreamSession:
             raise self._protocol_error(str(error)) from error
 
     def ended(self) -> None:
-        """Take note of the end of a response; without a terminal block it is a cut.
+        """Note the end of a response; without a terminal block, the stream was cut.
 
         Raises:
             StreamTruncated: the stream cannot be resumed.
@@ -168,10 +168,10 @@ class StreamSession:
             self._interrupted(StreamTruncated("the stream ended without its end", position=self.position))
 
     def failed(self, error: httpx.RequestError) -> None:
-        """Take note of a connection's failure.
+        """Note the failure of a connection.
 
         Args:
-            error: what httpx raised.
+            error: httpx's exception.
 
         Raises:
             ConnectionFailed: the stream cannot be resumed.
@@ -200,7 +200,7 @@ class StreamSession:
 
     def _note_attempt(self, attempt: int) -> None:
         if attempt > 1:
-            logger.warning("run %s: attempt %d; unfinished steps say again what they said", self.run_id, attempt)
+            logger.warning("run %s: attempt %d; unfinished steps repeat their output", self.run_id, attempt)
             if self.on_attempt is not None:
                 self.on_attempt(attempt)
 
@@ -215,7 +215,7 @@ class StreamSession:
 
     def _number(self, text: str | None) -> int:
         if text is None or not text.isdecimal() or len(text) > 18:
-            raise self._protocol_error(f"a block with the id {text!r}")
+            raise self._protocol_error(f"a block has the id {text!r}")
         return int(text)
 
     def _is_chunk(self, event: ServerSentEvent) -> bool:
@@ -242,7 +242,7 @@ class StreamSession:
         if self.resumable and reply.status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
             self.broken = True
             raise from_missing_run(error)
-        # The caller says whether to wait for a thread: its chain's record does not.
+        # Only the caller can decide whether to wait for a busy thread.
         final = not error.retryable or isinstance(error, ThreadBusy)
         if final and not (self.resumable and httpx.codes.is_server_error(reply.status)):
             self.broken = True
@@ -260,7 +260,7 @@ class StreamSession:
         self.delay = pause
 
     def _note_life(self) -> None:
-        # The first comment only opens the stream; with a second one the run lives and its connection was cut.
+        # The first comment only opens the stream. A second one shows that the run was alive before the cut.
         if self.reading and self._parser.comments > 1:
             self._attempts = 0
 
@@ -269,8 +269,8 @@ class StreamSession:
             return True
         if self.answered or not error.retryable:
             return False
-        # Nothing was sent when no connection was made, so even a server without runs may be asked again.
-        # An unanswered request may have started a run, so the caller's own time limit ends the trying.
+        # Without a connection nothing was sent, so even a server without runs may be asked again.
+        # An unanswered request may have started a run, so a timeout of the caller's ends the attempts.
         return isinstance(error, ConnectFailed) or not (self.one_shot or isinstance(error, ConnectionTimeout))
 
     def _protocol_error(self, message: str) -> ProtocolError:

@@ -1,28 +1,28 @@
-"""Server-sent events, from bytes.
+"""Parse server-sent events.
 
 The rules are those of https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream with
-one difference: a block that has an event name but no data is dispatched too (LangServe's `end` is one).
+one difference: a block that has an event name but no data is dispatched too, because LangServe's `end` is such a block.
 """
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# A block larger than this is no token: stop before the memory is gone.
+# No token is larger than this: stop before memory runs out.
 MAX_BLOCK_BYTES = 64 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")
-# Nearly all of a stream is blocks that begin so and end with this line. The lines of any other are read one by one.
+# Nearly all blocks begin like this and end with this line. The lines of all others are read one by one.
 _CHUNK = re.compile(rb"id: ([0-9]+)\nevent: data\ndata: ")
 
 
 class BlockTooLargeError(ValueError):
-    """A block went over `MAX_BLOCK_BYTES`."""
+    """A block is larger than `MAX_BLOCK_BYTES`."""
 
 
 class ServerSentEvent(NamedTuple):
-    """One dispatched block; `id` is None if the block itself had none, `types` is StreamServe's own field."""
+    """One dispatched block; `id` is None if the block has no id, `types` is StreamServe's own field."""
 
     event: str
     data: bytes
@@ -32,7 +32,7 @@ class ServerSentEvent(NamedTuple):
 
 
 class EventParser:
-    """Turns bytes, split anywhere, into events. One parser serves one connection."""
+    """A parser of one connection's bytes, wherever they are split."""
 
     def __init__(self) -> None:
         """Start at the first byte of a response."""
@@ -54,7 +54,7 @@ class EventParser:
             data: the next bytes of the response.
 
         Raises:
-            BlockTooLargeError: a block went over `MAX_BLOCK_BYTES`.
+            BlockTooLargeError: a block is larger than `MAX_BLOCK_BYTES`.
         """
         length, at = len(data), 0
         self._measure(length)
@@ -66,7 +66,7 @@ class EventParser:
                     if not data.startswith(b"\n\n", end) or data.find(b"\r", start, end) >= 0:
                         break
                     at = end + 2
-                    # What ServerSentEvent() does, in a third of its time.
+                    # Does the same as ServerSentEvent(), in a third of its time.
                     yield tuple.__new__(ServerSentEvent, ("data", data[start:end], block[1].decode(), None, None))
                     if at == length:
                         break
@@ -98,7 +98,7 @@ class EventParser:
             raise BlockTooLargeError(f"a block is larger than {MAX_BLOCK_BYTES} bytes")
 
     def _lines(self, data: bytes) -> Iterator[bytes]:
-        # bytes.splitlines ends a line at \n, \r and \r\n only, which is the specification's list.
+        # bytes.splitlines ends lines at \n, \r and \r\n only, exactly as the specification does.
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")

@@ -1,4 +1,4 @@
-"""Requests and replies as plain records: what the sans-IO parts and the drivers hand each other."""
+"""Requests and replies as plain records, which the sans-IO parts and the drivers exchange."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -6,20 +6,20 @@ from typing import NamedTuple
 import httpx
 
 JSON_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
-# Where a response of our own transport has its body, which httpx wraps in a generator of its own.
+# The extension of a response with the body of this package's own transport: httpx wraps the body in a generator.
 BODY = "streamserve.body"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request to be sent.
+    """One HTTP request.
 
     Args:
         method: the HTTP method.
         url: the absolute URL.
-        headers: what this request adds to the client's own headers.
+        headers: the headers that this request adds to the client's own headers.
         content: the body.
-        silence: seconds without a byte after which reading fails; None: the client's own time limit.
+        silence: seconds without a byte after which reading fails; default: the client's own time limit.
     """
 
     method: str
@@ -30,7 +30,7 @@ class Request:
 
 
 class Reply(NamedTuple):
-    """One HTTP answer, read to its end; `body` is empty for a stream that is still to be read."""
+    """One HTTP answer; `body` is empty for a stream that is not read yet."""
 
     status: int
     headers: httpx.Headers
