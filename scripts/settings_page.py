@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the settings' own declarations: `python -m scripts.settings_page`."""
+"""Write docs/settings.md from the settings' own declarations: `python -m scripts.settings_page`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Creating a model never opens a connection.
 
 
 def render() -> str:
-    """The page."""
+    """Return the text of the page."""
     return TEXT.format(
         server=table(_row(PREFIX + name.upper(), field, field.description) for name, field in fields(Settings)),
         model=table(
@@ -67,24 +67,24 @@ def render() -> str:
 
 
 def fields(settings: type[Any]) -> Iterator[tuple[str, FieldInfo]]:
-    """The fields of a settings class."""
+    """Yield the fields of a settings class, each with its name."""
     yield from settings.model_fields.items()
 
 
 def variables() -> set[str]:
-    """The names of all variables."""
+    """Return the names of all variables."""
     models = {name for _, field in fields(ModelSettings) for name in names_of(field)}
     return {PREFIX + name.upper() for name, _ in fields(Settings)} | models
 
 
 def names_of(field: FieldInfo) -> list[str]:
-    """The variables that set a field of the model's settings."""
+    """Return the variables that set a field of the model's settings."""
     alias = field.validation_alias
     return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
 
 
 def table(rows: Iterator[str]) -> str:
-    """The rows under their heads."""
+    """Return a table of the rows, under its heads."""
     return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
 
 
@@ -111,12 +111,12 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _documented(name: str) -> str:
-    # The docstring of ModelSettings says it once: `name: `VARIABLE`: meaning, over several lines.
+    # The docstring of ModelSettings is the one source: `name: `VARIABLE`: meaning, over several lines.
     text = " ".join((inspect.getdoc(ModelSettings) or "").split())
     found = re.search(rf"\b{name}: (?P<meaning>.+?)(?= \w+: `[A-Z]|$)", text)
     assert found, f"ModelSettings does not document {name}"
     meaning = re.sub(r"^(`[A-Z_]+`( or )?)+[:.,]?\s*", "", found["meaning"])
-    return (meaning[:1].upper() + meaning[1:]) or "The key, where the server asks for one."
+    return meaning[:1].upper() + meaning[1:]
 
 
 if __name__ == "__main__":

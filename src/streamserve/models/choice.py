@@ -28,18 +28,18 @@ OFFLINE = "offline"
 
 
 class ModelSettings(BaseSettings):
-    """The environment that chooses the model; an empty variable counts as not set.
+    """Environment variables that choose the model; an empty one is treated as unset.
 
     Args:
         model: `STREAMSERVE_MODEL` or `OPENAI_MODEL`: a model's name, `gguf:PATH`, or `offline`.
-        openai_api_key: `OPENAI_API_KEY`.
-        openai_base_url: `OPENAI_BASE_URL`, such as http://localhost:11434/v1.
-        model_timeout: `STREAMSERVE_MODEL_TIMEOUT`: longest silence of a model server, in seconds (default
-            120: a small machine may read a long prompt for a minute before the first token).
-        fast_openai: `STREAMSERVE_FAST_OPENAI`: read a model server's stream without an object for every part of
-            every chunk (default true); false is ChatOpenAI's own way, with the same chunks.
-        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: `httpx`, or `aiohttp` (extra `aiohttp`), which takes
-            less CPU per token; `auto`: aiohttp where it is installed (default auto).
+        openai_api_key: `OPENAI_API_KEY`: the key, if the server asks for one.
+        openai_base_url: `OPENAI_BASE_URL`: base URL of an OpenAI-compatible server, such as http://localhost:11434/v1.
+        model_timeout: `STREAMSERVE_MODEL_TIMEOUT`: maximum silence of a model server, in seconds (default 120: a
+            small machine may read a long prompt for a minute before the first token).
+        fast_openai: `STREAMSERVE_FAST_OPENAI`: whether to read a model server's stream without building an object for
+            every part of every chunk (default true). If false, ChatOpenAI reads it; the chunks are the same.
+        openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: HTTP client for model servers: `httpx`, or `aiohttp` (extra
+            `aiohttp`), which takes less CPU per token. `auto` uses aiohttp if it is installed (default auto).
         offline_pace: `STREAMSERVE_OFFLINE_PACE`: seconds per token of the offline model (default 0.03).
     """
 
