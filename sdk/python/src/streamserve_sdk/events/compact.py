@@ -1,26 +1,16 @@
-"""The compact form of events of version 3 -> LangChain's protocol events, as the server's compact_events.py writes it.
-
-{"version": "v3", "kind": "run", "timestamp": 1700000000000}        the first: what follows, and when it began
-{"method": "values", "namespace": [], "data": ..., "after": 3}      an event, 3 ms after the one before it
-{"method": "messages", ..., "data": [event, metadata], "stream": 0} a message begins: stream 0 of this run
-[12, 0, 0, " word"]                                                 12 ms later, in stream 0, block 0: more text
-[12, 0, 0, "...", "reasoning-delta"]                                likewise, a delta of another type
-[12, 0, {"event": "message-finish", ...}]                           likewise, any other event of the message
-"""
+"""Restore LangChain's events of version 3 from the compact form of `compact_form`."""
 
 from typing import Any, Literal, NamedTuple, cast
 
 from streamserve_sdk.errors import ProtocolError
+from streamserve_sdk.events.compact_form import KINDS, VERSION, unpack
 
 Kind = Literal["message", "run"]
 Event = dict[str, Any]
 
-# The field of each type of delta that has just one.
-DELTAS = {"text-delta": "text", "reasoning-delta": "reasoning", "tool-call-delta": "args"}
-
 
 class Head(NamedTuple):
-    """What a stream of events begins with: the kind of what follows, and its time in milliseconds since the epoch."""
+    """The head of a stream of events: the kind of stream, and its start in milliseconds since the epoch."""
 
     kind: Kind
     timestamp: int
@@ -35,16 +25,16 @@ def head(value: Any) -> Head:
     Raises:
         NotImplementedError: the server has no events of version 3.
     """
-    if isinstance(value, dict) and value.get("version") == "v3" and value.get("kind") in ("message", "run"):
+    if isinstance(value, dict) and value.get("version") == VERSION and value.get("kind") in KINDS:
         return Head(value["kind"], value["timestamp"])
-    raise NotImplementedError("the server has no events of version 'v3'")
+    raise NotImplementedError(f"the server has no events of version {VERSION!r}")
 
 
 class Expander:
-    """Puts back what was said before.
+    """Restore the events of one stream.
 
     Args:
-        began: the time of the head.
+        began: the time of the head, in milliseconds since the epoch.
     """
 
     def __init__(self, began: int) -> None:
@@ -55,21 +45,21 @@ class Expander:
         """Return the event of a chat model's message.
 
         Args:
-            value: as it came.
+            value: the event in its compact form.
 
         Raises:
-            ProtocolError: it is no such event.
+            ProtocolError: the value is not such an event.
         """
-        return _expanded(value, lambda: _event(value))
+        return _expanded(value, lambda: unpack(value))
 
     def run_event(self, value: Any) -> Event:
-        """Return an event of a graph or chain, with method, namespace, data and perhaps interrupts.
+        """Return an event of a graph or chain, with method, namespace, data and, if there are any, interrupts.
 
         Args:
-            value: as it came.
+            value: the event in its compact form.
 
         Raises:
-            ProtocolError: it is no such event.
+            ProtocolError: the value is not such an event.
         """
         return _expanded(value, lambda: self._run_event(value))
 
@@ -77,7 +67,7 @@ class Expander:
         if isinstance(value, list):
             self.timestamp += value[0]
             namespace, metadata = self._streams[value[1]]
-            return {"method": "messages", "namespace": list(namespace), "data": (_event(value), {**metadata})}
+            return {"method": "messages", "namespace": list(namespace), "data": (unpack(value), {**metadata})}
         self.timestamp += value.get("after", 0)
         if "stream" in value:
             self._streams[value["stream"]] = value["namespace"], value["data"][1]
@@ -88,13 +78,5 @@ class Expander:
 def _expanded(value: Any, expand: Any) -> Event:
     try:
         return cast("Event", expand())
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"not an event of version 3: {str(value)[:200]}") from error
-
-
-def _event(value: list[Any]) -> Event:
-    if len(value) == 3:
-        return cast("Event", value[2])
-    _, _, index, content, *kind = value
-    name = kind[0] if kind else "text-delta"
-    return {"event": "content-block-delta", "index": index, "delta": {"type": name, DELTAS[name]: content}}
