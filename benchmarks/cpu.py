@@ -1,7 +1,9 @@
 """CPU of the server per token and per request, by the server's own accounting over all threads.
 
-Each round reads short and long streams: the difference is what tokens cost, the rest what a request costs. Variants
-take turns within a round. Figures are named `{variant} {chain}`; `model` is the model's own `astream` in process.
+Each round reads short and long streams: their difference is the cost of tokens. The cost of a request is that of a
+stream of one token; an intercept of the line through both lengths would be the line's error times a whole stream.
+Variants take turns within a round. Figures are named `{variant} {chain}`; `model` is the model's own `astream` in
+process.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from typing import NamedTuple
 
 from benchmarks.plan import Plan, ratio
 from benchmarks.results import Figure, report
+from benchmarks.rounds import Tried, tried
 from benchmarks.workload import Order
 
+ONE_TOKEN_STREAMS = 100  # in each round; together they take the server 0.1 s
 Pair = tuple[str, str]
 
 
@@ -41,7 +45,13 @@ class Regime:
 
 
 class Cost(NamedTuple):
-    """Of one variant in one round: microseconds of CPU, and bytes on the wire."""
+    """Cost of one variant in one round.
+
+    Args:
+        token: microseconds of CPU for a token of a long stream.
+        request: microseconds of CPU for a stream of one token.
+        size: bytes on the wire for a token.
+    """
 
     token: float
     request: float
@@ -99,33 +109,49 @@ def _measure(plan: Plan, regime: Regime) -> None:
     pairs = [pair for pair in regime.pairs if plan.there([pair[0]])]
     for pair in pairs:  # starts the servers, and makes them import what they import late
         _cost(plan, regime, pair)
-    rounds = [{" ".join(pair): _cost(plan, regime, pair) for pair in pairs} for _ in range(plan.rounds)]
-    tokens = {name: [each[name].token for each in rounds] for name in rounds[0]}
-    figures = [Figure(name, "us per token", values) for name, values in tokens.items()]
+    rounds = [{" ".join(pair): _tried(plan, regime, pair) for pair in pairs} for _ in range(plan.rounds)]
+    costs = {name: [each[name].found for each in rounds] for name in rounds[0]}
+    thrown = {name: sum(each[name].thrown for each in rounds) for name in costs}
+    tokens = {name: [cost.token for cost in found] for name, found in costs.items()}
+    figures = [Figure(name, "us per token", values, thrown[name]) for name, values in tokens.items()]
     figures += [
         ratio(f"{above} / {below}", tokens[above], tokens[below])
         for above, below in regime.ratios
         if above in tokens and below in tokens
     ]
-    figures += [Figure(f"{name}: request", "us", [each[name].request for each in rounds]) for name in tokens]
     figures += [
-        Figure(f"{name}: size", "bytes per token", [each[name].size for each in rounds])
-        for name in tokens
+        Figure(f"{name}: request of one token", "us", [cost.request for cost in found], thrown[name])
+        for name, found in costs.items()
+    ]
+    figures += [
+        Figure(f"{name}: size", "bytes per token", [cost.size for cost in found])
+        for name, found in costs.items()
         if not name.startswith("process")
     ]
     report(regime.name, figures)
 
 
+def _tried(plan: Plan, regime: Regime, pair: Pair) -> Tried[Cost]:
+    return tried(lambda: _cost(plan, regime, pair), lambda cost: (cost.token, cost.request), plan.tries)
+
+
 def _cost(plan: Plan, regime: Regime, pair: Pair) -> Cost:
-    variant, chain = pair
-    server, used, sizes = plan.fleet[variant], [plan.fleet[variant].cpu()], []
-    for count in (regime.short, regime.long):
-        burst = plan.client.burst(server.port, chain, Order(count, regime.pace), regime.streams)
-        used.append(server.cpu())
-        sizes.append(burst.bytes)
-        assert variant == "process" or burst.tokens >= count * regime.streams, (pair, burst)
+    times = max(1, plan.amount(ONE_TOKEN_STREAMS, 1) // regime.streams)
+    one, _ = _used(plan, regime, pair, 1, times)
+    short, short_size = _used(plan, regime, pair, regime.short)
+    long, long_size = _used(plan, regime, pair, regime.long)
     tokens = regime.streams * (regime.long - regime.short)
-    short, long = used[1] - used[0], used[2] - used[1]
-    token = (long - short) / tokens
-    request = short / regime.streams - token * regime.short
-    return Cost(token * 1e6, request * 1e6, (sizes[1] - sizes[0]) / tokens)
+    request = one / (regime.streams * times)
+    return Cost((long - short) / tokens * 1e6, request * 1e6, (long_size - short_size) / tokens)
+
+
+def _used(plan: Plan, regime: Regime, pair: Pair, count: int, times: int = 1) -> tuple[float, int]:
+    """Read streams of `count` tokens, all at once, some times; return seconds of the server's CPU, and bytes."""
+    variant, chain = pair
+    server, size = plan.fleet[variant], 0
+    before = server.cpu()
+    for _ in range(times):
+        burst = plan.client.burst(server.port, chain, Order(count, regime.pace), regime.streams)
+        assert variant == "process" or burst.tokens >= count * regime.streams, (pair, burst)
+        size += burst.bytes
+    return server.cpu() - before, size

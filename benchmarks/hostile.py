@@ -121,9 +121,9 @@ def main(plan: Plan) -> None:
                     time.sleep(0.5)
                 statuses.add(status)
                 gaps.append(rhythm.longest * 1000)
-                times.append(seconds)
+                times.append(seconds * 1000)
                 assert rhythm.broken == 0
             name = attack.__name__.replace("_", " ")
-            figures.append(Figure(f"{name}: refused ({statuses}) after", "s", times))
+            figures.append(Figure(f"{name}: refused ({statuses}) after", "ms", times))
             figures.append(Figure(f"{name}: longest gap", "ms", gaps))
     report("hostile", figures)

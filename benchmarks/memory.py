@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TypeVar
 
 from benchmarks.memory_server import CHUNKS, allow_files, serving
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
+from benchmarks.rounds import Tried, tried
 
 COUNT = 1000
 WARM_UP = 50
@@ -35,19 +36,25 @@ class Costs:
 def main(plan: Plan) -> None:
     """Measure memory of the server: resident in one process per round, and in one more as Python counts it."""
     allow_files(4 * COUNT)
-    resident = [asyncio.run(_round("resident")) for _ in range(plan.rounds)]
-    traced = [asyncio.run(_round("traced"))]
+    resident = [_tried("resident") for _ in range(plan.rounds)]
+    traced = [_tried("traced")]
     report("memory", [*_figures("resident", resident), *_figures("traced", traced)])
 
 
-def _figures(kind: str, rounds: Sequence[Costs]) -> list[Figure]:
-    return [
-        Figure(f"open idle stream ({kind})", "kB", [costs.stream / 1000 for costs in rounds]),
-        Figure(f"further reader of a run ({kind})", "kB", [costs.reader / 1000 for costs in rounds]),
-        Figure(f"idle stream of FastAPI alone ({kind})", "kB", [costs.bare / 1000 for costs in rounds]),
-        Figure(f"ended run of {CHUNKS} chunks ({kind})", "kB", [costs.run / 1000 for costs in rounds]),
-        Figure(f"  of that, its blocks as sent ({kind})", "kB", [costs.blocks / 1000 for costs in rounds]),
-    ]
+def _tried(kind: str) -> Tried[Costs]:
+    return tried(lambda: asyncio.run(_round(kind)), astuple)
+
+
+def _figures(kind: str, rounds: Sequence[Tried[Costs]]) -> list[Figure]:
+    thrown = sum(each.thrown for each in rounds)
+    costs = {
+        "open idle stream": [each.found.stream for each in rounds],
+        "further reader of a run": [each.found.reader for each in rounds],
+        "idle stream of FastAPI alone": [each.found.bare for each in rounds],
+        f"ended run of {CHUNKS} chunks": [each.found.run for each in rounds],
+        "  of that, its blocks as sent": [each.found.blocks for each in rounds],
+    }
+    return [Figure(f"{name} ({kind})", "kB", [cost / 1000 for cost in found], thrown) for name, found in costs.items()]
 
 
 class Probe:

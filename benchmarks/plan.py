@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from benchmarks.load import Client
 from benchmarks.results import Figure
+from benchmarks.rounds import TRIES, quotient
 from benchmarks.servers import Fleet
 
 ROUNDS = 5
@@ -33,6 +34,11 @@ class Plan:
     rounds: int = ROUNDS
     first: int = 0
 
+    @property
+    def tries(self) -> int:
+        """Upper bound of measurements in one round; a few tokens have no cost that makes sense."""
+        return 1 if self.quick else TRIES
+
     def amount(self, whole: T, quick: T) -> T:
         """How much to do: all, or what shows that it works."""
         return quick if self.quick else whole
@@ -47,5 +53,5 @@ class Plan:
 
 
 def ratio(name: str, above: Sequence[float], below: Sequence[float]) -> Figure:
-    """How many times one is the other, round by round."""
-    return Figure(name, "x", [one / max(other, 1e-9) for one, other in zip(above, below, strict=True)])
+    """Return the ratio of two quantities, round by round."""
+    return Figure(name, "x", [quotient(*pair) for pair in zip(above, below, strict=True)])

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ import uvloop
 
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
+from benchmarks.rounds import difference, tried
 from deploy.services import free_port
 from streamserve.lifespan import collect_what_is_new
 from streamserve.runs.writer import Writer
@@ -155,6 +157,10 @@ async def delay_round(url: str, count: int, *, elsewhere: bool) -> list[float]:
         return list(json.loads(await process.stdout.read()))
 
 
+def _cost(url: str, count: int) -> float:
+    return run(cpu_round(url, count))
+
+
 def _delays(name: str, rounds: list[list[float]]) -> list[Figure]:
     at = [[statistics.quantiles(delays, n=100)[p - 1] * 1000 for delays in rounds] for p in (50, 99)]
     return [Figure(f"{name} p50", "ms", at[0]), Figure(f"{name} p99", "ms", at[1])]
@@ -172,8 +178,9 @@ def figures_of(name: str, url: str, rounds: int) -> list[Figure]:
     figures = []
     for count in COUNTS:
         run(cpu_round(url, count))
-        costs = [run(cpu_round(url, count)) for _ in range(rounds)]
-        figures.append(Figure(f"{name}, {count} runs: CPU per block", "us", costs))
+        costs = [tried(partial(_cost, url, count), lambda cost: [cost]) for _ in range(rounds)]
+        thrown = sum(cost.thrown for cost in costs)
+        figures.append(Figure(f"{name}, {count} runs: CPU per block", "us", [cost.found for cost in costs], thrown))
         here = [run(delay_round(url, count, elsewhere=False)) for _ in range(rounds)]
         figures += _delays(f"{name}, {count} runs: to a reader", here)
         if name != "memory":
@@ -190,14 +197,14 @@ def main(plan: Plan) -> None:
 
 
 def _added(figures: list[Figure]) -> list[Figure]:
-    """What a store takes more than memory does, round by round."""
+    """Return what a store takes more than memory does, round by round."""
     known = {figure.name: figure for figure in figures}
     added = []
     for figure in figures:
         store, _, what = figure.name.partition(", ")
         if store != "memory" and what.endswith(("CPU per block", "to a reader p50")):
             below = known[f"memory, {what}"].values
-            values = [one - other for one, other in zip(figure.values, below, strict=True)]
+            values = [difference(*pair) for pair in zip(figure.values, below, strict=True)]
             added.append(Figure(f"{figure.name}, over memory", figure.unit, values))
     return added
 

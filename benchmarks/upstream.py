@@ -23,6 +23,7 @@ from langchain_openai import ChatOpenAI
 
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
+from benchmarks.rounds import quotient
 from streamserve.models.openai.completions import ChunkChatOpenAI
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +112,7 @@ def figures_of(regime: Regime, costs: dict[str, list[float]]) -> list[Figure]:
     stock = next(iter(costs.values()))
     figures = [Figure(f"{regime.name}: {name}", "us/token", values) for name, values in costs.items()]
     for name, values in list(costs.items())[1:]:
-        shares = [value / whole for value, whole in zip(values, stock, strict=True)]
+        shares = [quotient(*pair) for pair in zip(values, stock, strict=True)]
         figures.append(Figure(f"{regime.name}: {name} / stock", "ratio", shares))
     return figures
 

@@ -1,168 +1,150 @@
-"""Writes docs/performance.md from benchmarks/results.json: `python -m scripts.performance_page`."""
+"""Write docs/performance.md and docs/figures.md from benchmarks/results.json: `python -m scripts.performance_page`."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.__main__ import COMPARED
-from benchmarks.results import RESULTS
+from benchmarks.__main__ import ALONE, COMPARED
+from benchmarks.results import RESULTS, Figure
+from scripts.targets import TARGETS, Target
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs"
 ABSENT = "not measured yet"
+LEFT_OUT = "left out"
+BENCHMARKS = COMPARED | ALONE
 
-TEXT = """# Performance
+PERFORMANCE = """# Performance
 
 <!-- Written by `python -m scripts.performance_page` from benchmarks/results.json. Run those, not an editor. -->
 
-`make bench` measures StreamServe, stock LangServe and the bare path side by side; `make bench ARGS="saturated hot"`
-runs the benchmarks named. Run log and ids are switched on. Compare ratios: absolute times are those of one machine.
+Measure StreamServe, LangServe and the bare path side by side on your machine, all benchmarks or the ones you name:
 
-Each variant is a server in a process of its own on one core, the load client is another on another core. Variants take
-turns within a round. CPU is what the server's process itself accounts for, over all of its threads; what redis-server
-uses is not in it.
+```bash
+make bench
+make bench ARGS=saturated
+```
 
-| name | what it is |
-| --- | --- |
-| stock | LangServe's `add_routes` on a plain FastAPI application, with LangServe's defaults |
-| memory, sqlite, redis | StreamServe, by the store of its runs |
-| eager | memory, with `STREAMSERVE_WRITE_INTERVAL=0`: a write for each token |
-| starlette, raw | the same bytes without a chain: Starlette's streaming response, bare ASGI messages |
-| process | the chain in process, without HTTP; `process model` is the model's own `astream` |
-| langgraph | LangGraph's development server (extra `langgraph-server`): `/runs/stream` of the same graph |
+Compare two checkouts, one round of each in turn, with
+`.venv/bin/python -m benchmarks saturated latency --against ../other --rounds 5`.
 
 ## Targets
 
 {targets}
 
-Transport alone: what a client reaches that reads the bytes and decodes nothing (`httpx alone`, `aiohttp alone` in
-`sdk`): where that is below a target, it is the transport that is in the way. What a first token waits for is in
-`request`, package by package; the rest of `latency` is the web server's, the sockets' and the client's.
+The column "transport alone" is the same ratio for a client that reads the bytes and decodes nothing (`httpx alone`,
+`aiohttp alone`). Where it is below a target, the transport is the limit, not the SDK.
 
-## Figures
+## Read a figure
+
+- All figures are in [figures.md](figures.md), one section for each benchmark, with the median, the least and the most
+  of the rounds.
+- Compare ratios. Absolute times are those of one machine.
+- Each variant is a server in a process of its own on one core; the load client is a process on another core. Variants
+  take turns within a round, so that what else runs on the machine affects all of them.
+- CPU is the time that the server's process accounts for, over all of its threads. The CPU of redis-server is not part
+  of it. Run log and ids are switched on.
+- A round is thrown away if its figure cannot be true: a cost that is not positive or below 0.001 of its unit, or a
+  ratio with such a denominator. The benchmark measures three times at most, and leaves out a figure that makes sense in
+  no more than half of its rounds.
+- {left_out}
+
+| variant | meaning |
+| --- | --- |
+| stock | LangServe's `add_routes` on a plain FastAPI application, with LangServe's defaults |
+| memory, sqlite, redis | StreamServe, by the store of its runs |
+| eager | memory, with `STREAMSERVE_WRITE_INTERVAL=0`: one write for each token |
+| starlette, raw | the same bytes without a chain: Starlette's streaming response, bare ASGI messages |
+| process | the chain in process, without HTTP; `process model` is the model's own `astream` |
+| langgraph | LangGraph's development server (extra `langgraph-server`): `/runs/stream` of the same graph |
+"""
+
+FIGURES = """# Figures
+
+<!-- Written by `python -m scripts.performance_page` from benchmarks/results.json. Run those, not an editor. -->
+
+Look up what each benchmark measured; [performance.md](performance.md) has the targets and explains the variants.
+The time to a first token is split by package in `request`; the rest of `latency` is the web server's, the sockets' and
+the client's.
+
+{left_out}
 
 {sections}
 """
 
 
-class Target(NamedTuple):
-    """What was promised of a figure.
+def render(results: dict[str, Any] | None = None) -> dict[Path, str]:
+    """Return the text of each page.
 
     Args:
-        measure: for people.
-        benchmark: where it is measured.
-        figure: its name there.
-        limit: as people write it.
-        holds: whether a median keeps the promise.
-        alone: the figure of what bounds it: a client's transport alone.
-    """
-
-    measure: str
-    benchmark: str
-    figure: str
-    limit: str
-    holds: Callable[[float], bool]
-    alone: str = ""
-
-
-def _least(measure: str, benchmark: str, figure: str, limit: float, alone: str = "") -> Target:
-    return Target(measure, benchmark, figure, f">= {limit:g}", lambda found: found >= limit, alone)
-
-
-def _sdk(measure: str, regime: str, limit: float, transport: str) -> Target:
-    ours = "sdk" if transport == "httpx" else f"sdk on {transport}"
-    alone = f"stock / {transport} alone messages, {regime}"
-    return _least(measure, "sdk", f"stock / {ours} messages, {regime}", limit, alone)
-
-
-def _most(measure: str, benchmark: str, figure: str, limit: float) -> Target:
-    return Target(measure, benchmark, figure, f"<= {limit:g}", lambda found: found <= limit)
-
-
-SQLITE, REDIS = "sqlite, 200 runs: ", "redis, 200 runs: "
-TARGETS = (
-    _least("CPU per token, 50 streams, text: stock over ours", "saturated", "stock text / memory text", 3.5),
-    _least("the same, messages", "saturated", "stock messages / memory messages", 3),
-    _most("CPU per token over `model.astream` in process", "saturated", "memory text / process model", 2.2),
-    _least("streams of 50 tokens/s, text: ours over stock", "paced", "memory text / stock text", 5),
-    _least("the same, messages", "paced", "memory messages / stock messages", 4),
-    _least("CPU per token with a ChatOpenAI: stock over ours", "openai", "stock openai / memory openai", 4),
-    _least("streams with a ChatOpenAI: ours over stock", "paced_openai", "memory openai / stock openai", 4),
-    _most("chain in process, instructions over the model alone", "instructions", "streamed text / model", 1.25),
-    _most("longest stall, 4,000 tokens, text (ms)", "stall", "memory text, 4000 tokens: longest stall", 10),
-    _most("the same, messages (ms)", "stall", "memory messages, 4000 tokens: longest stall", 10),
-    _most(
-        "first token over the raw path, 1 stream, p50 (ms)", "latency", "memory, 1 streams: first token over raw p50", 1
-    ),
-    _most("SQLite over memory, 200 runs, CPU per block (us)", "stores", SQLITE + "CPU per block, over memory", 25),
-    _most("the same, time to a reader p50 (ms)", "stores", SQLITE + "to a reader p50, over memory", 1),
-    _most("Redis over memory, 200 runs, CPU per block (us)", "stores", REDIS + "CPU per block, over memory", 25),
-    _most("the same, time to a reader p50 (ms)", "stores", REDIS + "to a reader p50, over memory", 1),
-    _sdk("SDK, messages, hot from StreamServe: stock over ours", "served", 3, "httpx"),
-    _sdk("the same on aiohttp", "served", 6, "aiohttp"),
-    _sdk("SDK, messages, hot, a write for each token: stock over ours", "hot", 3, "httpx"),
-    _sdk("the same on aiohttp", "hot", 6, "aiohttp"),
-    _sdk("SDK, messages, paced: stock over ours", "paced", 3, "httpx"),
-    _sdk("the same on aiohttp", "paced", 3, "aiohttp"),
-    _most("memory of an idle stream, resident (kB)", "memory", "open idle stream (resident)", 40),
-    _most("the same, as Python counts it (kB)", "memory", "open idle stream (traced)", 40),
-    _most("graph in message mode: ours over the graph in process", "graph", "memory graph / process graph", 1.5),
-)
-
-
-def render(results: dict[str, Any] | None = None) -> str:
-    """The page.
-
-    Args:
-        results: default: those that are kept.
+        results: default: those of benchmarks/results.json.
     """
     if results is None:
         results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    sections = [
-        _section(name, results[name]) for name in [*COMPARED, *sorted(set(results) - set(COMPARED))] if name in results
-    ]
-    return TEXT.format(targets=_targets(results), sections="\n\n".join(sections))
+    figures = {name: _figures(results[name]) for name in [*COMPARED, *sorted(ALONE)] if name in results}
+    left_out = _left_out([figure for each in figures.values() for figure in each.values()])
+    sections = "\n\n".join(_section(name, results[name], each) for name, each in figures.items())
+    return {
+        DOCS / "performance.md": PERFORMANCE.format(targets=_targets(figures), left_out=left_out),
+        DOCS / "figures.md": FIGURES.format(sections=sections, left_out=left_out),
+    }
 
 
-def _targets(results: dict[str, Any]) -> str:
-    rows = (_target(target, results) for target in TARGETS)
+def _figures(result: dict[str, Any]) -> dict[str, Figure]:
+    return {name: Figure.read(name, kept) for name, kept in result["figures"].items()}
+
+
+def _left_out(figures: list[Figure]) -> str:
+    rounds, thrown = sum(figure.measured for figure in figures), sum(figure.left_out for figure in figures)
+    whole = sum(not figure.is_published for figure in figures)
+    return f"Rounds thrown away: {thrown:,} of {rounds:,}. Figures left out: {whole:,} of {len(figures):,}."
+
+
+def _targets(figures: dict[str, dict[str, Figure]]) -> str:
+    rows = (_target(target, figures.get(target.benchmark, {})) for target in TARGETS)
     return _table(("measure", "target", "median", "best round", "kept", "transport alone"), rows)
 
 
-def _target(target: Target, results: dict[str, Any]) -> tuple[str, ...]:
-    figures = results.get(target.benchmark, {}).get("figures", {})
+def _target(target: Target, figures: dict[str, Figure]) -> tuple[str, ...]:
     figure, alone = figures.get(target.figure), figures.get(target.alone)
     if figure is None:
         return target.measure, target.limit, ABSENT, "", "", ""
-    best = (max if target.limit.startswith(">") else min)(figure["rounds"])
-    kept = "yes" if target.holds(figure["median"]) else "no"
-    bound = _number(alone["median"]) if alone else ""
-    return target.measure, target.limit, _number(figure["median"]), _number(best), kept, bound
+    if not figure.is_published:
+        return target.measure, target.limit, f"{LEFT_OUT}: {_thrown(figure)}", "", "", ""
+    best = (max if target.limit.startswith(">") else min)(figure.sound)
+    kept = "yes" if target.holds(figure.median) else "no"
+    bound = _number(alone.median) if alone and alone.is_published else ""
+    return target.measure, target.limit, _number(figure.median), _number(best), kept, bound
 
 
-def _section(name: str, result: dict[str, Any]) -> str:
-    rows = (
-        (
-            figure.strip(),
-            _number(found["median"]),
-            _number(min(found["rounds"])),
-            _number(max(found["rounds"])),
-            found["unit"],
-        )
-        for figure, found in result["figures"].items()
-    )
-    about = inspect.getdoc(COMPARED[name]) if name in COMPARED else None
+def _section(name: str, result: dict[str, Any], figures: dict[str, Figure]) -> str:
     where = f"Python {result['python']}, {result['machine']}; `make bench ARGS={name}`."
-    table = _table(("figure", "median", "least", "most", "unit"), rows)
-    return f"### {name}\n\n{about + ' ' if about else ''}{where}\n\n{table}"
+    heads = ("figure", "median", "least", "most", "unit", "thrown away")
+    return f"## {name}\n\n{inspect.getdoc(BENCHMARKS[name])} {where}\n\n{_table(heads, map(_row, figures.values()))}"
 
 
-def _table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _row(figure: Figure) -> tuple[str, ...]:
+    thrown = _thrown(figure) if figure.left_out else ""
+    if not figure.is_published:
+        return figure.name.strip(), LEFT_OUT, "", "", figure.unit, thrown
+    shown = (figure.median, min(figure.sound), max(figure.sound))
+    return figure.name.strip(), *map(_number, shown), figure.unit, thrown
+
+
+def _thrown(figure: Figure) -> str:
+    return f"{figure.left_out} of {figure.measured}"
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join(_lines(heads, rows))
+
+
+def _lines(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for line in (heads, tuple("---" for _ in heads), *rows):
+        yield f"| {' | '.join(line)} |"
 
 
 def _number(value: float) -> str:
@@ -170,4 +152,5 @@ def _number(value: float) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(), encoding="utf-8")
+    for page, text in render().items():
+        page.write_text(text, encoding="utf-8")

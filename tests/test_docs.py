@@ -223,7 +223,7 @@ def reader(tmp_path: Path, url: str) -> Iterator[Reader]:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_block_of_the_page_does_what_it_says(page: Path, reader: Reader) -> None:
     found = blocks(page)
-    assert found or page.name == "performance.md", f"{page} has no examples"  # that one is figures only
+    assert found or page.name == "figures.md", f"{page} has no examples"  # that one is figures only
     printed: str | None = None
     for block in found:
         if block.not_run:
