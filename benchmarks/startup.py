@@ -28,7 +28,6 @@ IMPORTS = {
 ALL = "import langserve, streamserve.app, streamserve_sdk"
 SERVERS = ("stock", "memory")
 COMMAND = "`streamserve serve`"
-SERVE = "from streamserve.cli import main; main()"  # the installed command may be that of another checkout
 STARTS_WITHIN = 60.0
 LOOK_AGAIN = 0.005  # seconds; the time of a start is as fine as this
 
@@ -65,7 +64,7 @@ def _started(plan: Plan, variant: str) -> Cost:
 
 def _served() -> Cost:
     port = free_port()
-    command = [sys.executable, "-c", SERVE, "serve", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "streamserve.cli", "serve", "--host", HOST, "--port", str(port)]
     environment = os.environ | {"STREAMSERVE_MODEL": "offline"}
     before, began = _children(), time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
