@@ -1,10 +1,10 @@
-"""The documentation as code: every block of a Markdown page, run in order against a real server.
+"""Read the documentation as code: the blocks of a page run in order against a real server.
 
     python              run in this process
     bash                run by bash; `make` verbs and `pip install` are only checked, `streamserve serve` really serves
     js                  run on the home page in Chromium
-    ini                 settings: known and valid
-    json, text, sse     what the block before prints; `...` stands for anything, ids and times for themselves
+    ini                 settings: each is known and valid
+    json, text, sse     the output of the block before; `...` stands for any text, an id or time for any other
 
 A comment `<!-- not run: reason -->` right above a block leaves it out.
 """
@@ -27,7 +27,7 @@ _TIME = re.compile(r"\b1[0-9]{9}\.[0-9]+\b")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block: where its first line of code is, what it is, and why it is not run, if so."""
+    """A fenced block: its page, first line of code, language and code, and the reason if it is not run."""
 
     page: Path
     line: int
@@ -40,13 +40,13 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """The pages whose blocks are run."""
+    """Return the pages whose blocks run."""
     top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")]
     return [*top, *sorted((ROOT / "docs").glob("*.md")), ROOT / "sdk" / "python" / "README.md"]
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     return list(_blocks(page, page.read_text("utf-8").splitlines()))
 
 
@@ -67,7 +67,7 @@ def _blocks(page: Path, lines: list[str]) -> Iterator[Block]:
 
 
 def assert_output(block: Block, printed: str) -> None:
-    """Fails unless what was printed is what the page shows."""
+    """Fail unless the printed text equals the text of the page."""
     if block.language == "json":
         assert _plain(json.loads(printed)) == _plain(json.loads(block.code)), f"{block}\n{printed}"
         return

@@ -1,4 +1,4 @@
-"""Every code block of the documentation is run, in the order of its page, against a real server."""
+"""Every code block of the documentation runs, in the order of its page, against a real server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ADDRESS = "http://127.0.0.1:8000"
 TIME_LIMIT = 60  # seconds for one block
 STARTS_WITHIN = 60  # seconds: a server imports two frameworks, on a busy machine too
 APPLICATION = ("chains", "docs", "server.py", "langgraph.json", "README.md")
-# A pace, so that what a page does meanwhile comes while a run is under way.
+# A slow model, so that a page's next command still finds the run live.
 ENVIRONMENT = {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0.005"}
 MAKE = re.compile(
     r"^(?P<settings>(?:[A-Z_]+=\S+ )*)make (?P<verbs>[a-z]+(?: [a-z]+)*)(?P<given>(?: [A-Z]+=(?:'[^']*'|[^'\s]+))*)$"
@@ -41,11 +41,11 @@ SERVE = re.compile(r"^(?P<settings>(?:[A-Z_]+=\S+ )*)(?:\S+/)?streamserve serve(
 
 
 class Reader:
-    """Someone who types in what a page says, in a copy of the application.
+    """A person who types a page's commands in a copy of the application.
 
     Args:
-        folder: to work in.
-        url: of a server with the chains of the repository.
+        folder: folder of the copy.
+        url: address of a server with the chains of the repository.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -59,7 +59,7 @@ class Reader:
         (folder / ".venv").symlink_to(sys.prefix)
 
     def run(self, block: Block) -> str:
-        """Runs a block; gives what it printed."""
+        """Run a block; return its output."""
         code = block.code.replace(ADDRESS, self.url)
         return {"python": self._python, "bash": self._bash, "js": self._js, "ini": self._ini}[block.language](
             block, code
@@ -157,7 +157,7 @@ class Reader:
         return ""
 
     def close(self) -> None:
-        """Ends the server that the page started."""
+        """End the server that the page started."""
         if self.server is not None:
             self.server.terminate()
             self.server.communicate(timeout=TIME_LIMIT)
@@ -165,7 +165,7 @@ class Reader:
 
 
 def settings_of(words: str) -> dict[str, str]:
-    """The variables set in front of a command."""
+    """Return the variables in front of a command."""
     return dict(word.split("=", 1) for word in words.split())
 
 

@@ -1,4 +1,4 @@
-"""What deploy/ promises, as far as it can be told without Docker and Kubernetes."""
+"""The files of deploy/ and the commit hooks keep their promises, checked without Docker and Kubernetes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pod() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def dockerfile() -> list[list[str]]:
-    """The instructions, each split into words."""
+    """Return the instructions, each split into words."""
     text = (DEPLOY / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
     return [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
@@ -144,7 +144,7 @@ def test_no_password_is_written_down(compose: dict[str, Any]) -> None:
     assert "secret.example.yaml" not in document("kubernetes/kustomization.yaml")["resources"]
 
 
-def test_pods_are_asked_whether_they_live_and_whether_they_take_work(pod: dict[str, Any]) -> None:
+def test_pods_are_probed_for_life_and_for_readiness(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
