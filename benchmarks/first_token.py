@@ -20,7 +20,7 @@ def main(plan: Plan) -> None:
     os.environ |= {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": str(PACE)}
     from streamserve.app import create_app
     from streamserve.catalog.registry import discover
-    from tests.serving import serving
+    from tests.servers import serving
 
     with serving(create_app(discover("chains"))) as url:
         rounds = asyncio.run(_rounds(url, plan.rounds))

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from streamserve.catalog.registry import Registry, discover
-from tests.serving import serving
+from tests.servers import serving
 from tests.upstream.llama import llama_reasoning, llama_small, llama_text, llama_tools  # noqa: F401 - fixtures
 
 os.environ |= {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0", "LANGSMITH_TRACING": "false"}

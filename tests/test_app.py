@@ -20,8 +20,8 @@ from streamserve.catalog.registry import BrokenModules, discover
 from streamserve.settings import Settings
 from tests.conftest import Team
 from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of
-from tests.serving import serving
-from tests.wire import ERROR_FIELDS, events
+from tests.frames import ERROR_FIELDS, events
+from tests.servers import serving
 
 ENDPOINTS = ("invoke", "batch", "stream", "stream_log", "stream_events")
 SCHEMAS = ("input_schema", "output_schema", "config_schema")

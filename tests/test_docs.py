@@ -25,7 +25,7 @@ from streamserve.catalog.registry import discover
 from streamserve.errors import ServeError
 from streamserve.settings import Settings
 from tests.docs import OUTPUT, ROOT, Block, assert_output, blocks, pages
-from tests.serving import serving
+from tests.servers import serving
 
 ADDRESS = "http://127.0.0.1:8000"
 TIME_LIMIT = 60  # seconds for one block

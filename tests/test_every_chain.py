@@ -20,7 +20,7 @@ from streamserve_sdk import RemoteRunnable
 
 from streamserve.app import create_app
 from streamserve.catalog.registry import RegisteredChain, discover
-from tests.serving import serving
+from tests.servers import serving
 
 Connect = Callable[[str], Runnable[Any, Any]]
 

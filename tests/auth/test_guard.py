@@ -18,7 +18,7 @@ from streamserve.auth.guard import is_loopback
 from streamserve.settings import Settings
 from tests.auth.support import CHAINS, SECRET, app_with
 from tests.fakes import registry_of
-from tests.serving import serving
+from tests.servers import serving
 
 TEAM = """
 from fastapi import HTTPException, Request

@@ -12,7 +12,7 @@ import pytest
 from streamserve.auth.keys import KeyFile
 from streamserve.auth.sessions import COOKIE
 from tests.auth.support import SCOPE, app_with
-from tests.serving import serving
+from tests.servers import serving
 
 INPUT = {"input": {"topic": "cats"}}
 

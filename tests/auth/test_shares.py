@@ -12,7 +12,7 @@ import pytest
 from streamserve.auth.shares import MAX_TIME
 from streamserve.auth.signing import Signer
 from tests.auth.support import SECRET, keys_in
-from tests.serving import serving
+from tests.servers import serving
 
 INPUT = {"input": {"messages": [{"type": "human", "content": "hi"}]}}
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from tests.auth.support import app_with, issuing, keys_in, tokens_from
-from tests.serving import serving
+from tests.servers import serving
 
 INPUT = {"messages": [{"type": "human", "content": "hi"}]}
 WHO = ["nothing", "a wrong key", "an expired one", "without the scope", "of another principal", "the right one"]

@@ -9,7 +9,7 @@ import pytest
 from streamserve import Chain
 from tests.browser.pages import Server, Visit, registered, registry_of
 from tests.fakes import Topic, greeting
-from tests.wire import config_hash
+from tests.frames import config_hash
 
 ATTACKS = [
     "</script><script>document.title = 'owned'</script>",

@@ -16,8 +16,8 @@ from langserve import RemoteRunnable, add_routes
 from streamserve import Chain
 from streamserve.app import create_app
 from tests.fakes import Conversation, Topic, echo, greeting, registry_of
-from tests.serving import serving
-from tests.wire import chunks, config_hash, events
+from tests.frames import chunks, config_hash, events
+from tests.servers import serving
 
 ON = {"configurable": {"template": "On {topic}!"}}
 CATS, DOGS = {"topic": "cats"}, {"topic": "dogs"}

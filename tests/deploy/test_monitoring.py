@@ -19,8 +19,8 @@ from langchain_core.runnables import RunnableLambda
 
 from deploy.services import free_port
 from streamserve.telemetry.metrics import Metrics
-from tests.serving import serving
-from tests.streaming.support import app_of
+from tests.runs.support import app_of
+from tests.servers import serving
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Literal
 from urllib.parse import quote
 
-from tests.wire import config_hash
+from tests.frames import config_hash
 
 ENDPOINTS = ("invoke", "batch", "stream", "stream_log", "stream_events", "runs")
 MESSAGE = {"type": "human", "content": "hi"}

@@ -23,7 +23,7 @@ from streamserve.app import create_app
 from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.faults.dying import DIES, die_at
-from tests.streaming.support import AsyncHttpModel
+from tests.runs.support import AsyncHttpModel
 
 ROOT = Path(__file__).parents[2]
 KEEPALIVE = 0.2

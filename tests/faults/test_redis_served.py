@@ -14,8 +14,8 @@ import pytest
 
 from tests.faults.dying import DIES, PHASES, STORED
 from tests.faults.server import UPSTREAM, CountingServer, counting
+from tests.runs.support import EndlessUpstream, endless_upstream
 from tests.stores.servers import RedisServer, redis_server
-from tests.streaming.support import EndlessUpstream, endless_upstream
 
 LIMIT = 30.0
 LEASE = 1.0

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 from streamserve import Chain
 from streamserve.app import create_app
 from tests.fakes import registry_of
-from tests.wire import chunks
+from tests.frames import chunks
 
 LOOK_ALIKE = {"type": "ai", "content": "no message"}
 # Every value that the wire has a type for.

@@ -22,7 +22,7 @@ from streamserve.catalog.chain import StreamMode
 from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.graphs.documentation import BUILDERS
-from tests.serving import serving
+from tests.servers import serving
 
 LIMIT = 30.0
 Construct = Callable[[str], Any]

@@ -39,7 +39,7 @@ from tests.fakes import Gate, GatedModel, registry_of
 from tests.faults.proxy import Fault, Proxy, sequence
 from tests.graphs.examples import EXAMPLES
 from tests.graphs.parity import assert_same
-from tests.streaming.support import BlockReader, ended
+from tests.runs.support import BlockReader, ended
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 

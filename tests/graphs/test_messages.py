@@ -34,7 +34,7 @@ from typing_extensions import TypedDict
 from streamserve import Chain
 from streamserve.app import create_app
 from tests.fakes import registry_of
-from tests.serving import serving
+from tests.servers import serving
 
 Connect = Callable[[str], Any]
 

@@ -31,7 +31,7 @@ from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.graphs.examples import EXAMPLES, STEPS, Place, Size
 from tests.graphs.parity import assert_same
-from tests.serving import serving
+from tests.servers import serving
 
 LIMIT = 30.0
 Play = Callable[[Any, Any], Iterator[Any]]

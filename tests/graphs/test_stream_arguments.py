@@ -32,7 +32,7 @@ from tests.graphs.streams import (
     remote_async,
     remote_sync,
 )
-from tests.serving import serving
+from tests.servers import serving
 
 ENDPOINTS = ["invoke", "batch", "stream", "stream_log", "stream_events", "runs"]
 WRITER = {"name": "Grace", "on": "2026-01-02"}

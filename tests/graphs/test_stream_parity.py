@@ -12,7 +12,7 @@ from streamserve.catalog.chain import StreamMode
 from tests.fakes import registry_of
 from tests.graphs.examples import EXAMPLES, STEPS
 from tests.graphs.streams import MODES, Stream, assert_parity, chains, local, remote_async, remote_sync
-from tests.serving import serving
+from tests.servers import serving
 
 LISTS: list[list[StreamMode]] = [["updates"], ["messages", "updates"], ["custom", "tasks", "values"], list(MODES)]
 

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from streamserve_sdk import RemoteRunnable, ThreadBusy
 
+from tests.frames import chunks, events
 from tests.graphs.threads import Threads, serving_threads
+from tests.runs.support import LIMIT
 from tests.stores.servers import redis_server
-from tests.streaming.support import LIMIT
-from tests.wire import chunks, events
 
 RESUME = {"__type__": "command", "resume": "yes"}
 ENDPOINTS = ["invoke", "batch", "stream", "stream_log", "stream_events", "runs"]

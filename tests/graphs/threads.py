@@ -21,8 +21,8 @@ from streamserve.app import create_app
 from streamserve.catalog.chain import MultitaskStrategy
 from streamserve.settings import Settings
 from tests.fakes import Gate, greeting, registry_of
-from tests.serving import serving
-from tests.streaming.support import LIMIT, caller
+from tests.runs.support import LIMIT, caller
+from tests.servers import serving
 
 STRATEGIES: tuple[MultitaskStrategy, ...] = ("reject", "enqueue", "interrupt", "rollback")
 

@@ -16,8 +16,8 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from streamserve.settings import Settings
 from streamserve.telemetry.logs import configure, formatter, log_config
 from streamserve.telemetry.redact import Redactor
-from tests.serving import serving
-from tests.streaming.support import app_of, client_of
+from tests.runs.support import app_of, client_of
+from tests.servers import serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 KEY = "a-key-that-nobody-may-read"

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.services import free_port
 from streamserve.telemetry.metrics import GAPS, Metrics, add
 from tests.fakes import Gate
-from tests.streaming.support import app_of, client_of, ended, streaming
+from tests.runs.support import app_of, client_of, ended, streaming
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30.0

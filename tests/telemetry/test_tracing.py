@@ -31,7 +31,7 @@ from langchain_core.runnables import RunnableLambda
 from streamserve import Chain
 from streamserve.models import chat_model
 from tests.fakes import Topic
-from tests.streaming.support import app_of
+from tests.runs.support import app_of
 
 async def fail(inputs):
     raise ValueError(str(inputs))

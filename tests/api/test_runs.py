@@ -13,8 +13,8 @@ from langchain_core.runnables import RunnableGenerator
 from streamserve.runs.runs import Runs
 from streamserve.stores import MemoryStore
 from tests.fakes import Gate
-from tests.serving import serving
-from tests.streaming.support import LIMIT, app_of, blocks_of, caller, ended, streaming
+from tests.runs.support import LIMIT, app_of, blocks_of, caller, ended, streaming
+from tests.servers import serving
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
 ENDPOINTS = [("GET", ""), ("GET", "/stream"), ("GET", "/output"), ("POST", "/cancel"), ("DELETE", "")]

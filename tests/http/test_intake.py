@@ -17,8 +17,8 @@ from streamserve.http.protocol import MAX_HEAD, BoundedHead
 from streamserve.settings import Settings
 from tests.fakes import Topic, greeting, registry_of
 from tests.faults.attacks import BOMB, request
-from tests.serving import serving
-from tests.wire import ERROR_FIELDS, config_hash
+from tests.frames import ERROR_FIELDS, config_hash
+from tests.servers import serving
 
 LIMIT = 10.0
 BODY = {"input": {"topic": "cats"}}

@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 from deploy.services import free_port
 from streamserve import Chain
 from streamserve.models.openai.chat import CompatibleChatOpenAI
-from tests.streaming.support import app_of, client_of
+from tests.runs.support import app_of, client_of
 from tests.upstream.scripted import Reply, chat, scripted_server
 
 SECRET = "sk-provider-secret"

@@ -13,7 +13,7 @@ from streamserve.errors import Cancelled, RunTimeout
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Run
 from streamserve.stores import MemoryStore, Outcome, RunRecord
-from tests.streaming.support import LIMIT
+from tests.runs.support import LIMIT
 
 Events = AsyncGenerator[dict[str, Any], None]
 DATA = {"event": "data", "data": "1"}

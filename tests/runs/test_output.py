@@ -12,8 +12,8 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda, Runnable
 from langchain_core.runnables.utils import AddableDict
 
 from tests.fakes import Gate, GatedModel, echo_graph
-from tests.serving import serving
-from tests.streaming.support import LIMIT, app_of, streaming
+from tests.runs.support import LIMIT, app_of, streaming
+from tests.servers import serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 

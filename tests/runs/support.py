@@ -25,7 +25,7 @@ from streamserve.app import create_app
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from tests.fakes import registry_of
-from tests.serving import serving
+from tests.servers import serving
 
 LIMIT = 10.0
 PACE = 0.02

@@ -16,8 +16,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from streamserve import Chain
 from tests.fakes import Gate
-from tests.serving import serving
-from tests.streaming.support import (
+from tests.runs.support import (
     AsyncHttpModel,
     EndlessUpstream,
     HttpModel,
@@ -28,6 +27,7 @@ from tests.streaming.support import (
     error_of,
     streaming,
 )
+from tests.servers import serving
 
 Builder = Callable[[str], Runnable[Any, Any]]
 MESSAGES = {"messages": [{"type": "human", "content": "x"}]}

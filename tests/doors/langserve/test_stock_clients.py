@@ -19,8 +19,8 @@ from langchain_core.runnables import Runnable
 from langserve import RemoteRunnable, add_routes
 
 from tests.fakes import Gate, GatedModel
-from tests.serving import serving
-from tests.streaming.support import app_of
+from tests.runs.support import app_of
+from tests.servers import serving
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:astream_log is deprecated"),

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableGenerator
 
 from streamserve import Chain
 from tests.fakes import Gate
-from tests.streaming.support import LIMIT, app_of, client_of, ended, error_of, streaming, writes_of
+from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, streaming, writes_of
 
 
 class Bench:

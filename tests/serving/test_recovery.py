@@ -29,10 +29,10 @@ from streamserve.settings import Settings
 from streamserve.stores import Fenced, RunRecord
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.wire.blocks import data_block, end_block, metadata_block
+from tests.doors.langserve.test_stock_clients import langchain_js  # noqa: F401 - a fixture
 from tests.fakes import registry_of
-from tests.serving import serving
-from tests.streaming.support import client_of
-from tests.streaming.test_stock_clients import langchain_js  # noqa: F401 - a fixture
+from tests.runs.support import client_of
+from tests.servers import serving
 
 RUN_ID = "6ff61ac8-1a26-4c26-9b3c-b2f8ab7d3d0c"
 

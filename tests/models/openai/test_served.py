@@ -17,8 +17,8 @@ from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.models import chat_model
 from tests.fakes import Topic, registry_of
-from tests.serving import serving
-from tests.test_upstream import LONG, add, chunks_of, joined
+from tests.models.openai.test_chat import LONG, add, chunks_of, joined
+from tests.servers import serving
 from tests.upstream.llama import TEXT, Upstream
 from tests.upstream.sayer import unique_pieces
 

@@ -24,8 +24,8 @@ from streamserve.app import create_app
 from streamserve.graphs import checkpoints
 from streamserve.settings import Settings
 from tests.fakes import Conversation, Gate, GatedModel, registry_of
-from tests.serving import serving
-from tests.streaming.support import LIMIT, BlockReader, error_of
+from tests.runs.support import LIMIT, BlockReader, error_of
+from tests.servers import serving
 
 TOKENS = ("one ", "two ", "three")
 HELLO = {"input": {"messages": [{"type": "human", "content": "hello"}]}}

@@ -22,8 +22,8 @@ from streamserve.api.threads.requests import MAX_PAGE
 from streamserve.app import create_app
 from streamserve.settings import Settings
 from tests.fakes import Gate, greeting, registry_of
-from tests.serving import serving
-from tests.wire import ERROR_FIELDS
+from tests.frames import ERROR_FIELDS
+from tests.servers import serving
 
 _threads = itertools.count(1)
 JSON = {"Content-Type": "application/json"}

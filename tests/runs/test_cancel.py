@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from langchain_core.tools import tool
 
 from tests.fakes import Gate
-from tests.streaming.support import LIMIT, PACE, app_of, client_of, error_of, streaming
+from tests.runs.support import LIMIT, PACE, app_of, client_of, error_of, streaming
 
 GRACE = 0.2
 

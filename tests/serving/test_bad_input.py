@@ -12,8 +12,8 @@ from langchain_core.runnables import RunnableLambda
 from streamserve import Chain
 from streamserve.app import create_app
 from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of
-from tests.serving import serving
-from tests.wire import ERROR_FIELDS, config_hash, events
+from tests.frames import ERROR_FIELDS, config_hash, events
+from tests.servers import serving
 
 Place = list[str | int]
 

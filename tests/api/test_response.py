@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableGenerator
 from streamserve.api.follower import EAGER, MAX_INTERVAL, Follower
 from streamserve.settings import Settings
 from tests.fakes import Gate
-from tests.streaming.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
+from tests.runs.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 

@@ -22,10 +22,10 @@ from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.settings import Settings
 from tests.fakes import Conversation, Topic, greeting, registry_of
-from tests.serving import serving
+from tests.servers import serving
 
 SHORT, LONG = 3, 100
-ENVIRONMENT = Path(__file__).parents[1] / ".venv" / "schemathesis" / "bin"
+ENVIRONMENT = Path(__file__).parents[2] / ".venv" / "schemathesis" / "bin"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 
 

@@ -20,14 +20,14 @@ from streamserve.runs.run import Events
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.stores import RunRecord
-from tests.streaming.support import LIMIT, error_of, streaming
+from tests.runs.support import LIMIT, error_of, streaming
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
 import asyncio
 from typing import Any
 from langchain_core.runnables import RunnableGenerator
-from tests.streaming.support import app_of
+from tests.runs.support import app_of
 
 go_on = asyncio.Event()
 

@@ -13,9 +13,9 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
 from streamserve.doors.langserve.route import REQUIRED
 from tests.fakes import Gate
-from tests.serving import serving
-from tests.streaming.support import LIMIT, app_of, caller, client_of, ended, streaming
-from tests.wire import config_hash
+from tests.frames import config_hash
+from tests.runs.support import LIMIT, app_of, caller, client_of, ended, streaming
+from tests.servers import serving
 
 KEY = {"Idempotency_Key": "3f0c"}
 

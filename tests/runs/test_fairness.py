@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from benchmarks.workload import HOT, Order, TokenModel, text_chain
 from streamserve.runs.fairness import FAIR_TURN, FairShare
-from tests.streaming.support import LIMIT, app_of, client_of, streaming
+from tests.runs.support import LIMIT, app_of, client_of, streaming
 
 ENDLESS = {"order": str(Order(10**9, HOT))}
 

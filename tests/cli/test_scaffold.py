@@ -10,8 +10,8 @@ import pytest
 from streamserve.app import create_app
 from streamserve.cli.scaffold import write_chain
 from tests.conftest import Team
-from tests.serving import serving
-from tests.wire import events
+from tests.frames import events
+from tests.servers import serving
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from streamserve import Chain
 from streamserve.doors.langserve.plain_stream import PlainStream
 from streamserve.serving.served import ServedRunnable
 from tests.fakes import echo_graph
-from tests.streaming.support import app_of, client_of, streaming
+from tests.runs.support import app_of, client_of, streaming
 
 
 class Nested(BaseModel):

@@ -17,8 +17,8 @@ from streamserve import Chain
 from streamserve.serving.limits import Limits
 from streamserve.settings import Settings
 from tests.fakes import Gate
+from tests.runs.support import app_of, caller, client_of, streaming
 from tests.stores.servers import shared_cluster, shared_redis
-from tests.streaming.support import app_of, caller, client_of, streaming
 
 ANN, BOB = {"X-Caller": "ann"}, {"X-Caller": "bob"}
 

@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 from deploy.services import free_port
 from streamserve.cli.main import main
 from tests.conftest import Team
-from tests.wire import chunks
+from tests.frames import chunks
 
 START_LIMIT = 30.0
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORKING = '''
     """Says it again.
 

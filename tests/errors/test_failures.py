@@ -13,8 +13,8 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIRateLimitError
 
 from streamserve.errors.providers import UpstreamTruncated
-from tests.serving import serving
-from tests.streaming.support import LIMIT, app_of, error_of, streaming
+from tests.runs.support import LIMIT, app_of, error_of, streaming
+from tests.servers import serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 
