@@ -276,6 +276,18 @@ def test_every_link_to_a_file_leads_to_one() -> None:
             assert (page.parent / link).exists(), f"{page}: {link}"
 
 
+def test_every_link_to_a_heading_leads_to_one() -> None:
+    for page in pages():
+        for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text("utf-8")):
+            target = page.parent / link if link else page
+            assert anchor in anchors(target), f"{page}: {link}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_promise_names_a_test_that_is_there() -> None:
     for page in pages():
         for path, name in re.findall(r"`((?:sdk/python/)?tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8")):
