@@ -1,4 +1,4 @@
-"""Two ways to know callers, with the same callers: who they are, and what their credentials allow."""
+"""Two applications with the same callers: one knows them by API keys, the other by JSON Web Tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def app_with(**settings: Any) -> FastAPI:
 
 
 def keys_in(folder: Path) -> tuple[FastAPI, dict[str, str]]:
-    """An application that knows keys, and the keys by what is the matter with them."""
+    """Return an application that knows API keys, and the keys by what is wrong with each."""
     file = KeyFile(folder / "keys.json")
     found = {
         "a wrong key": f"streamserve_{'0' * 12}_{'x' * 43}",
@@ -49,7 +49,7 @@ def keys_in(folder: Path) -> tuple[FastAPI, dict[str, str]]:
 
 
 def tokens_from(url: str) -> tuple[FastAPI, dict[str, str]]:
-    """The same with tokens of an issuer whose public keys are at an address."""
+    """Return an application that knows an issuer's tokens, and the tokens by what is wrong with each."""
     found = {
         "a wrong key": token(key=rsa.generate_private_key(65537, 2048), scope=SCOPE),
         "an expired one": token(exp=time.time() - 3600, scope=SCOPE),
@@ -61,22 +61,22 @@ def tokens_from(url: str) -> tuple[FastAPI, dict[str, str]]:
 
 
 def token(key: Any = PRIVATE, kid: str = "one", algorithm: str = "RS256", **claims: Any) -> str:
-    """A token of ann for an hour, or with other claims; None leaves one out."""
+    """Return a token of ann for an hour. `claims` replace its own; None removes one."""
     whole = {"sub": "ann", "iss": ISSUER, "aud": AUDIENCE, "exp": time.time() + 3600, **claims}
     said = {name: value for name, value in whole.items() if value is not None}
     return jwt.encode(said, key, algorithm=algorithm, headers={"kid": kid})
 
 
 class Issuer:
-    """Serves public keys, and counts how often it is asked."""
+    """The public keys that an issuer serves, and the number of requests for them."""
 
     def __init__(self) -> None:
         self.keys = {"one": PRIVATE.public_key()}
-        self.asked = 0
+        self.requests = 0
         self.url = ""
 
     def document(self) -> bytes:
-        self.asked += 1
+        self.requests += 1
         keys = [
             json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key)) | {"kid": name, "use": "sig", "alg": "RS256"}
             for name, key in self.keys.items()
@@ -86,7 +86,7 @@ class Issuer:
 
 @contextmanager
 def issuing() -> Iterator[Issuer]:
-    """An issuer on a real socket."""
+    """Serve an issuer's keys on a real socket."""
     issuer = Issuer()
 
     class Handler(BaseHTTPRequestHandler):

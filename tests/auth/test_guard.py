@@ -1,4 +1,4 @@
-"""The guard of the settings: a team's own dependency, or no authentication, which is for this machine only."""
+"""The guard: a team's own dependency, or no authentication, which answers this machine only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sets_the_state(request: Request) -> None:
     request.state.scopes = {"talk"}
 
 
-def says_nothing() -> None:
+def names_nobody() -> None:
     return None
 
 
@@ -52,7 +52,7 @@ def refuses() -> Identity:
 def get(
     app: FastAPI, path: str, host: str = "app.example", server: str = "app.example", **headers: str
 ) -> httpx.Response:
-    """Asks in process, as a server does that listens on an address."""
+    """Send a request in process, as if the server listened on an address."""
 
     async def reached(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "server": (server, 8000)}, receive, send)
@@ -68,7 +68,7 @@ def guarded_by(guard: Any) -> FastAPI:
     return create_app(registry_of(CHAINS), Settings(_env_file=None), guard=guard)
 
 
-def test_a_dependency_of_the_teams_own_is_named_by_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_names_the_teams_own_dependency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "team_auth_module.py").write_text(TEAM)
     monkeypatch.syspath_prepend(tmp_path)
     app = app_with(auth="team_auth_module:by_header")
@@ -78,24 +78,24 @@ def test_a_dependency_of_the_teams_own_is_named_by_a_setting(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("guard", "status"), [(returns_a_name, 200), (sets_the_state, 200), (says_nothing, 401), (refuses, 401)]
+    ("guard", "status"), [(returns_a_name, 200), (sets_the_state, 200), (names_nobody, 401), (refuses, 401)]
 )
-def test_a_dependency_must_say_whom_it_let_in(guard: Any, status: int) -> None:
+def test_a_dependency_must_name_the_caller(guard: Any, status: int) -> None:
     assert get(guarded_by(guard), "/greeting/input_schema").status_code == status
 
 
-def test_a_dependency_that_says_no_scopes_has_none() -> None:
+def test_a_dependency_without_scopes_grants_none() -> None:
     assert get(guarded_by(returns_a_name), "/bot/input_schema").status_code == 403
     assert get(guarded_by(sets_the_state), "/bot/input_schema").status_code == 200
 
 
 @pytest.mark.parametrize("said", ["nothing", "keys:", "jwt:x", "no.such:thing", "json:no_such", "json:__name__", ":"])
-def test_a_setting_that_does_not_fit_stops_the_start(said: str) -> None:
+def test_an_invalid_auth_setting_stops_the_start(said: str) -> None:
     with pytest.raises(AuthError, match="STREAMSERVE_AUTH"):
         app_with(auth=said)
 
 
-def test_a_guard_and_the_setting_are_one_too_many(tmp_path: Path) -> None:
+def test_a_guard_beside_the_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AuthError, match="guard"):
         create_app(registry_of(CHAINS), Settings(_env_file=None, auth="keys:x"), guard=returns_a_name)
 
@@ -115,21 +115,21 @@ def test_a_short_secret_stops_the_start() -> None:
         ("127.0.0.1", "localhost", 200),
         ("::1", "[::1]", 200),
         ("::ffff:127.0.0.1", "app.localhost", 200),
-        ("127.0.0.1", "evil.example", 403),  # a name that another site has made lead here
+        ("127.0.0.1", "evil.example", 403),  # another site's name that resolves to this machine
         ("127.0.0.1", "localhost.evil.example", 403),
         ("192.168.1.7", "192.168.1.7", 403),
         ("192.168.1.7", "localhost", 403),
         ("fe80::1", "localhost", 403),
     ],
 )
-def test_without_authentication_this_machine_is_answered(server: str, host: str, status: int) -> None:
+def test_without_authentication_only_this_machine_is_answered(server: str, host: str, status: int) -> None:
     for path in ("/bot/input_schema", "/", "/openapi.json", "/runs/x"):
         expected = 404 if path == "/runs/x" and status == 200 else status
         assert get(app_with(), path, host, server).status_code == expected
     assert get(app_with(), "/healthz", host, server).status_code == 200
 
 
-def test_everybody_is_answered_if_the_settings_say_so_in_so_many_words() -> None:
+def test_insecure_public_answers_everybody() -> None:
     assert get(app_with(insecure_public=True), "/bot/input_schema", "app.example", "192.168.1.7").status_code == 200
 
 
@@ -142,7 +142,7 @@ def test_documentation_may_be_public() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "chains.example", ""])
-def test_a_server_for_everybody_does_not_start_without_authentication(host: str) -> None:
+def test_a_public_address_without_authentication_stops_the_start(host: str) -> None:
     async def start(app: FastAPI) -> None:
         async with app.router.lifespan_context(app):
             pass
@@ -153,7 +153,7 @@ def test_a_server_for_everybody_does_not_start_without_authentication(host: str)
     asyncio.run(start(create_app(registry_of(CHAINS), Settings(_env_file=None, host=host), guard=returns_a_name)))
 
 
-def test_the_command_refuses_to_serve_everybody(tmp_path: Path) -> None:
+def test_the_command_refuses_a_public_address(tmp_path: Path) -> None:
     (tmp_path / "chains").mkdir()
     command = [sys.executable, "-m", "streamserve.cli", "serve", "--host", "0.0.0.0", "--port", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -163,11 +163,11 @@ def test_the_command_refuses_to_serve_everybody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "a.localhost"])
-def test_this_machines_names(host: str) -> None:
+def test_loopback_names_are_recognized(host: str) -> None:
     assert is_loopback(host)
 
 
-def test_a_secret_is_not_in_the_page_or_the_document() -> None:
+def test_no_page_or_document_shows_the_secret() -> None:
     with serving(app_with()) as url:
         for path in ("/", "/openapi.json", "/docs"):
             assert SECRET not in httpx.get(url + path).text

@@ -1,4 +1,4 @@
-"""API keys: made, kept as hashes, rotated and revoked while the server runs."""
+"""API keys: created, kept as hashes, rotated and revoked while the server runs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def run(*arguments: str) -> str:
     return result.output.strip()
 
 
-async def test_a_key_says_who_asks(file: KeyFile) -> None:
+async def test_a_key_names_its_principal_and_scopes(file: KeyFile) -> None:
     identity = await file.verify(file.add("ann", ["talk", "listen"]))
     assert (identity.principal, sorted(identity.scopes)) == ("ann", ["listen", "talk"])
 
 
-def test_the_file_keeps_no_key(file: KeyFile) -> None:
+def test_the_file_keeps_only_the_hash_of_a_key(file: KeyFile) -> None:
     key = file.add("ann")
     text = file.path.read_text()
     assert FORM.fullmatch(key)
@@ -39,7 +39,7 @@ def test_the_file_keeps_no_key(file: KeyFile) -> None:
     assert digest(key) in text
 
 
-async def test_a_key_with_another_end_or_of_another_id_does_not_count(file: KeyFile) -> None:
+async def test_a_changed_key_is_invalid(file: KeyFile) -> None:
     key, other = file.add("ann"), file.add("bob")
     swapped = other[: len("streamserve_") + 12] + key[len("streamserve_") + 12 :]
     for wrong in (key[:-1] + ("A" if key[-1] != "A" else "B"), swapped, key.upper(), key + "x", "", "é", digest(key)):
@@ -47,7 +47,7 @@ async def test_a_key_with_another_end_or_of_another_id_does_not_count(file: KeyF
             await file.verify(wrong)
 
 
-async def test_a_principal_may_have_several_keys_while_they_change(file: KeyFile) -> None:
+async def test_old_and_new_keys_work_while_a_principal_changes_them(file: KeyFile) -> None:
     old = file.add("ann")
     serving = KeyFile(file.path)
     serving.load()
@@ -59,20 +59,20 @@ async def test_a_principal_may_have_several_keys_while_they_change(file: KeyFile
         await serving.verify(old)
 
 
-async def test_a_key_counts_until_its_time_is_over(file: KeyFile) -> None:
+async def test_a_key_expires(file: KeyFile) -> None:
     assert await file.verify(file.add("ann", (), time.time() + 60))
     with pytest.raises(Unauthenticated, match="expired"):
         await file.verify(file.add("ann", (), time.time() - 0.1))
 
 
-async def test_a_slip_of_the_editor_keeps_the_keys_of_before(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_file_keeps_the_previous_keys(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
     key = file.add("ann")
     file.path.write_text("{")
     assert await file.verify(key)
-    assert "the keys of before go on" in caplog.text
+    assert "the previous keys stay valid" in caplog.text
 
 
-async def test_nobody_gets_in_once_the_file_is_gone(file: KeyFile) -> None:
+async def test_a_deleted_file_revokes_all_keys(file: KeyFile) -> None:
     key = file.add("ann")
     file.path.unlink()
     with pytest.raises(Unauthenticated):
@@ -80,14 +80,14 @@ async def test_nobody_gets_in_once_the_file_is_gone(file: KeyFile) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", '{"keys": [{"id": "x"}]}', '{"secrets": []}'])
-def test_a_file_that_holds_no_keys_stops_the_start(file: KeyFile, text: str | None) -> None:
+def test_a_missing_or_invalid_file_stops_the_start(file: KeyFile, text: str | None) -> None:
     if text is not None:
         file.path.write_text(text)
     with pytest.raises(AuthError, match=r"keys\.json"):
         file.load()
 
 
-def test_what_does_not_fit_in_the_file_is_named_without_its_value(file: KeyFile) -> None:
+def test_an_invalid_field_is_named_without_its_value(file: KeyFile) -> None:
     file.add("ann")
     stored = json.loads(file.path.read_text())
     stored["keys"][0]["hash"] = "a key in plain text"
@@ -97,7 +97,7 @@ def test_what_does_not_fit_in_the_file_is_named_without_its_value(file: KeyFile)
     assert "plain text" not in str(raised.value)
 
 
-def test_keys_are_made_listed_and_revoked_from_the_command_line(
+def test_commands_create_list_and_revoke_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMSERVE_AUTH", f"keys:{tmp_path / 'keys.json'}")
@@ -122,13 +122,13 @@ def test_keys_are_made_listed_and_revoked_from_the_command_line(
         (["list"], "streamserve key new"),
     ],
 )
-def test_the_command_line_says_what_does_not_fit(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_the_command_names_an_invalid_argument(tmp_path: Path, arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(main, ["key", "--file", str(tmp_path / "keys.json"), *arguments])
     assert result.exit_code == 1
     assert said in result.output
 
 
-def test_the_command_line_asks_for_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_asks_for_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["key", "list"])
     assert (result.exit_code, "--file" in result.output) == (2, True)

@@ -1,4 +1,4 @@
-"""A browser's session: begun with a key, ended with it, and of no use to other sites."""
+"""Browser sessions: they begin with a key, end with it, and are useless to other sites."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def session(client: httpx.Client, key: str) -> httpx.Client:
     return client
 
 
-def test_a_browser_without_a_session_gets_a_page_that_asks_for_a_key(client: httpx.Client) -> None:
+def test_a_browser_without_a_session_gets_the_sign_in_page(client: httpx.Client) -> None:
     for path in ("/", "/bot/playground/", "/docs"):
         page = client.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
         assert page.status_code == 401
         assert 'type="password"' in page.text
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-        # The page tells nothing of what is served.
+        # The page reveals no chain.
         assert "bot" not in page.text
     assert client.get("/", headers={"Accept": "application/json"}).json()["code"] == "unauthenticated"
 
 
-def test_a_session_begins_with_a_key_and_carries_the_pages(client: httpx.Client, key: str) -> None:
+def test_a_session_begins_with_a_key_and_opens_the_pages(client: httpx.Client, key: str) -> None:
     begun = client.post("/session", json={"key": key})
     assert begun.json()["principal"] == "ann"
     cookie = begun.headers["Set-Cookie"]
@@ -70,7 +70,7 @@ def test_a_session_begins_with_a_key_and_carries_the_pages(client: httpx.Client,
     assert client.post("/greeting/invoke", json=INPUT).json()["output"] == "About cats."
 
 
-def test_over_https_the_cookie_goes_nowhere_else(file: KeyFile, key: str) -> None:
+def test_over_https_the_cookie_is_secure(file: KeyFile, key: str) -> None:
     with serving(app_with(auth=f"keys:{file.path}", root_path="/ai"), forwarded_allow_ips="*", root_path="/ai") as url:
         begun = httpx.post(f"{url}/session", json={"key": key}, headers={"X-Forwarded-Proto": "https"})
     assert "Secure" in begun.headers["Set-Cookie"]
@@ -85,7 +85,7 @@ def test_a_wrong_key_begins_no_session(client: httpx.Client, body: Any) -> None:
     assert COOKIE not in client.cookies
 
 
-def test_a_key_that_is_no_text_is_not_repeated(client: httpx.Client) -> None:
+def test_an_answer_does_not_repeat_a_malformed_key(client: httpx.Client) -> None:
     refused = client.post("/session", json={"key": ["a secret"]})
     assert refused.status_code == 422
     assert "a secret" not in refused.text
@@ -116,28 +116,28 @@ def test_a_form_of_another_site_begins_no_session(client: httpx.Client, key: str
     ],
     ids=str,
 )
-def test_only_this_servers_pages_change_something_with_the_session(
+def test_only_pages_of_this_server_may_use_the_session_to_write(
     session: httpx.Client, headers: dict[str, str], status: int
 ) -> None:
     assert session.post("/greeting/invoke", json=INPUT, headers=headers).status_code == status
 
 
-def test_the_session_of_a_revoked_key_is_over(session: httpx.Client, file: KeyFile, key: str) -> None:
+def test_a_session_ends_with_its_key(session: httpx.Client, file: KeyFile, key: str) -> None:
     assert session.get("/bot/input_schema").status_code == 200
     file.revoke(key.split("_")[1])
     assert session.get("/bot/input_schema").status_code == 401
 
 
-def test_a_wrong_key_in_a_header_is_not_mended_by_the_session(session: httpx.Client) -> None:
+def test_a_wrong_key_in_a_header_is_refused_despite_a_session(session: httpx.Client) -> None:
     assert session.get("/bot/input_schema", headers={"X-API-Key": "no"}).status_code == 401
 
 
-def test_signing_out_drops_the_cookie(session: httpx.Client) -> None:
+def test_signing_out_deletes_the_cookie(session: httpx.Client) -> None:
     assert session.delete("/session").status_code == 204
     assert session.get("/bot/input_schema").status_code == 401
 
 
-def test_a_session_is_over_after_its_time(file: KeyFile, key: str) -> None:
+def test_a_session_expires(file: KeyFile, key: str) -> None:
     with serving(app_with(auth=f"keys:{file.path}", session_time=1e-6)) as url, httpx.Client(base_url=url) as client:
         client.post("/session", json={"key": key}).raise_for_status()
         refused = client.get("/bot/input_schema")
@@ -145,5 +145,5 @@ def test_a_session_is_over_after_its_time(file: KeyFile, key: str) -> None:
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "e30.e30", "." * 9, "a" * 5000])
-def test_a_made_up_session_does_not_count(client: httpx.Client, cookie: str) -> None:
+def test_a_forged_session_is_invalid(client: httpx.Client, cookie: str) -> None:
     assert client.get("/bot/input_schema", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 401

@@ -1,4 +1,4 @@
-"""Share tokens: one run, some actions, for a time."""
+"""Share tokens: each opens one run, for some actions, for a limited time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INPUT = {"input": {"messages": [{"type": "human", "content": "hi"}]}}
 
 
 class Owner:
-    """Ann, who has runs and gives tokens away; `guest` has nothing."""
+    """Two clients: ann, who owns runs and shares them, and `guest`, who has no credential."""
 
     def __init__(self, url: str, key: str) -> None:
         self.http = httpx.Client(base_url=url, headers={"X-API-Key": key})
@@ -27,8 +27,8 @@ class Owner:
     def run(self) -> str:
         return self.http.post("/bot/stream", json=INPUT).headers["Run-Id"]
 
-    def share(self, run: str, **asked: Any) -> Any:
-        answer = self.http.post(f"/runs/{run}/share", json=asked)
+    def share(self, run: str, **wanted: Any) -> Any:
+        answer = self.http.post(f"/runs/{run}/share", json=wanted)
         assert answer.status_code == 201, answer.text
         return answer.json()
 
@@ -42,7 +42,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
             yield owner
 
 
-def test_whoever_has_the_token_reads_the_run(owner: Owner) -> None:
+def test_a_guest_with_the_token_reads_the_run(owner: Owner) -> None:
     run = owner.run()
     shared = owner.share(run)
     stream = owner.guest.get(shared["url"])
@@ -54,7 +54,7 @@ def test_whoever_has_the_token_reads_the_run(owner: Owner) -> None:
 
 
 @pytest.mark.parametrize(("allow", "status"), [(["read"], 403), (["cancel"], 200), (["read", "cancel"], 200)])
-def test_only_a_token_for_it_cancels(owner: Owner, allow: list[str], status: int) -> None:
+def test_only_a_token_with_that_permission_cancels(owner: Owner, allow: list[str], status: int) -> None:
     run = owner.run()
     token = owner.share(run, allow=allow)["token"]
     assert owner.guest.post(f"/runs/{run}/cancel?token={token}").status_code == status
@@ -82,14 +82,14 @@ def test_a_token_opens_nothing_else(owner: Owner) -> None:
         assert owner.guest.get(f"/runs/{run}", headers=headers).status_code == 401
 
 
-def test_a_token_is_over_after_its_time(owner: Owner) -> None:
+def test_a_share_token_expires(owner: Owner) -> None:
     run = owner.run()
     token = Signer(SECRET.encode()).sign("share", {"run": run, "principal": "ann", "allow": ["read"]}, time.time() - 1)
     refused = owner.guest.get(f"/runs/{run}?token={token}")
     assert (refused.status_code, refused.json()["detail"]) == (401, "The share token has expired")
 
 
-def test_a_token_that_was_changed_or_signed_elsewhere_does_not_count(owner: Owner) -> None:
+def test_a_changed_or_foreign_share_token_is_invalid(owner: Owner) -> None:
     run = owner.run()
     token = owner.share(run)["token"]
     content = {"run": run, "principal": "ann", "allow": ["read"]}
@@ -100,18 +100,18 @@ def test_a_token_that_was_changed_or_signed_elsewhere_does_not_count(owner: Owne
         assert owner.guest.get(f"/runs/{run}", params={"token": wrong}).status_code == 401
 
 
-def test_nobody_shares_what_is_not_theirs(owner: Owner) -> None:
+def test_a_caller_cannot_share_another_principals_run(owner: Owner) -> None:
     assert owner.http.post(f"/runs/{'0' * 8}-0000-4000-8000-{'0' * 12}/share", json={}).status_code == 404
 
 
 @pytest.mark.parametrize(
-    "asked", [{"allow": []}, {"allow": ["delete"]}, {"expires_in": 0}, {"expires_in": MAX_TIME + 1}, {"allow": "read"}]
+    "wanted", [{"allow": []}, {"allow": ["delete"]}, {"expires_in": 0}, {"expires_in": MAX_TIME + 1}, {"allow": "read"}]
 )
-def test_what_cannot_be_allowed_is_refused(owner: Owner, asked: Any) -> None:
-    assert owner.http.post(f"/runs/{owner.run()}/share", json=asked).status_code == 422
+def test_invalid_permissions_of_a_token_are_refused(owner: Owner, wanted: Any) -> None:
+    assert owner.http.post(f"/runs/{owner.run()}/share", json=wanted).status_code == 422
 
 
-def test_no_log_has_the_token(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_shows_the_token(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     caplog.set_level("INFO", "uvicorn.access")
     run = owner.run()
@@ -119,5 +119,5 @@ def test_no_log_has_the_token(owner: Owner, caplog: pytest.LogCaptureFixture) ->
     for path in (f"/runs/{run}/stream", f"/runs/{run}/nothing", "/nothing", "/bot/stream"):
         owner.guest.get(path, params={"token": token, "after": "1"})
     said = [record.getMessage() + str(record.__dict__) for record in caplog.records if record.name != "httpx"]
-    assert any(f"/runs/{run}/stream?after=1" in line for line in said)  # uvicorn's own log of requests
+    assert any(f"/runs/{run}/stream?after=1" in line for line in said)  # uvicorn's access log
     assert not any(token in line for line in said)

@@ -1,4 +1,4 @@
-"""Who may do what: every kind of route, by every kind of credential, as keys and as tokens."""
+"""The table of authorization: every kind of route by every kind of credential, for keys and for tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/bot/config_schema"):                        (401, 401, 401, 403, 200, 200),
     ("GET", "/bot/playground/index.html"):                (401, 401, 401, 403, 200, 200),
     ("GET", "/bot/threads/{thread}/state"):               (401, 401, 401, 403, 404, 200),
-    ("POST", "/bot/threads/{thread}/state"):              (401, 401, 401, 403, 200, 200),  # bob's own begins here
+    ("POST", "/bot/threads/{thread}/state"):              (401, 401, 401, 403, 200, 200),  # a thread of bob's own begins here
     ("POST", "/bot/threads/{thread}/state/checkpoint"):   (401, 401, 401, 403, 404, 200),
     ("GET", "/bot/threads/{thread}/history"):             (401, 401, 401, 403, 404, 200),
     ("POST", "/bot/threads/{thread}/history"):            (401, 401, 401, 403, 404, 200),
@@ -60,7 +60,7 @@ BODIES: dict[str, Any] = {
     "/runs/{run}/share": {},
     "/greeting/invoke": {"input": {"topic": "cats"}},
 }
-# Answers anybody: probes, the files of the pages, and where a key is shown.
+# Routes without a guard: probes, the static files of the pages, and the sign-in.
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/static/{name}"), ("POST", "/session")}
 
 _numbers = itertools.count(1)
@@ -75,7 +75,7 @@ class Server:
         return {"Authorization": f"Bearer {self.credentials[who]}"} if who != "nothing" else {}
 
     def ask(self, who: str, method: str, path: str) -> httpx.Response:
-        """A request about a run or a thread of ann's, made for it."""
+        """Send a request; a path with {run} or {thread} gets a new one of ann's."""
         run = thread = ""
         if "{run}" in path:
             run = self._made("/bot/stream", {"input": INPUT}).headers["Run-Id"]
@@ -124,12 +124,12 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("query", ["", "?token=x", "?token="])
 def test_no_route_answers_without_a_credential(server: Server, query: str) -> None:
-    asked = [pair for pair in every_route(app_with()) if pair not in PUBLIC and ("GET", pair[1]) not in PUBLIC]
-    assert len(asked) > 60
-    assert {("GET", "/"), ("GET", "/openapi.json"), ("GET", "/runs/{run_id}/stream")} <= set(asked)
-    for method, path in asked:
+    guarded = [pair for pair in every_route(app_with()) if pair not in PUBLIC and ("GET", pair[1]) not in PUBLIC]
+    assert len(guarded) > 60
+    assert {("GET", "/"), ("GET", "/openapi.json"), ("GET", "/runs/{run_id}/stream")} <= set(guarded)
+    for method, path in guarded:
         at = path.replace(":path", "").replace("{", "").replace("}", "")
-        # No body: nothing of it is looked at before the guard.
+        # Without a body, because the guard comes before any of it is read.
         response = server.client.request(method, at + query)
         assert response.status_code == 401, (method, path, response.text)
 
@@ -142,7 +142,7 @@ def test_the_key_may_come_in_either_header(server: Server) -> None:
         assert server.client.get("/bot/input_schema", headers=headers).status_code == 401
 
 
-def test_an_idempotency_key_is_its_principals_own(server: Server) -> None:
+def test_idempotency_keys_are_separate_per_principal(server: Server) -> None:
     runs = [
         server.client.post(
             "/bot/stream", json={"input": INPUT}, headers={**server.headers(who), "Idempotency-Key": "the same"}
@@ -152,7 +152,7 @@ def test_an_idempotency_key_is_its_principals_own(server: Server) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_thread_of_the_same_name_is_another_principals_own(server: Server) -> None:
+def test_threads_of_one_name_are_separate_per_principal(server: Server) -> None:
     config = {"configurable": {"thread_id": "ours"}}
     for who, text in (("the right one", "from ann"), ("of another principal", "from bob")):
         said = {"messages": [{"type": "human", "content": text}]}
@@ -169,7 +169,7 @@ def test_the_home_page_shows_what_the_caller_may_call(server: Server) -> None:
     assert 'id="bot"' not in pages["without the scope"]
 
 
-def test_no_credential_is_in_a_log_or_an_answer(
+def test_no_log_or_answer_shows_a_credential(
     server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level("DEBUG")

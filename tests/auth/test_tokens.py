@@ -1,4 +1,4 @@
-"""JSON Web Tokens: what counts, what does not, and how often the issuer is asked."""
+"""JSON Web Tokens: valid and invalid ones, and the number of requests to the issuer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def verify(issuer: Issuer) -> Any:
     return verifier(jwt_jwks_url=issuer.url).verify
 
 
-async def test_a_token_says_who_asks_and_what_is_allowed(verify: Any) -> None:
+async def test_a_token_names_the_principal_and_its_scopes(verify: Any) -> None:
     identity = await verify(token(scope="talk listen"))
     assert (identity.principal, sorted(identity.scopes)) == ("ann", ["listen", "talk"])
 
@@ -66,7 +66,7 @@ async def test_the_claims_of_other_issuers_are_named_by_settings(issuer: Issuer)
     ],
     ids=lambda claims: "-".join(claims) + str(type(next(iter(claims.values()))).__name__),
 )
-async def test_a_token_whose_claims_do_not_fit_does_not_count(verify: Any, claims: dict[str, Any]) -> None:
+async def test_a_token_with_wrong_claims_is_invalid(verify: Any, claims: dict[str, Any]) -> None:
     with pytest.raises(Unauthenticated):
         await verify(token(**claims))
 
@@ -78,26 +78,26 @@ async def test_clocks_may_differ_a_little(verify: Any) -> None:
         await verify(token(exp=time.time() - 40))
 
 
-async def test_a_public_key_is_no_shared_secret(verify: Any) -> None:
+async def test_a_public_key_is_not_accepted_as_a_shared_secret(verify: Any) -> None:
     public = PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     honest = token(key=SECRET, algorithm="HS256").rpartition(".")[0]
     mac = base64.urlsafe_b64encode(hmac.digest(public, honest.encode(), "sha256")).rstrip(b"=").decode()
     for forged in (
         f"{honest}.{mac}",
         token(key="", algorithm="none"),
-        token(algorithm="RS512"),  # the issuer's key, but not a signature that the settings name
+        token(algorithm="RS512"),  # the issuer's key, but an algorithm that the settings do not name
     ):
         with pytest.raises(Unauthenticated):
             await verify(forged)
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a.b.c", "x" * 9000, "é.é.é", "e30.e30."])
-async def test_what_is_no_token_does_not_count(verify: Any, text: str) -> None:
+async def test_text_that_is_not_a_token_is_refused(verify: Any, text: str) -> None:
     with pytest.raises(Unauthenticated):
         await verify(text)
 
 
-async def test_a_token_that_was_changed_does_not_count(verify: Any) -> None:
+async def test_a_changed_token_is_invalid(verify: Any) -> None:
     header, _, mac = token().split(".")
     body = base64.urlsafe_b64encode(b'{"sub":"bob"}').rstrip(b"=").decode()
     with pytest.raises(Unauthenticated):
@@ -107,14 +107,14 @@ async def test_a_token_that_was_changed_does_not_count(verify: Any) -> None:
 async def test_the_issuer_is_asked_once_for_many_tokens(issuer: Issuer, verify: Any) -> None:
     for _ in range(5):
         await verify(token())
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
 
-async def test_tokens_with_made_up_keys_are_no_requests_to_the_issuer(issuer: Issuer, verify: Any) -> None:
+async def test_unknown_key_ids_cause_no_request_to_the_issuer(issuer: Issuer, verify: Any) -> None:
     for number in range(20):
         with pytest.raises(Unauthenticated):
             await verify(token(kid=f"made-up-{number}"))
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
 
 async def test_a_new_key_of_the_issuer_is_found(issuer: Issuer, verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,11 +123,11 @@ async def test_a_new_key_of_the_issuer_is_found(issuer: Issuer, verify: Any, mon
     issuer.keys = {"two": new.public_key()}
     monkeypatch.setattr(jwks, "COOLDOWN", 0.0)
     assert await verify(token(key=new, kid="two"))
-    with pytest.raises(Unauthenticated):  # dropped by the issuer
+    with pytest.raises(Unauthenticated):  # withdrawn by the issuer
         await verify(token())
 
 
-async def test_an_issuer_that_is_away_is_not_the_callers_fault(
+async def test_an_unreachable_issuer_is_a_failure_of_the_server(
     verify: Any, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     issuer.document = lambda: b"no keys"  # type: ignore[method-assign]
@@ -135,7 +135,7 @@ async def test_an_issuer_that_is_away_is_not_the_callers_fault(
         await verify(token())
 
 
-async def test_known_keys_go_on_while_the_issuer_is_away(
+async def test_known_keys_stay_valid_while_the_issuer_is_unreachable(
     verify: Any, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await verify(token())
@@ -145,7 +145,7 @@ async def test_known_keys_go_on_while_the_issuer_is_away(
     assert await verify(token())
 
 
-async def test_a_shared_secret_takes_the_place_of_public_keys() -> None:
+async def test_a_shared_secret_can_replace_public_keys() -> None:
     verify = verifier(jwt_secret=SECRET).verify
     assert (await verify(token(key=SECRET, algorithm="HS256"))).principal == "ann"
     for forged in (token(key="t" * 40, algorithm="HS256"), token(), token(key=SECRET * 2, algorithm="HS512")):
@@ -169,7 +169,7 @@ async def test_a_shared_secret_takes_the_place_of_public_keys() -> None:
     ],
     ids=str,
 )
-def test_settings_that_do_not_fit_stop_the_start(settings: dict[str, Any], named: str) -> None:
+def test_invalid_jwt_settings_stop_the_start(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(AuthError, match=named) as raised:
         verifier(**settings)
     assert SECRET not in str(raised.value)

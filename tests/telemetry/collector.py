@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: takes OTLP over HTTP and keeps the spans."""
+"""An OpenTelemetry collector for tests: it receives OTLP over HTTP and keeps the spans."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LIMIT = 10.0
 
 
 class Collector:
-    """What has come."""
+    """The requests that the collector has received."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.requests: list[ExportTraceServiceRequest] = []
 
     def spans(self) -> dict[str, Any]:
-        """The spans by their names."""
+        """Return the spans by name."""
         return {
             span.name: span
             for request in self.requests
@@ -33,18 +33,18 @@ class Collector:
         }
 
     def text(self) -> str:
-        """All that has come, as text."""
+        """Return all requests as text."""
         return "".join(map(str, self.requests))
 
 
 def attributes(span: Any) -> dict[str, Any]:
-    """A span's attributes."""
+    """Return the attributes of a span."""
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """Runs one on a free port."""
+    """Run a collector on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -57,7 +57,7 @@ def collecting() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silent."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         collector = Collector(f"http://127.0.0.1:{server.server_port}")
@@ -72,7 +72,7 @@ def collecting() -> Iterator[Collector]:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """An address that takes connections and never answers."""
+    """Yield an address that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)

@@ -1,4 +1,4 @@
-"""What is written to the log, by everything in the process, and what never is."""
+"""The log: the fields of its records, for all libraries in the process, and the secrets that it hides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def break_off(inputs: Any) -> Any:
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What all loggers write as JSON, with uvicorn's configured as by `streamserve serve`."""
+    """Collect the records of all loggers as JSON, as `streamserve serve` configures them."""
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)
     handler.setFormatter(formatter(as_json=True, redactor=Redactor({"PROVIDER_API_KEY": KEY})))
@@ -53,7 +53,7 @@ def records(written: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
-def test_a_failed_run_is_one_record_with_its_request_run_and_trace(written: io.StringIO) -> None:
+def test_a_failed_run_is_one_record_with_all_its_ids(written: io.StringIO) -> None:
     with client_of(app_of({"bad": RunnableGenerator(break_off)})) as client:
         headers = {"X-Request-ID": "order-7", "traceparent": PARENT}
         answer = client.post("/bad/stream", json={"input": "x"}, headers=headers)
@@ -64,14 +64,14 @@ def test_a_failed_run_is_one_record_with_its_request_run_and_trace(written: io.S
     assert failed["logger"].startswith("streamserve.")
 
 
-def test_a_failed_call_is_one_record_too(written: io.StringIO) -> None:
+def test_a_failed_call_is_one_record_with_its_ids(written: io.StringIO) -> None:
     with client_of(app_of({"bad": RunnableLambda(fail)})) as client:
         answer = client.post("/bad/invoke", json={"input": "x"})
     (failed,) = [record for record in records(written) if record["level"] == "error"]
     assert (failed["run_id"], failed["request_id"]) == (answer.headers["Run-Id"], answer.headers["X-Request-ID"])
 
 
-def test_a_request_without_an_id_is_given_one_and_an_unfit_one_is_replaced() -> None:
+def test_a_missing_or_unsafe_request_id_is_replaced() -> None:
     with client_of(app_of({"bad": RunnableLambda(fail)})) as client:
         given = [
             client.get("/healthz", headers={"X-Request-ID": said} if said else {}).headers["X-Request-ID"]
@@ -82,7 +82,7 @@ def test_a_request_without_an_id_is_given_one_and_an_unfit_one_is_replaced() -> 
     assert {len(made) for made in (given[0], given[2], given[3])} == {32}
 
 
-def test_uvicorn_s_access_log_has_the_request_and_the_run(
+def test_the_access_log_has_the_request_and_the_run(
     written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = app_of({"echo": RunnableLambda(lambda text: text)})
@@ -122,7 +122,7 @@ def test_a_credential_is_hidden_wherever_it_stands(text: str, written: io.String
     assert "after=5" in logged if "after=5" in text else True
 
 
-def test_what_is_no_secret_stays_readable() -> None:
+def test_other_text_stays_readable() -> None:
     redactor = Redactor({"PROVIDER_API_KEY": "on", "PATH": "/usr/bin"})
     said = "tokens: 5 of http://127.0.0.1:8000/joke/stream?after=5, read by user@example.org from /usr/bin"
     assert redactor.text(said) == said

@@ -1,4 +1,4 @@
-"""The metrics: what is counted, under which labels, and who may read it."""
+"""The metrics: their values, their labels, and the callers who may read them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def endless(gate: Gate) -> Any:
 
 
 def scraped(client: httpx.Client, url: str = "/metrics") -> dict[str, float]:
-    """Every sample, named as in a query: name{label="value"}."""
+    """Return all samples by name, written as in a query: name{label=value}."""
     answer = client.get(url)
     assert answer.status_code == 200, answer.text
     return samples(answer.text)
@@ -68,7 +68,7 @@ def samples(text: str) -> dict[str, float]:
     return found
 
 
-def test_a_run_is_counted_with_its_chain_endpoint_and_end() -> None:
+def test_a_run_is_counted_by_chain_endpoint_and_state() -> None:
     chains = {"abc": RunnableGenerator(three), "bad": RunnableGenerator(break_off), "worse": RunnableLambda(fail)}
     with client_of(app_of(chains)) as client:
         for chain in ("abc", "abc", "bad"):
@@ -100,7 +100,7 @@ def test_blocks_first_tokens_and_gaps_are_measured() -> None:
     assert 0 < found["streamserve_token_gap_seconds_sum{chain=abc,endpoint=stream}"] < LIMIT
 
 
-def test_gaps_added_together_count_as_if_observed_one_by_one() -> None:
+def test_gaps_added_at_once_count_like_single_observations() -> None:
     given = [0.0, 0.001, 0.0011, 0.3, 0.3, 9.0, 11.0]
     one_by_one = Histogram("h", "", buckets=GAPS, registry=(registry := CollectorRegistry()))
     for gap in given:
@@ -119,7 +119,7 @@ def test_gaps_added_together_count_as_if_observed_one_by_one() -> None:
     assert values[0] == values[1]
 
 
-def test_cancels_resumes_and_what_is_open_are_counted() -> None:
+def test_cancels_resumes_and_open_streams_are_counted() -> None:
     gate = Gate()
     with client_of(app_of({"wait": endless(gate)}, on_disconnect="continue")) as client:
         with streaming(client, "/wait/stream") as reader:
@@ -140,7 +140,7 @@ def test_cancels_resumes_and_what_is_open_are_counted() -> None:
     assert found["streamserve_draining"] == 0
 
 
-def test_the_store_s_writes_and_the_loop_s_lag_are_measured(tmp_path: Path) -> None:
+def test_store_writes_and_event_loop_lag_are_measured(tmp_path: Path) -> None:
     with client_of(app_of({"abc": RunnableGenerator(three)}, store=f"sqlite:///{tmp_path}/runs.sqlite")) as client:
         client.post("/abc/stream", json={"input": "x"})
         found = scraped(client)
@@ -150,7 +150,7 @@ def test_the_store_s_writes_and_the_loop_s_lag_are_measured(tmp_path: Path) -> N
     assert found["streamserve_store_write_seconds_sum"] > 0
 
 
-def test_labels_are_those_of_the_team_however_callers_name_things() -> None:
+def test_callers_cannot_create_labels() -> None:
     with client_of(app_of({"abc": RunnableGenerator(three)})) as client:
         for index in range(5):
             client.post(f"/nothing-{index}/stream", json={"input": "x"})
@@ -162,7 +162,7 @@ def test_labels_are_those_of_the_team_however_callers_name_things() -> None:
     assert labels == {"chain", "endpoint", "state", "le"}
 
 
-# Who may read them
+# Access
 
 
 def refuse(_request: Request) -> None:
@@ -183,7 +183,7 @@ def refuse(_request: Request) -> None:
         ({"metrics_port": 9}, 404),
     ],
 )
-def test_metrics_are_behind_the_guard_unless_only_this_machine_can_reach_them(settings: Any, status: int) -> None:
+def test_metrics_are_guarded_except_on_loopback(settings: Any, status: int) -> None:
     app = app_of({"abc": RunnableGenerator(three)}, guard=refuse, **settings)
 
     async def get() -> int:
@@ -194,7 +194,7 @@ def test_metrics_are_behind_the_guard_unless_only_this_machine_can_reach_them(se
     assert asyncio.run(get()) == status
 
 
-def test_metrics_have_a_port_of_their_own_where_one_is_set() -> None:
+def test_metrics_can_have_a_separate_port() -> None:
     port = free_port()
     with client_of(app_of({"abc": RunnableGenerator(three)}, metrics_port=port)) as client:
         client.post("/abc/stream", json={"input": "x"})
@@ -218,8 +218,8 @@ print(generate_latest(shown(metrics)).decode(), flush=True)
 """
 
 
-def test_any_worker_answers_for_all_and_forgets_what_dead_ones_had_open(tmp_path: Path) -> None:
-    """Three workers one after the other: each is dead when the next is asked."""
+def test_one_worker_answers_for_all_without_dead_gauges(tmp_path: Path) -> None:
+    """Three workers run one after the other: each is dead when the next one answers."""
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     for count in (1, 2, 3):
         done = subprocess.run(

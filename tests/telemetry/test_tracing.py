@@ -1,4 +1,4 @@
-"""Traces: a run is a span, its steps are below it, and nothing of what they say is in them."""
+"""Traces: a run is a span, its steps are spans below it, and no span holds input, output or error texts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stop(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, said
 
 
-def test_a_run_is_a_span_of_the_caller_s_trace_with_its_steps_below_it(tmp_path: Path) -> None:
+def test_a_run_is_a_span_below_the_callers_trace(tmp_path: Path) -> None:
     with collecting() as collector:
         variables = {"STREAMSERVE_OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         with traced_server(tmp_path, **variables) as (client, process):
@@ -89,7 +89,7 @@ def test_a_run_is_a_span_of_the_caller_s_trace_with_its_steps_below_it(tmp_path:
     assert 'string_value: "streamserve"' in collector.text()
 
 
-def test_a_collector_that_never_answers_holds_up_neither_a_stream_nor_the_end(tmp_path: Path) -> None:
+def test_a_silent_collector_delays_neither_streams_nor_the_end(tmp_path: Path) -> None:
     with black_hole() as url:
         variables = {"STREAMSERVE_OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": url}
         with traced_server(tmp_path, **variables) as (client, process):
@@ -110,14 +110,14 @@ print([name for name in sys.modules if name in ("streamserve.telemetry.tracing",
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_without_its_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     monkeypatch.delitem(sys.modules, "streamserve.telemetry.tracing", raising=False)
     with pytest.raises(RuntimeError, match=r"pip install 'streamserve\[otel\]'"):
         Telemetry(Settings(otel=True))
 
 
-# LangSmith, as LangServe has it: LangChain's own tracer, switched on by LangSmith's variables.
+# LangSmith works as in LangServe: its variables switch on LangChain's own tracer.
 
 
 def langsmith(url: str) -> dict[str, str]:
@@ -125,7 +125,7 @@ def langsmith(url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("endpoint", ["away", "silent"])
-def test_langsmith_that_does_not_answer_is_in_the_way_of_no_stream(endpoint: str, tmp_path: Path) -> None:
+def test_an_unreachable_langsmith_delays_no_stream(endpoint: str, tmp_path: Path) -> None:
     with black_hole() as url:
         variables = langsmith(url if endpoint == "silent" else "http://127.0.0.1:9")
         with traced_server(tmp_path, **variables) as (client, process):

@@ -1,4 +1,4 @@
-"""The guard: the dependency that every route but the probes has, made of the settings."""
+"""The guard: the dependency of every route except the probes, made from the settings."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ DECLARED = [
 
 
 class Auth:
-    """How an application knows who asks.
+    """The authentication of one application: its guard, its sessions and the scopes of its chains.
 
     Args:
-        settings: `auth` and what it needs.
-        guard: the team's own dependency, in place of the settings'.
+        settings: `auth` and the settings that it needs.
+        guard: the team's own dependency, in place of the one that the settings name.
 
     Raises:
-        AuthError: the settings do not fit, or name a guard besides the given one.
+        AuthError: the settings are invalid, or they name a guard besides the given one.
     """
 
     def __init__(self, settings: Settings, guard: Callable[..., Any] | None = None) -> None:
@@ -49,10 +49,10 @@ class Auth:
         self.signer = Signer.of(settings)
         self._scopes: dict[str, frozenset[str]] = {}
         if guard is not None and settings.auth:
-            raise AuthError("STREAMSERVE_AUTH is set, and create_app was given a guard: one of them")
-        self.sessions = _sessions(settings, self.signer)
+            raise AuthError("STREAMSERVE_AUTH is set, and create_app was given a guard: use one of them")
+        self.sessions = _make_sessions(settings, self.signer)
         if settings.auth and self.sessions is None:
-            guard = _imported(settings.auth)
+            guard = _import_guard(settings.auth)
         self.knows_callers = guard is not None or self.sessions is not None
         self.dependencies = self._dependencies(guard)
 
@@ -60,63 +60,63 @@ class Auth:
         if self.sessions is not None:
             return [*DECLARED, Depends(self.sessions.identify)]
         if guard is not None:
-            return [Depends(_told(guard))]
+            return [Depends(_require_identity(guard))]
         return [] if self.settings.insecure_public else [Depends(this_machine_only)]
 
     def require(self, scopes: Mapping[str, Iterable[str]]) -> None:
-        """Says which scopes the chains need.
+        """Set the scopes that callers need.
 
         Args:
-            scopes: of each chain's name; a caller needs all of them.
+            scopes: by the chain's name; a caller needs all of them.
         """
         if self.knows_callers:
             self._scopes = {name: frozenset(needed) for name, needed in scopes.items() if needed}
         elif named := [name for name, needed in scopes.items() if needed]:
-            logger.warning("nobody is asked for the scopes of %s: there is no authentication", ", ".join(named))
+            logger.warning("the scopes of %s are not checked: there is no authentication", ", ".join(named))
 
     def allows(self, request: Request, chain: str) -> bool:
-        """Whether who asks has the chain's scopes."""
+        """Return True if the caller has all of the chain's scopes."""
         needed = self._scopes.get(chain)
         return needed is None or needed <= scopes_of(request)
 
     def check(self, request: Request, chain: str) -> None:
-        """Refuses who has not the chain's scopes.
+        """Raise Forbidden unless the caller has all of the chain's scopes.
 
         Raises:
-            Forbidden: naming those that the chain needs.
+            Forbidden: a scope is missing; the text names all that the chain needs.
         """
         if not self.allows(request, chain):
             raise Forbidden(f"This needs the scopes: {', '.join(sorted(self._scopes[chain]))}")
 
     def require_private(self) -> None:
-        """Refuses to start a server that everybody could use.
+        """Raise AuthError if everybody could use the server.
 
         Raises:
-            ValueError: there is no authentication, and the server listens on other addresses than this machine's.
+            AuthError: there is no authentication, and the server listens on an address that other machines reach.
         """
         if not self.knows_callers:
             require_private(self.settings)
 
 
 def auth_of(request: Request) -> Auth:
-    """The application's."""
+    """Return the application's Auth."""
     found = request.app.state.auth
     assert isinstance(found, Auth)
     return found
 
 
 def require_private(settings: Settings) -> None:
-    """Refuses an address that others reach, unless the settings say so.
+    """Raise AuthError if other machines reach the address, unless the settings allow it.
 
     Raises:
-        AuthError: naming the settings.
+        AuthError: the text names the settings.
     """
     if not (settings.insecure_public or is_loopback(settings.host)):
         raise AuthError(f"STREAMSERVE_HOST={settings.host}: {NO_AUTHENTICATION}")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's, and no other machine's way to it."""
+    """Return True if only this machine reaches itself by this name or address."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -125,63 +125,68 @@ def is_loopback(host: str) -> bool:
 
 
 async def this_machine_only(request: Request) -> None:
-    """Answers whoever came by this machine's own address, and asked for it by that name.
+    """Raise Forbidden unless the request came over loopback and names this machine as its host.
 
-    A page of another site whose name leads to 127.0.0.1 (DNS rebinding) comes with its own name.
+    The host counts because of DNS rebinding: a page of another site, whose name resolves to 127.0.0.1, sends its
+    own name.
 
     Raises:
-        Forbidden: somebody else did.
+        Forbidden: the address or the host is another one.
     """
     server = (request.scope.get("server") or ("",))[0]
     if not _is_this_machine(server, request.headers.get("host", "")):
         raise Forbidden(NO_AUTHENTICATION)
 
 
-@lru_cache(maxsize=64)  # asked at each request
-def _is_this_machine(server: str, asked_for: str) -> bool:
+@lru_cache(maxsize=64)  # every request calls it
+def _is_this_machine(server: str, host: str) -> bool:
     try:
         ip_address(server)
     except ValueError:
-        return True  # not a TCP socket
-    return is_loopback(server) and is_loopback(urlsplit(f"//{asked_for}").hostname or "")
+        return True  # a Unix socket, which other machines cannot reach
+    return is_loopback(server) and is_loopback(urlsplit(f"//{host}").hostname or "")
 
 
-def _told(dependency: Callable[..., Any]) -> Callable[..., Any]:
-    """The team's dependency, which returns an Identity or a name, or sets `request.state.principal`."""
+def _require_identity(dependency: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the team's dependency as a guard, which answers 401 unless the dependency names the caller.
+
+    Args:
+        dependency: returns an Identity or a name, or sets `request.state.principal`.
+    """
 
     async def guard(request: Request, found: Any = Depends(dependency)) -> None:  # noqa: B008 - FastAPI reads it
         if isinstance(found, str):
             found = Identity(found, scopes_of(request))
         if isinstance(found, Identity):
-            found.asks(request)
+            found.attach(request)
         elif not getattr(request.state, "principal", None):
-            logger.error("the guard let somebody in and did not say whom: %s", dependency)
+            logger.error("the guard accepted a request without naming its caller: %s", dependency)
             raise Unauthenticated()
 
     return guard
 
 
-def _sessions(settings: Settings, signer: Signer) -> Sessions | None:
+def _make_sessions(settings: Settings, signer: Signer) -> Sessions | None:
     kind, _, rest = settings.auth.partition(":")
     if kind == "keys" and rest:
         keys = KeyFile(Path(rest))
         keys.load()
         return Sessions(settings, signer, keys, keys)
-    return Sessions(settings, signer, _tokens(settings), None) if settings.auth == "jwt:" else None
+    return Sessions(settings, signer, _make_jwt_verifier(settings), None) if settings.auth == "jwt:" else None
 
 
-def _imported(said: str) -> Callable[..., Any]:
-    module, _, name = said.partition(":")
+def _import_guard(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise AuthError(f"STREAMSERVE_AUTH: keys:PATH, jwt: or MODULE:FUNCTION; {error}") from error
+        raise AuthError(f"STREAMSERVE_AUTH takes keys:PATH, jwt: or MODULE:FUNCTION: {error}") from error
     if not callable(found):
-        raise AuthError(f"STREAMSERVE_AUTH: {said} is no function")
+        raise AuthError(f"STREAMSERVE_AUTH: {path} is not a function")
     return found  # type: ignore[no-any-return]
 
 
-def _tokens(settings: Settings) -> Verifier:
+def _make_jwt_verifier(settings: Settings) -> Verifier:
     try:
         from streamserve.auth.tokens import JwtVerifier
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Who asks, once a credential has said it."""
+"""The caller of a request, once a credential has named it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Protocol, cast
 
 from fastapi import Request
 
-# A principal's name goes into keys of stores, where an index has a bound.
+# A principal's name is part of the stores' keys, and their indexes are bounded.
 MAX_NAME = 255
 
 
 class AuthError(ValueError):
-    """The settings of authentication do not fit, and the server does not start."""
+    """The settings of authentication are invalid, so the server does not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A principal and what it may do.
+    """A principal and its permissions.
 
     Args:
-        principal: its name; runs, threads and idempotency keys belong to it.
-        scopes: what it may call, as chains name it in their records.
-        key: id of the API key that said so; None: another credential did.
-        expires_at: when the credential ends, in seconds since 1970; None: never.
+        principal: name of the caller, who owns runs, threads and idempotency keys.
+        scopes: permissions, as the chains name them in their records.
+        key: id of the API key that was shown; None: another credential was.
+        expires_at: expiry of the credential, in seconds since 1970; None: never.
 
     Raises:
         ValueError: the name is empty, too long or has control characters.
@@ -40,14 +40,14 @@ class Identity:
         if not 0 < len(self.principal) <= MAX_NAME:
             raise ValueError(f"a principal's name has 1 to {MAX_NAME} characters")
 
-    def asks(self, request: Request) -> None:
-        """Notes on the request who asks."""
+    def attach(self, request: Request) -> None:
+        """Store the principal and its scopes in `request.state`."""
         request.state.principal = self.principal
         request.state.scopes = self.scopes
 
 
 def scopes_of(request: Request) -> frozenset[str]:
-    """The scopes of who asks, as the guard has found out (`request.state.scopes`)."""
+    """Return the caller's scopes, which the guard has stored in `request.state.scopes`."""
     return cast("frozenset[str]", frozenset(getattr(request.state, "scopes", ())))
 
 

@@ -1,4 +1,4 @@
-"""The issuer's public keys (RFC 7517): fetched off the event loop, kept, and looked for again at most now and then."""
+"""The issuer's public keys (RFC 7517): fetched outside the event loop, cached, and fetched again within bounds."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from streamserve.errors import IdentityUnavailable, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
-# Seconds until the keys are fetched anew: a key that the issuer has dropped counts no longer.
+# Seconds until the keys are fetched again, because the issuer may have withdrawn one.
 LIFETIME = 300.0
-# Seconds between two fetches at least: tokens with made-up key ids must not become requests to the issuer.
+# Minimum seconds between two fetches: tokens with made-up key ids must not become requests to the issuer.
 COOLDOWN = 10.0
+# Seconds for one fetch.
 TIMEOUT = 5.0
-# If the issuer is away, its keys count so long, in seconds.
+# Seconds for which fetched keys stay valid while the issuer is unreachable.
 STALE = 3600.0
 
 
 class Jwks:
-    """The keys under an address.
+    """The keys at one address.
 
     Args:
-        url: HTTPS, or HTTP on this machine.
+        url: an https:// address, or http:// on this machine.
 
     Raises:
-        AuthError: the address is neither.
+        AuthError: the address is another kind.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,17 +40,17 @@ class Jwks:
         if at.scheme != "https" and not (at.scheme == "http" and at.hostname in ("127.0.0.1", "localhost", "::1")):
             raise AuthError("STREAMSERVE_JWT_JWKS_URL: an address with https://")
         self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=TIMEOUT)
-        self._thread = ThreadPoolExecutor(1, "jwks")  # not where the chains' calls wait
+        self._thread = ThreadPoolExecutor(1, "jwks")  # a slow issuer must not block the chains' own pool
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched = self._tried = -STALE
         self._fetching = asyncio.Lock()
 
     async def key(self, key_id: str | None) -> jwt.PyJWK:
-        """The key of an id; of a token without one, the only key that there is.
+        """Return the key of an id. If a token names no id, return the issuer's only key.
 
         Raises:
-            Unauthenticated: the issuer has no such key.
-            IdentityUnavailable: the issuer cannot be reached.
+            Unauthenticated: the issuer has no such key, or the id is missing and there are several.
+            IdentityUnavailable: no keys could be fetched, for an hour or since the start.
         """
         if (found := self._find(key_id)) is None or time.monotonic() - self._fetched > LIFETIME:
             await self._refresh()

@@ -1,4 +1,4 @@
-"""API keys: 256 random bits each, of which a file keeps the SHA-256 only. A changed file counts at the next request."""
+"""API keys of 256 random bits. A file keeps their SHA-256; a changed file is read at the next request."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from streamserve.errors import Unauthenticated
 
 logger = logging.getLogger(__name__)
 
-# A fixed beginning, so that scanners of repositories find a key that leaked.
+# The fixed prefix lets secret scanners find a leaked key.
 FORM = re.compile(r"streamserve_(?P<id>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+# No key has this hash. An unknown id is compared with it, so that the answer takes as long as for a known one.
 NOBODY = "0" * 64
 
 
 class StoredKey(BaseModel):
-    """What the file keeps of a key.
+    """One key as the file keeps it.
 
     Args:
-        id: the part of the key that may be shown.
-        principal: whose it is; several keys may be the same principal's.
+        id: public part of the key.
+        principal: owner of the key; one principal may have several keys.
         hash: SHA-256 of the whole key.
-        scopes: what it may call.
-        created_at: seconds since 1970.
-        expires_at: likewise; None: never.
+        scopes: permissions of the key.
+        created_at: time of creation, in seconds since 1970.
+        expires_at: expiry, in seconds since 1970; None: never.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -51,12 +52,12 @@ class StoredKey(BaseModel):
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """True once the expiry has passed."""
         return self.expires_at is not None and self.expires_at <= time.time()
 
     @property
     def identity(self) -> Identity:
-        """Who asks with it."""
+        """The identity of a caller who shows this key."""
         return Identity(self.principal, frozenset(self.scopes), self.id, self.expires_at)
 
 
@@ -67,10 +68,10 @@ class _Stored(BaseModel):
 
 
 class KeyFile:
-    """The keys of a file.
+    """The API keys of one file.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,26 +80,26 @@ class KeyFile:
         self._seen: tuple[int, ...] | None = None
 
     def load(self) -> None:
-        """Reads the file.
+        """Read the file.
 
         Raises:
-            ValueError: there is no file, or it holds something else.
+            AuthError: the file is missing or invalid.
         """
         try:
-            self._seen = self._mark()
+            self._seen = self._stat()
             stored = _Stored.model_validate_json(self.path.read_bytes())
         except OSError as error:
-            raise AuthError(f"{self.path}: {error.strerror}; `streamserve key new` makes one") from None
+            raise AuthError(f"{self.path}: {error.strerror}; create one with `streamserve key new`") from None
         except ValidationError as error:
             places = "; ".join(f"{'.'.join(map(str, at['loc'])) or 'file'}: {at['msg']}" for at in error.errors())
-            raise AuthError(f"{self.path} is no file of keys: {places}") from None
+            raise AuthError(f"{self.path} is not a file of keys: {places}") from None
         self._keys = {key.id: key for key in stored.keys}
 
     async def verify(self, credential: str) -> Identity:
-        """Who asks with a key.
+        """Return the identity of a key's owner.
 
         Raises:
-            Unauthenticated: there is no such key, or its time is over.
+            Unauthenticated: the key is unknown or has expired.
         """
         self._refresh()
         form = FORM.fullmatch(credential)
@@ -106,29 +107,35 @@ class KeyFile:
         same = hmac.compare_digest(digest(credential), key.hash if key else NOBODY)
         if key is None or not same:
             raise Unauthenticated.wrong("The key is not valid")
-        return _current(key)
+        return _require_current(key)
 
     def of_session(self, key_id: str) -> Identity:
-        """Who asks in a session that a key began.
+        """Return the identity in a session that began with a key.
 
         Raises:
-            Unauthenticated: the key is gone, or its time is over.
+            Unauthenticated: the key has been revoked or has expired.
         """
         self._refresh()
         if (key := self._keys.get(key_id)) is None:
             raise Unauthenticated.wrong("The session's key was revoked")
-        return _current(key)
+        return _require_current(key)
 
     def add(self, principal: str, scopes: Sequence[str] = (), expires_at: float | None = None) -> str:
-        """Makes a key; the only time that it is known.
+        """Create a key and return its text, which is not kept.
+
+        Args:
+            principal: name of the owner.
+            scopes: permissions of the key.
+            expires_at: expiry, in seconds since 1970; None: never.
 
         Raises:
-            ValueError: the name does not fit, or the file holds something else.
+            ValueError: the name is invalid.
+            AuthError: the file is invalid.
         """
         Identity(principal)
         key_id = token_hex(6)
         text = f"streamserve_{key_id}_{token_urlsafe(32)}"
-        with self._changing() as keys:
+        with self._edit() as keys:
             keys[key_id] = StoredKey(
                 id=key_id,
                 principal=principal,
@@ -140,41 +147,41 @@ class KeyFile:
         return text
 
     def revoke(self, key_id: str) -> StoredKey:
-        """Drops a key.
+        """Remove a key and return its record.
 
         Raises:
-            ValueError: there is none of this id.
+            ValueError: no key has this id.
         """
-        with self._changing() as keys:
+        with self._edit() as keys:
             if key_id not in keys:
                 raise ValueError(f"{self.path} has no key {key_id}")
             return keys.pop(key_id)
 
     def all(self) -> list[StoredKey]:
-        """The keys as they are stored now.
+        """Read the file and return its keys.
 
         Raises:
-            ValueError: there is no file, or it holds something else.
+            AuthError: the file is missing or invalid.
         """
         self.load()
         return list(self._keys.values())
 
     def _refresh(self) -> None:
         try:
-            if self._mark() != self._seen:
+            if self._stat() != self._seen:
                 self.load()
         except FileNotFoundError:
-            self._keys, self._seen = {}, None  # who drops the file wants nobody in
+            self._keys, self._seen = {}, None  # a deleted file revokes all keys
         except (OSError, ValueError) as error:
-            # The keys of before: a slip of an editor must not lock everybody out.
-            logger.error("the keys of before go on: %s", error)
+            # A typing error in the file must not lock everybody out.
+            logger.error("the file of keys is invalid, the previous keys stay valid: %s", error)
 
-    def _mark(self) -> tuple[int, ...]:
+    def _stat(self) -> tuple[int, ...]:
         found = self.path.stat()
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, StoredKey]]:
+    def _edit(self) -> Iterator[dict[str, StoredKey]]:
         with self.path.with_name(f"{self.path.name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.path.exists():
@@ -186,17 +193,17 @@ class KeyFile:
         keys = [key.model_dump() for key in self._keys.values()]
         with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=".keys-", delete=False) as new:
             new.write(json.dumps({"keys": keys}, indent=2) + "\n")
-        # The hash of a random key tells nothing; the server may run under another account.
+        # Readable by others: the server may run under another account, and the hash of a random key reveals nothing.
         os.chmod(new.name, self.path.stat().st_mode & 0o777 if self.path.exists() else 0o644)
         os.replace(new.name, self.path)
 
 
 def digest(key: str) -> str:
-    """The hash that is kept. A random key of 256 bits cannot be guessed, so one round is enough."""
+    """Return the SHA-256 of a key. One round is enough, because 256 random bits cannot be guessed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _current(key: StoredKey) -> Identity:
+def _require_current(key: StoredKey) -> Identity:
     if key.expired:
         raise Unauthenticated.wrong("The key has expired")
     return key.identity

@@ -1,7 +1,7 @@
-"""Credentials of a request: a header, or a browser's session, which begins by sending a key once.
+"""The credential of a request: a header, or the session of a browser that has sent a key once.
 
-The session is a cookie that scripts cannot read and other sites cannot send: the playground's pages ask without
-headers. A request with it that changes something must also come from a page of this server.
+The session is a cookie, because the playground's pages send no headers. Scripts cannot read it and other sites cannot
+send it. A request that changes something with it must also come from a page of this server.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class SessionRequest(BaseModel):
-    """What begins a session."""
+    """The body of `POST /session`."""
 
     key: SecretStr = Field(min_length=1, max_length=MAX_CREDENTIAL, description="An API key or a token.")
 
 
 class SessionState(BaseModel):
-    """Who asks in a session, and until when (seconds since 1970)."""
+    """The principal of a session, and its expiry in seconds since 1970."""
 
     principal: str
     expires_at: float
 
 
 class Sessions:
-    """Finds out who asks.
+    """Identifies callers by a header or by a session.
 
     Args:
-        settings: how long a session lasts.
-        signer: of its cookie.
-        verifier: of keys or tokens.
-        keys: where the verifier has keys; a session ends with the one that began it.
+        settings: `session_time`.
+        signer: signer of the cookies.
+        verifier: verifier of keys or tokens.
+        keys: file of API keys, if the verifier uses one: a session ends with the key that began it.
     """
 
     def __init__(self, settings: Settings, signer: Signer, verifier: Verifier, keys: KeyFile | None) -> None:
@@ -60,39 +60,39 @@ class Sessions:
         self._keys = keys
 
     async def identify(self, request: Request) -> None:
-        """The guard: notes who asks.
+        """Attach the caller's identity to the request; this is the guard.
 
         Raises:
-            Unauthenticated: there is no credential, or it does not count.
-            Forbidden: a page of another site asks with the browser's session.
+            Unauthenticated: the credential is missing or invalid.
+            Forbidden: a page of another site uses the browser's session.
         """
         try:
-            (await self._identity(request)).asks(request)
+            (await self._identity(request)).attach(request)
         except Unauthenticated as refused:
             client = request.client.host if request.client else None
             logger.info("refused: %s", refused.text, extra={"client": client, "path": request.scope["path"]})
             raise
 
     async def _identity(self, request: Request) -> Identity:
-        if credential := _credential(request):
+        if credential := _find_credential(request):
             return await self._verifier.verify(credential)
         if cookie := request.cookies.get(COOKIE):
-            identity = self._of_cookie(cookie)
+            identity = self._read_cookie(cookie)
             if request.method not in SAFE:
                 require_own_page(request)
             return identity
         raise Unauthenticated()
 
-    def _of_cookie(self, cookie: str) -> Identity:
+    def _read_cookie(self, cookie: str) -> Identity:
         content = self._signer.read("session", cookie)
         if self._keys is not None:
             return self._keys.of_session(str(content["key"]))
         return Identity(content["principal"], frozenset(content["scopes"]), None, content["exp"])
 
-    async def begin(self, asked: SessionRequest, request: Request, response: Response) -> SessionState:
-        """Sets the cookie; the key is kept nowhere."""
+    async def begin(self, body: SessionRequest, request: Request, response: Response) -> SessionState:
+        """Set the session's cookie; the key itself is not stored."""
         require_own_page(request)
-        identity = await self._verifier.verify(asked.key.get_secret_value())
+        identity = await self._verifier.verify(body.key.get_secret_value())
         ends = min(time.time() + self._settings.session_time, identity.expires_at or float("inf"))
         content = {"principal": identity.principal, "scopes": sorted(identity.scopes), "key": identity.key}
         response.set_cookie(COOKIE, self._signer.sign("session", content, ends), **_attributes(request))
@@ -100,40 +100,40 @@ class Sessions:
         return SessionState(principal=identity.principal, expires_at=ends)
 
     def router(self) -> APIRouter:
-        """The routes under /session."""
+        """Return the routes under /session."""
         routes = APIRouter(prefix="/session", tags=["session"])
         unknown: dict[int | str, dict[str, Any]] = {
-            401: {"description": "The credential does not count"},
-            403: {"description": "From another site"},
+            401: {"description": "The credential is missing or invalid"},
+            403: {"description": "The request comes from another site"},
         }
         routes.post("", summary="Begin a browser's session", responses=unknown)(self.begin)
         guard = [Depends(self.identify)]
-        routes.delete("", summary="End it", status_code=204, dependencies=guard, responses=unknown)(end)
+        routes.delete("", summary="End a browser's session", status_code=204, dependencies=guard, responses=unknown)(end)
         return routes
 
 
 async def end(request: Request) -> Response:
-    """Drops the cookie."""
+    """Delete the session's cookie."""
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, **_attributes(request))
     return response
 
 
 def require_own_page(request: Request) -> None:
-    """Lets in what a page of this server sends, and what no browser sends.
+    """Raise Forbidden if a browser sends the request for a page of another origin.
 
     Raises:
-        Forbidden: a page of another origin asks.
+        Forbidden: the origin is another one.
     """
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
-        raise Forbidden("A page of another site asks")
+        raise Forbidden("The request comes from a page of another site")
     if site is None and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Forbidden("A page of another site asks")
+        raise Forbidden("The request comes from a page of another site")
 
 
-def _credential(request: Request) -> str | None:
+def _find_credential(request: Request) -> str | None:
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()

@@ -1,4 +1,4 @@
-"""Tokens for one run, for whoever cannot send headers (EventSource) or is not to have a key: `?token=`."""
+"""Tokens for one run (`?token=`), for callers who cannot send headers (EventSource) or have no key."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from streamserve.errors import Forbidden
 
 Action = Literal["read", "cancel"]
 
+# Seconds. A token cannot be revoked alone, so its life is bounded.
 MAX_TIME = 7 * 86_400.0
 STATE = "share_token"
 
 
 class ShareRequest(BaseModel):
-    """What a token allows, and for how long."""
+    """The permissions of a token and its lifetime."""
 
     allow: Annotated[list[Action], Field(min_length=1, max_length=2)] = ["read"]
     expires_in: float = Field(3600.0, gt=0, le=MAX_TIME, description="Seconds.")
 
 
 class Share(BaseModel):
-    """A token, the address to give away, and when it ends (seconds since 1970)."""
+    """A token, the address to give away, and the expiry in seconds since 1970."""
 
     token: str
     url: str
@@ -39,7 +40,7 @@ class Share(BaseModel):
 
 
 class ShareTokens:
-    """ASGI middleware that takes `token` out of the query, so that no log has it.
+    """ASGI middleware that moves `token` from the query to the scope's state, so that no log shows it.
 
     Args:
         app: the application.
@@ -49,7 +50,6 @@ class ShareTokens:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI says."""
         if scope["type"] == "http" and b"token=" in scope.get("query_string", b""):
             pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             tokens = [value for name, value in pairs if name == "token"]
@@ -61,34 +61,41 @@ class ShareTokens:
 
 
 class SharedRoute(APIRoute):
-    """A route for requests with a token only; without one, the route behind it answers."""
+    """A route that matches requests with a token; the route after it answers those without one."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As starlette's."""
         return super().matches(scope) if STATE in scope.get("state", {}) else (Match.NONE, {})
 
 
 def shared(action: Action) -> Callable[[Request], Awaitable[None]]:
-    """The dependency that lets in who has a token for this run and this action."""
+    """Return the dependency that requires a token for the path's run and for an action."""
 
     async def allowed(request: Request) -> None:
         content = auth_of(request).signer.read("share", getattr(request.state, STATE))
         if content["run"] != request.path_params["run_id"] or action not in content["allow"]:
-            raise Forbidden("The token is for something else")
-        Identity(content["principal"]).asks(request)
+            raise Forbidden("The token is for another run or action")
+        Identity(content["principal"]).attach(request)
         request.state.shared = True
 
     return allowed
 
 
 def is_shared(request: Request) -> bool:
-    """Whether who asks has a token for the run."""
+    """Return True if the caller has shown a token for the run."""
     return bool(getattr(request.state, "shared", False))
 
 
-def make(request: Request, run_id: str, principal: str, asked: ShareRequest, base: str) -> Share:
-    """A token for one run of a principal."""
-    ends = time.time() + asked.expires_in
-    content: dict[str, Any] = {"run": run_id, "principal": principal, "allow": sorted(set(asked.allow))}
+def make(request: Request, run_id: str, principal: str, wanted: ShareRequest, base: str) -> Share:
+    """Return a token for one run.
+
+    Args:
+        request: request of the run's owner.
+        run_id: id of the run.
+        principal: owner of the run, in whose name the token's holder will call.
+        wanted: permissions and lifetime.
+        base: path of the run as the caller sees it.
+    """
+    ends = time.time() + wanted.expires_in
+    content: dict[str, Any] = {"run": run_id, "principal": principal, "allow": sorted(set(wanted.allow))}
     token = auth_of(request).signer.sign("share", content, ends)
     return Share(token=token, url=f"{base}/stream?token={token}", expires_at=ends)

@@ -1,4 +1,4 @@
-"""JSON Web Tokens (RFC 7519), verified as RFC 8725 asks: fixed algorithms, issuer, audience and expiry required."""
+"""JSON Web Tokens (RFC 7519), verified as RFC 8725 demands: algorithms fixed; issuer, audience and expiry required."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from streamserve.settings import Settings
 
 SHARED = {"HS256", "HS384", "HS512"}
 PUBLIC = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-MIN_SECRET = 32  # bytes: the hash's own length
-# A token is a header's value; what is longer is none.
+MIN_SECRET = 32  # bytes: the length of the shortest hash
+# Characters. A header's value is bounded anyway; longer text is not worth parsing.
 MAX_LENGTH = 8192
 
 
 class JwtVerifier:
-    """Says who asks with a token.
+    """Verifies the tokens of one issuer.
 
     Args:
-        settings: issuer, audience, the keys' address or the shared secret.
+        settings: the `jwt_*` settings: issuer, audience, and the keys' address or a shared secret.
 
     Raises:
-        AuthError: a setting is missing or does not fit.
+        AuthError: a setting is missing or invalid.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else ""
-        self._issuer = _required(settings.jwt_issuer, "ISSUER")
-        self._audience = _required(settings.jwt_audience, "AUDIENCE")
+        self._issuer = _require(settings.jwt_issuer, "ISSUER")
+        self._audience = _require(settings.jwt_audience, "AUDIENCE")
         if bool(secret) == bool(settings.jwt_jwks_url):
             raise AuthError("STREAMSERVE_AUTH=jwt: set STREAMSERVE_JWT_JWKS_URL or STREAMSERVE_JWT_SECRET, not both")
         if secret and len(secret.encode()) < MIN_SECRET:
             raise AuthError(f"STREAMSERVE_JWT_SECRET: {MIN_SECRET} bytes at least")
-        self._algorithms = _algorithms(settings.jwt_algorithms, SHARED if secret else PUBLIC)
+        self._algorithms = _parse_algorithms(settings.jwt_algorithms, SHARED if secret else PUBLIC)
         self._secret = secret
         self._jwks = None if secret else Jwks(settings.jwt_jwks_url)
 
     async def verify(self, credential: str) -> Identity:
-        """Who asks with a token.
+        """Return the identity that a token names.
 
         Raises:
-            Unauthenticated: it is no token, not for this server, or its time is over.
-            IdentityUnavailable: the issuer's keys cannot be reached.
+            Unauthenticated: the token is invalid, is meant for another server, or has expired.
+            IdentityUnavailable: the issuer's keys are unreachable.
         """
         if len(credential) > MAX_LENGTH:
             raise Unauthenticated.wrong("The token is not valid")
@@ -55,7 +55,7 @@ class JwtVerifier:
         except jwt.ExpiredSignatureError:
             raise Unauthenticated.wrong("The token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError):
-            # Not the library's own text, which tells more than the caller needs.
+            # The library's own text reveals more than a caller should know.
             raise Unauthenticated.wrong("The token is not valid") from None
 
     async def _key(self, token: str) -> Any:
@@ -82,14 +82,14 @@ class JwtVerifier:
         return Identity(principal, frozenset(named), None, float(claims["exp"]))
 
 
-def _required(value: str, name: str) -> str:
+def _require(value: str, name: str) -> str:
     if not value:
         raise AuthError(f"STREAMSERVE_AUTH=jwt: set STREAMSERVE_JWT_{name}")
     return value
 
 
-def _algorithms(said: str, known: set[str]) -> list[str]:
-    named = said.replace(",", " ").split() or (["HS256"] if known is SHARED else ["RS256", "ES256"])
+def _parse_algorithms(text: str, known: set[str]) -> list[str]:
+    named = text.replace(",", " ").split() or (["HS256"] if known is SHARED else ["RS256", "ES256"])
     if unknown := set(named) - known:
-        raise AuthError(f"STREAMSERVE_JWT_ALGORITHMS: {', '.join(sorted(unknown))}: not with this kind of key")
+        raise AuthError(f"STREAMSERVE_JWT_ALGORITHMS: {', '.join(sorted(unknown))}: invalid with this kind of key")
     return named
