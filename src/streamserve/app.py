@@ -75,7 +75,7 @@ def create_app(
     app.state.checkpoints = Checkpoints(settings)
     dependencies = auth.dependencies
     chains = _mount_chains(app, registry, dependencies)
-    measured = exposition.router(telemetry.metrics, settings, dependencies)
+    measured = exposition.router(telemetry.metrics, app.state.runs, settings, dependencies)
     for router in (
         api.router(dependencies),
         health.router,
@@ -87,7 +87,7 @@ def create_app(
     if auth.sessions is not None:
         _add(app, auth.sessions.router())
     app.add_middleware(Intake, settings=settings)
-    app.add_middleware(RequestContext, **telemetry.of_requests())
+    app.add_middleware(RequestContext, **telemetry.request_hooks())
     app.add_middleware(ShareTokens)
     pages.guard_docs(app, auth)
     browsers.allow_origins(app, settings)

@@ -97,9 +97,7 @@ def test_an_invalid_field_is_named_without_its_value(file: KeyFile) -> None:
     assert "plain text" not in str(raised.value)
 
 
-def test_commands_create_list_and_revoke_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_create_list_and_revoke_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMSERVE_AUTH", f"keys:{tmp_path / 'keys.json'}")
     key = run("new", "ann", "--scope", "talk", "--scope", "listen", "--expires", "90d")
     run("new", "bob")

@@ -33,7 +33,7 @@ TABLE: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/bot/config_schema"):                        (401, 401, 401, 403, 200, 200),
     ("GET", "/bot/playground/index.html"):                (401, 401, 401, 403, 200, 200),
     ("GET", "/bot/threads/{thread}/state"):               (401, 401, 401, 403, 404, 200),
-    ("POST", "/bot/threads/{thread}/state"):              (401, 401, 401, 403, 200, 200),  # a thread of bob's own begins here
+    ("POST", "/bot/threads/{thread}/state"):              (401, 401, 401, 403, 200, 200),  # begins bob's own
     ("POST", "/bot/threads/{thread}/state/checkpoint"):   (401, 401, 401, 403, 404, 200),
     ("GET", "/bot/threads/{thread}/history"):             (401, 401, 401, 403, 404, 200),
     ("POST", "/bot/threads/{thread}/history"):            (401, 401, 401, 403, 404, 200),
@@ -169,9 +169,7 @@ def test_the_home_page_shows_what_the_caller_may_call(server: Server) -> None:
     assert 'id="bot"' not in pages["without the scope"]
 
 
-def test_no_log_or_answer_shows_a_credential(
-    server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
+def test_no_log_or_answer_shows_a_credential(server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level("DEBUG")
     for who, (method, path) in itertools.product(
         WHO[1:], [("GET", "/"), ("GET", "/runs/{run}"), ("POST", "/bot/invoke")]

@@ -82,9 +82,7 @@ def test_a_missing_or_unsafe_request_id_is_replaced() -> None:
     assert {len(made) for made in (given[0], given[2], given[3])} == {32}
 
 
-def test_the_access_log_has_the_request_and_the_run(
-    written: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_access_log_has_the_request_and_the_run(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_of({"echo": RunnableLambda(lambda text: text)})
     with serving(app, log_config=None, access_log=True) as url:
         logging.getLogger("uvicorn.access").setLevel("INFO")

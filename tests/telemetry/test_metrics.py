@@ -206,7 +206,7 @@ def test_metrics_can_have_a_separate_port() -> None:
 
 WORKER = """
 import os, sys
-from streamserve.telemetry.exposition import shown
+from streamserve.telemetry.exposition import registry_of
 from streamserve.telemetry.metrics import Metrics
 from prometheus_client import generate_latest
 metrics = Metrics()
@@ -214,7 +214,7 @@ metrics.runs.labels("abc", "stream", "done").inc()
 block = metrics.watch("abc", "stream", 0.0)
 block(); block(); metrics.flush()
 metrics.open_streams.set(3)
-print(generate_latest(shown(metrics)).decode(), flush=True)
+print(generate_latest(registry_of(metrics)).decode(), flush=True)
 """
 
 

@@ -108,7 +108,9 @@ class Sessions:
         }
         routes.post("", summary="Begin a browser's session", responses=unknown)(self.begin)
         guard = [Depends(self.identify)]
-        routes.delete("", summary="End a browser's session", status_code=204, dependencies=guard, responses=unknown)(end)
+        routes.delete("", summary="End a browser's session", status_code=204, dependencies=guard, responses=unknown)(
+            end
+        )
         return routes
 
 

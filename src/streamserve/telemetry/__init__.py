@@ -1,4 +1,4 @@
-"""What the server says of itself: logs, metrics and traces."""
+"""Logs, metrics and traces of the server."""
 
 from streamserve.telemetry.telemetry import Telemetry
 

@@ -1,4 +1,4 @@
-"""/metrics: what Prometheus reads, from this process or, with several workers, from all of them."""
+"""/metrics: Prometheus reads it, for this process or, with several workers, for all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request, Response, params
+from fastapi import APIRouter, Response, params
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -20,18 +20,18 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from streamserve.api.access import runs_of
+from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
+from streamserve.telemetry.loop_monitor import refresh
 from streamserve.telemetry.metrics import Metrics
-from streamserve.telemetry.pulse import look
 from streamserve.telemetry.workers import SHARED
 
 
 class AllWorkers(Collector):
-    """The metrics of all workers: what the dead have counted stays, what they had open does not.
+    """The metrics of all workers. The counters of dead workers stay, and their gauges are dropped.
 
     Args:
-        folder: where they keep them.
+        folder: folder in which the workers keep their metrics.
     """
 
     def __init__(self, folder: str) -> None:
@@ -39,13 +39,12 @@ class AllWorkers(Collector):
         self._values: Any = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterable[Metric]:
-        """See prometheus_client."""
-        forget_dead(Path(self._folder))
+        drop_dead_workers(Path(self._folder))
         yield from self._values.collect()
 
 
-def forget_dead(folder: Path) -> None:
-    """Drops what workers had open that are gone without a word."""
+def drop_dead_workers(folder: Path) -> None:
+    """Drop the gauges of workers that died, which could not reset them."""
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*_*.db")}:
         if not _is_alive(pid):
             mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
@@ -57,15 +56,15 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # the process lives, under another account
     return True
 
 
-def shown(metrics: Metrics) -> CollectorRegistry:
-    """The registry to answer from.
+def registry_of(metrics: Metrics) -> CollectorRegistry:
+    """Return the registry of all workers if they share a folder, else the one of this process.
 
     Args:
-        metrics: of this process.
+        metrics: metrics of this process.
     """
     if path := os.environ.get(SHARED):
         together = CollectorRegistry()
@@ -75,7 +74,7 @@ def shown(metrics: Metrics) -> CollectorRegistry:
 
 
 def is_guarded(settings: Settings) -> bool:
-    """Whether /metrics is behind the guard: always, but on loopback or where the settings say otherwise."""
+    """Return True if /metrics needs a credential: by default everywhere except on loopback."""
     return settings.metrics == "guarded" or (settings.metrics == "auto" and not _is_loopback(settings.host))
 
 
@@ -85,21 +84,22 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def router(metrics: Metrics | None, settings: Settings, guard: Sequence[params.Depends]) -> APIRouter:
-    """The route /metrics, unless it is off or has a port of its own.
+def router(metrics: Metrics | None, runs: Runs, settings: Settings, guard: Sequence[params.Depends]) -> APIRouter:
+    """Return the route /metrics, or no route if metrics are off or have a separate port.
 
     Args:
-        metrics: of this process; None: off.
+        metrics: metrics of this process; None: off.
+        runs: runs of the application, observed for each answer.
         settings: `metrics` and `metrics_port`.
-        guard: what callers must pass where it is guarded.
+        guard: dependencies that authenticate callers, used if the settings demand it.
     """
     routes = APIRouter(tags=["health"], dependencies=list(guard) if is_guarded(settings) else [])
     if metrics is None or settings.metrics_port is not None:
         return routes
-    registry = shown(metrics)
+    registry = registry_of(metrics)
 
-    async def answer(request: Request) -> Response:
-        look(metrics, runs_of(request))
+    async def answer() -> Response:
+        refresh(metrics, runs)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     documented = {"description": "Prometheus's text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -108,21 +108,21 @@ def router(metrics: Metrics | None, settings: Settings, guard: Sequence[params.D
 
 
 @contextmanager
-def own_port(metrics: Metrics, settings: Settings) -> Iterator[None]:
-    """Answers on `metrics_port` as long as the block lasts; of several workers one does, for all.
+def serve_on_own_port(metrics: Metrics, settings: Settings) -> Iterator[None]:
+    """Answer on `metrics_port` while the `with` block runs. Of several workers, one answers for all.
 
     Args:
-        metrics: of this process.
+        metrics: metrics of this process.
         settings: `host` and `metrics_port`.
 
     Raises:
-        OSError: the port is taken, and not by another worker.
+        OSError: another process than a worker of this server uses the port.
     """
     if settings.metrics_port is None:
         yield
         return
     try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, shown(metrics))
+        server, thread = start_http_server(settings.metrics_port, settings.host, registry_of(metrics))
     except OSError:
         if SHARED not in os.environ:
             raise

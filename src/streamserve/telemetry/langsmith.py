@@ -1,7 +1,7 @@
-"""LangSmith, as LangServe has it: LangChain's own tracer, switched on by LANGSMITH_TRACING and its other variables.
+"""LangSmith works as in LangServe: LANGSMITH_TRACING and its other variables switch on LangChain's own tracer.
 
-Its client sends from threads of its own, so that an endpoint that is slow or away is in the way of no stream. Left as
-it is, it holds up the end of the process by minutes, which is what is bounded here.
+Its client sends from its own threads, so a slow or unreachable endpoint delays no stream. Without bounds the client
+delays the end of the process by minutes; this module sets them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from langsmith.run_trees import get_cached_client
 from langsmith.utils import tracing_is_enabled
 from urllib3 import Retry
 
-# Milliseconds to connect and to answer. What cannot be sent is dropped: a trace is not worth a restart that hangs.
+# Milliseconds to connect and to answer. Unsent traces are dropped, because a hanging restart costs more than a trace.
 TIMEOUTS = (2_000, 4_000)
-# Seconds at the end of the server for what was not sent yet.
+# Seconds at the end of the server to send the remaining traces.
 FLUSH_LIMIT = 3.0
 
 
 def bounded_client() -> Client | None:
-    """The client that LangChain's tracer will use, with bounds on its waiting; None: tracing is off."""
+    """Return the client of LangChain's tracer with time limits, or None if tracing is off."""
     if tracing_is_enabled() is not True:
         return None
     os.environ.setdefault("LANGSMITH_USE_DAEMON", "true")
@@ -28,5 +28,5 @@ def bounded_client() -> Client | None:
 
 
 def close(client: Client) -> None:
-    """Sends what there still is, and waits for the endpoint no longer than may be."""
+    """Send the remaining traces, for at most FLUSH_LIMIT seconds."""
     client.close(timeout=FLUSH_LIMIT)

@@ -1,4 +1,4 @@
-"""Structured logs: every record of every library as one line, with the request, the run and the trace it belongs to.
+"""Structured logs: each record of each library is one line, with the ids of its request, run and trace.
 
 The modules log with the standard library; structlog renders. `streamserve serve` configures it in each of its
 processes; under another server, call `configure(settings)`.
@@ -18,12 +18,12 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from streamserve.settings import Settings
 from streamserve.telemetry.redact import Redactor
 
-# What uvicorn adds for its own colours, and structlog for its own use.
-_NOT_SHOWN = ("color_message", "_record", "_from_structlog")
+# Fields that uvicorn adds for its colours and structlog for its own use.
+_INTERNAL_FIELDS = ("color_message", "_record", "_from_structlog")
 
 
 def configure(settings: Settings) -> None:
-    """Makes all loggers of this process write structured records to stderr.
+    """Configure all loggers of this process to write structured records to stderr.
 
     Args:
         settings: `log_format` and `log_level`.
@@ -32,7 +32,7 @@ def configure(settings: Settings) -> None:
 
 
 def log_config(settings: Settings) -> dict[str, Any]:
-    """The configuration for `logging.config.dictConfig`, or for uvicorn's `log_config`.
+    """Return the configuration for `logging.config.dictConfig` or for uvicorn's `log_config`.
 
     Args:
         settings: `log_format` and `log_level`.
@@ -43,7 +43,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"structured": {"()": formatter, "as_json": _as_json(settings)}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
-        # Libraries say at INFO what is of use to those who work on them.
+        # At INFO, libraries log details that only their own developers need.
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {**loggers, "streamserve": {"level": settings.log_level.upper()}},
     }
@@ -54,14 +54,14 @@ def _as_json(settings: Settings) -> bool:
 
 
 def formatter(as_json: bool, redactor: Redactor | None = None) -> structlog.stdlib.ProcessorFormatter:
-    """Renders the records of the standard library.
+    """Return a formatter for the records of the standard library.
 
     Args:
-        as_json: one JSON object a line; else text for people.
-        redactor: default: one that knows the environment's secrets.
+        as_json: True: one JSON object per line; False: text for people.
+        redactor: redactor of secrets; default: one that knows the environment's.
     """
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_SHARED, processors=[_without_own, *_rendering(as_json, redactor or Redactor())]
+        foreign_pre_chain=_SHARED, processors=[_drop_internal_fields, *_processors(as_json, redactor or Redactor())]
     )
 
 
@@ -74,7 +74,7 @@ _SHARED: Sequence[Processor] = (
 )
 
 
-def _rendering(as_json: bool, redactor: Redactor) -> list[Processor]:
+def _processors(as_json: bool, redactor: Redactor) -> list[Processor]:
     def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {name: redactor.value(name, value) for name, value in event.items()}
 
@@ -86,7 +86,7 @@ def _console() -> structlog.dev.ConsoleRenderer:
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
 
 
-def _without_own(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for name in _NOT_SHOWN:
+def _drop_internal_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for name in _INTERNAL_FIELDS:
         event.pop(name, None)
     return event

@@ -1,6 +1,6 @@
 """The metrics: their names, labels and bounds. docs/operations.md lists them.
 
-Labels are those of which the team says how many there are: chain, endpoint and state.
+The only labels are chain, endpoint and state: the team bounds their values, and callers cannot add any.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prometheus_client import (
 
 from streamserve.telemetry.workers import SHARED
 
-# Seconds. From a local model's gap of a millisecond to a pause that a reader takes for the end.
+# Seconds. From a local model's gap of a millisecond to a pause that looks like the end of the stream.
 GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DURATIONS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
@@ -34,7 +34,7 @@ BY_ENDPOINT = ("chain", "endpoint")
 
 
 class Metrics:
-    """One process's metrics. With several processes, prometheus_client keeps them in PROMETHEUS_MULTIPROC_DIR."""
+    """The metrics of one process. With several processes, prometheus_client keeps them in PROMETHEUS_MULTIPROC_DIR."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -61,7 +61,7 @@ class Metrics:
         self.store_down = self._gauge("store_down", "1 while this worker cannot reach its store.")
         self.draining = self._gauge("draining", "1 while this worker takes no new runs.")
         self._meters: dict[tuple[str, str], Meter] = {}
-        if SHARED not in os.environ:  # which of the workers would they speak of?
+        if SHARED not in os.environ:  # with several workers it would be unclear which one they describe
             for kind in (ProcessCollector, PlatformCollector, GCCollector):
                 kind(registry=self.registry)
 
@@ -75,29 +75,29 @@ class Metrics:
         return Histogram(f"streamserve_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def meter(self, chain: str, endpoint: str) -> Meter:
-        """What measures the blocks of all runs of a chain's endpoint."""
+        """Return the meter for the blocks of all runs of a chain's endpoint."""
         key = (chain, endpoint)
         if key not in self._meters:
             self._meters[key] = Meter(self.gaps.labels(*key), self.blocks.labels(*key))
         return self._meters[key]
 
     def flush(self) -> None:
-        """Hands what was measured block by block to the metrics."""
+        """Add the blocks measured since the last flush to the metrics."""
         for meter in self._meters.values():
             meter.flush()
 
     def watch(self, chain: str, endpoint: str, began: float) -> Callable[[], None]:
-        """What a run calls for each of its blocks.
+        """Return the function that a run calls once per block.
 
         Args:
-            chain: its chain.
-            endpoint: its endpoint.
-            began: when the request came, by `time.monotonic`.
+            chain: name of the run's chain.
+            endpoint: name of the run's endpoint.
+            began: arrival of the request, by `time.monotonic`.
         """
         meter, first_token = self.meter(chain, endpoint), self.first_token.labels(chain, endpoint)
         last = -1.0
 
-        # A third of a microsecond: `Histogram.observe` takes locks, which cost as much as the rest of a token's way.
+        # A third of a microsecond. `Histogram.observe` takes locks, which would double the cost of a token.
         def block() -> None:
             nonlocal last
             now = monotonic()
@@ -114,7 +114,7 @@ class Metrics:
 
 
 class Meter:
-    """Gaps of one chain's endpoint since the last flush; only the event loop's thread comes here."""
+    """The gaps between blocks of one chain's endpoint since the last flush. Only the event loop's thread uses it."""
 
     __slots__ = ("_blocks", "_gaps", "counts", "first", "total")
 
@@ -129,7 +129,7 @@ class Meter:
         self.counts = [0] * (len(GAPS) + 1)
 
     def flush(self) -> None:
-        """Adds them to the metrics."""
+        """Add the gaps to the metrics."""
         blocks = self.first + sum(self.counts)
         if not blocks:
             return
@@ -140,7 +140,7 @@ class Meter:
 
 
 def add(histogram: Histogram, counts: Sequence[int], total: float) -> None:
-    """Adds many observations at once, which prometheus_client has no public way for; a test compares with `observe`."""
+    """Add many observations at once. prometheus_client has no public method for it; a test compares with `observe`."""
     histogram._sum.inc(total)
     for bucket, count in zip(histogram._buckets, counts, strict=True):
         if count:

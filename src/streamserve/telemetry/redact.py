@@ -1,4 +1,4 @@
-"""Takes secrets out of what is logged: by the names of fields, by the forms of credentials, and by their values."""
+"""Removes secrets from logs: by the names of fields, by the forms of credentials, and by known values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-# Shorter values are words that would be blotted out of sentences.
+# Characters. Shorter values may be ordinary words, which would vanish from sentences.
 SHORTEST = 8
 
 _NAMES = re.compile(r"(?i)authorization|cookie|passw|secret|api[_-]?key|token$|credential")
@@ -22,10 +22,11 @@ _FORMS = (
 
 
 class Redactor:
-    """Hides what must not be read in a log.
+    """Hides secrets in the text and the fields of records.
 
     Args:
-        environment: whose variables with a secret's name are hidden wherever their values stand.
+        environment: environment variables; the values of those with a secret's name are hidden everywhere. Default:
+            those of the process.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -36,7 +37,7 @@ class Redactor:
         self._values = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def text(self, text: str) -> str:
-        """The text without credentials."""
+        """Return the text with its credentials hidden."""
         if self._values is not None:
             text = self._values.sub(HIDDEN, text)
         for form, shown in _FORMS:
@@ -44,7 +45,7 @@ class Redactor:
         return text
 
     def value(self, name: str, value: Any) -> Any:
-        """The value of a record's field, all of it hidden if the field is named like a secret."""
+        """Return a field's value with its credentials hidden, or HIDDEN if the field is named like a secret."""
         if _NAMES.search(name):
             return HIDDEN
         if isinstance(value, str):

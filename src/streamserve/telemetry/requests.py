@@ -1,4 +1,4 @@
-"""What belongs to a request and is said with everything it causes: its id, and the trace it is part of."""
+"""The id of a request and of its trace, which all of its log records show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 from streamserve.http.body_sender import offer
 
 HEADER = "X-Request-ID"
-# Anything else could forge lines of a log or fill it.
+# Other ids could forge lines of the log or fill it.
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -23,12 +23,12 @@ Answered = Callable[[int], None]
 
 
 class RequestContext:
-    """ASGI middleware that gives a request its id, in and out, and its logs the id and the trace.
+    """ASGI middleware that adds the request's id to the answer, and the ids of request and trace to its logs.
 
     Args:
-        app: the application.
-        answered: called with the status of each answer, or None.
-        traced: the context manager of a request's trace, given its headers, or None.
+        app: application.
+        answered: function called with the status of each answer, or None.
+        traced: function that returns the context manager of a request's trace from its headers, or None.
     """
 
     def __init__(
@@ -39,7 +39,6 @@ class RequestContext:
         self._traced = traced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -47,7 +46,7 @@ class RequestContext:
         request_id = request_id_of(headers)
         bound = bind_contextvars(request_id=request_id, **trace_of(headers))
         try:
-            answer = self._sending(scope, send, request_id)
+            answer = self._wrap_send(scope, send, request_id)
             if self._traced is None:
                 await self._app(scope, receive, answer)
                 return
@@ -56,7 +55,7 @@ class RequestContext:
         finally:
             reset_contextvars(**bound)
 
-    def _sending(self, scope: Scope, send: Send, request_id: str) -> Send:
+    def _wrap_send(self, scope: Scope, send: Send, request_id: str) -> Send:
         header = (b"x-request-id", request_id.encode("ascii"))
 
         async def answer(message: Message) -> None:
@@ -77,17 +76,17 @@ def _add_header(message: MutableMapping[str, Any], header: tuple[bytes, bytes]) 
 
 
 def request_id_of(headers: Headers) -> str:
-    """The caller's id of the request if it is fit for a log, else a new one."""
-    said = headers.get(HEADER, "")
-    return said if _ID.fullmatch(said) else token_hex(16)
+    """Return the caller's id of the request if it is safe to log, else a new one."""
+    given = headers.get(HEADER, "")
+    return given if _ID.fullmatch(given) else token_hex(16)
 
 
 def trace_of(headers: Headers) -> dict[str, str]:
-    """The id of the trace that a W3C `traceparent` names, if there is one."""
+    """Return the field `trace_id` if a valid W3C `traceparent` names a trace, else no field."""
     found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return {"trace_id": found["trace"]} if found and int(found["trace"], 16) else {}
 
 
 def log_run(run_id: str, chain: str) -> None:
-    """Says the run with every record that the current context logs from here on."""
+    """Add the run and its chain to all further log records of the current context."""
     bind_contextvars(run_id=run_id, chain=chain)

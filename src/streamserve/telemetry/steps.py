@@ -1,4 +1,4 @@
-"""LangChain's steps as spans: a callback handler that sees when they begin and end, and not what they say."""
+"""LangChain's steps as spans: a callback handler that records their times, but neither input nor output."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _USAGE = {"input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.
 
 
 class Steps(BaseCallbackHandler):
-    """The spans of the steps of one run.
+    """Makes the spans of one run's steps.
 
     Args:
-        tracer: makes them.
-        root: the run's span.
+        tracer: tracer that starts the spans.
+        root: span of the run.
     """
 
-    # In the event loop: a thread for every event would cost ten times as much.
+    # Call the handler in the event loop: a thread per event would cost ten times as much.
     run_inline = True
 
     def __init__(self, tracer: Tracer, root: Span) -> None:
@@ -32,7 +32,7 @@ class Steps(BaseCallbackHandler):
         self._open: dict[UUID, Span] = {}
 
     def end_all(self) -> None:
-        """Ends what a cancelled run has left open."""
+        """End the spans that a cancelled run has left open."""
         for run_id in list(self._open):
             self._end(run_id)
 
@@ -57,23 +57,23 @@ class Steps(BaseCallbackHandler):
         span.end()
 
     def on_chain_start(self, serialized: Any, inputs: Any, **given: Any) -> None:  # noqa: ARG002 - LangChain's names
-        """A step begins."""
+        """Start the span of a step."""
         self._begin("chain", serialized, given)
 
     def on_tool_start(self, serialized: Any, input_str: str, **given: Any) -> None:  # noqa: ARG002
-        """A tool begins."""
+        """Start the span of a tool."""
         self._begin("tool", serialized, given)
 
     def on_retriever_start(self, serialized: Any, query: str, **given: Any) -> None:  # noqa: ARG002
-        """A retriever begins."""
+        """Start the span of a retriever."""
         self._begin("retriever", serialized, given)
 
     def on_llm_start(self, serialized: Any, prompts: Any, **given: Any) -> None:  # noqa: ARG002
-        """A text model begins."""
+        """Start the span of a text model."""
         self._begin_model(serialized, given)
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **given: Any) -> None:  # noqa: ARG002
-        """A chat model begins."""
+        """Start the span of a chat model."""
         self._begin_model(serialized, given)
 
     def _begin_model(self, serialized: Any, given: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ class Steps(BaseCallbackHandler):
                 span.set_attribute(_MODEL[name], str(value))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_given: Any) -> None:
-        """A model has ended; what it says of its tokens is kept."""
+        """End the span of a model, with the number of its tokens."""
         span = self._open.get(run_id)
         generation = response.generations[0][0] if response.generations and response.generations[0] else None
         usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
@@ -93,29 +93,29 @@ class Steps(BaseCallbackHandler):
         self._end(run_id)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_given: Any) -> None:  # noqa: ARG002
-        """A step has ended."""
+        """End the span of a step."""
         self._end(run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_given: Any) -> None:  # noqa: ARG002
-        """A tool has ended."""
+        """End the span of a tool."""
         self._end(run_id)
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_given: Any) -> None:  # noqa: ARG002
-        """A retriever has ended."""
+        """End the span of a retriever."""
         self._end(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """A step has failed."""
+        """End the span of a failed step."""
         self._end(run_id, error)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """A model has failed."""
+        """End the span of a failed model."""
         self._end(run_id, error)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """A tool has failed."""
+        """End the span of a failed tool."""
         self._end(run_id, error)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """A retriever has failed."""
+        """End the span of a failed retriever."""
         self._end(run_id, error)

@@ -1,4 +1,4 @@
-"""Telemetry: told of every run, it counts, measures and traces, as the settings say."""
+"""Telemetry observes all runs: it counts, measures and traces them, as the settings demand."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord
 from streamserve.telemetry import langsmith
-from streamserve.telemetry.ending import at_most
-from streamserve.telemetry.exposition import own_port
+from streamserve.telemetry.exposition import serve_on_own_port
+from streamserve.telemetry.loop_monitor import LoopMonitor
 from streamserve.telemetry.metrics import Metrics
-from streamserve.telemetry.pulse import Pulse
 from streamserve.telemetry.requests import log_run
+from streamserve.telemetry.shutdown import run_within
 
 if TYPE_CHECKING:
     from streamserve.telemetry.tracing import Tracing
 
-# Seconds at the end of the server for traces that were not sent yet.
-LAST_WORDS = 4.0
-# Beside the states of the store: a run that this worker could not write on, a call that did not get to its chain.
+# Seconds at the end of the server to send the remaining traces.
+SHUTDOWN_LIMIT = 4.0
+# States besides those of the store: a run that this worker could not write on, a call that failed
+# before it reached its chain.
 GIVEN_UP = "given_up"
 REFUSED = "refused"
 
@@ -41,18 +42,17 @@ class Telemetry(Observer):
         settings: `metrics`, `metrics_port` and `otel`.
 
     Raises:
-        RuntimeError: `otel` is on, and its extra is not installed.
+        RuntimeError: `otel` is on, but its extra is not installed.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = None if settings.metrics == "off" else Metrics()
-        self.tracing = _tracing() if settings.otel else None
+        self.tracing = _make_tracing() if settings.otel else None
         self._langsmith = langsmith.bounded_client()
         self.stored = self.metrics.writes.observe if self.metrics else None
 
     def begin(self, record: RunRecord, call: Call) -> Watch:
-        """See Observer."""
         log_run(record.run_id, record.chain)
         trace = self.tracing.begin(record.run_id, record.chain, record.endpoint) if self.tracing else None
         metrics = self.metrics
@@ -70,7 +70,6 @@ class Telemetry(Observer):
 
     @contextmanager
     def calling(self, call: Call, endpoint: str) -> Iterator[None]:
-        """See Observer."""
         log_run(call.run_id, call.chain)
         trace = self.tracing.begin(call.run_id, call.chain, endpoint) if self.tracing else None
         state: str = "done"
@@ -78,7 +77,7 @@ class Telemetry(Observer):
         try:
             yield
         except BaseException as error:
-            state, code = _end_of(error, call)
+            state, code = _classify_end(error, call)
             raise
         finally:
             if self.metrics is not None:
@@ -87,22 +86,20 @@ class Telemetry(Observer):
                 trace.end(state, code)
 
     def resumed(self, chain: str) -> None:
-        """See Observer."""
         if self.metrics is not None:
             self.metrics.resumes.labels(chain).inc()
 
     def cancelling(self, chain: str) -> None:
-        """See Observer."""
         if self.metrics is not None:
             self.metrics.cancels.labels(chain).inc()
 
     def answered(self, status: int) -> None:
-        """An answer has begun."""
+        """Count an answer by its status."""
         if self.metrics is not None:
             self.metrics.answers.labels(str(status)).inc()
 
-    def of_requests(self) -> dict[str, Any]:
-        """What RequestContext tells, by its arguments' names."""
+    def request_hooks(self) -> dict[str, Any]:
+        """Return the hooks of RequestContext, by the names of its arguments."""
         return {
             "answered": self.answered if self.metrics else None,
             "traced": self.tracing.request if self.tracing else None,
@@ -110,30 +107,30 @@ class Telemetry(Observer):
 
     @asynccontextmanager
     async def measuring(self, runs: Runs) -> AsyncIterator[None]:
-        """Looks at the runs and the event loop as long as the block lasts, then sends the last spans.
+        """Measure the runs and the event loop while the `with` block runs, then send the last spans.
 
         Args:
-            runs: of the application.
+            runs: runs of the application.
         """
         try:
             with ExitStack() as stack:
                 if self.metrics is not None:
-                    stack.enter_context(Pulse(self.metrics, runs))
-                    stack.enter_context(own_port(self.metrics, self.settings))
+                    stack.enter_context(LoopMonitor(self.metrics, runs))
+                    stack.enter_context(serve_on_own_port(self.metrics, self.settings))
                 yield
         finally:
-            await self._send_the_rest()
+            await self._send_last_traces()
 
-    async def _send_the_rest(self) -> None:
+    async def _send_last_traces(self) -> None:
         work: list[Callable[[], None]] = []
         if self.tracing is not None:
             work.append(self.tracing.close)
         if self._langsmith is not None:
             work.append(partial(langsmith.close, self._langsmith))
-        await at_most(LAST_WORDS, work)
+        await run_within(SHUTDOWN_LIMIT, work)
 
 
-def _end_of(error: BaseException, call: Call) -> tuple[str, str]:
+def _classify_end(error: BaseException, call: Call) -> tuple[str, str]:
     shown = classify(error)
     if call.phase == "input":
         return REFUSED, shown.code
@@ -141,12 +138,12 @@ def _end_of(error: BaseException, call: Call) -> tuple[str, str]:
 
 
 def count(metrics: Metrics, chain: str, endpoint: str, state: str, began: float) -> None:
-    """Counts what has ended."""
+    """Count a run or a call that has ended."""
     metrics.runs.labels(chain, endpoint, state).inc()
     metrics.duration.labels(chain, endpoint).observe(monotonic() - began)
 
 
-def _tracing() -> Tracing:
+def _make_tracing() -> Tracing:
     try:
         from streamserve.telemetry.tracing import Tracing
     except ImportError as error:

@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a run is a span, and LangChain's steps are spans below it.
 
-Needs the extra `otel`. The exporter is configured by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, ...).
-What goes into a chain or comes out is never recorded, nor what an exception says: both may hold secrets.
+Needs the extra `otel`. OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, ...) configure the exporter. Spans
+hold neither input nor output of a chain nor the text of an exception, because these may contain secrets.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from structlog.contextvars import bind_contextvars
 
 from streamserve.telemetry.steps import Steps
 
-# Seconds for the last spans: a collector that is away must not hold up the end of the server.
+# Seconds for the last spans: an unreachable collector must not delay the end of the server.
 FLUSH_LIMIT = 3.0
 
 _steps: ContextVar[Steps | None] = ContextVar("streamserve_steps", default=None)
-# LangChain asks each context for the handler, so chains and their configs are left alone.
+# LangChain takes the handler from each context, so chains and their configs need no change.
 register_configure_hook(_steps, inheritable=True)
 
 
 class RunTrace:
-    """The span of a run under way.
+    """The span of a live run.
 
     Args:
-        span: not ended.
-        steps: the spans below it.
+        span: span that has not ended.
+        steps: spans below it.
     """
 
     def __init__(self, span: Span, steps: Steps) -> None:
@@ -44,11 +44,11 @@ class RunTrace:
         self._steps = steps
 
     def end(self, state: str, code: str | None) -> None:
-        """The run has ended.
+        """End the span and all below it.
 
         Args:
-            state: how.
-            code: of its error, or None.
+            state: final state of the run.
+            code: code of its error, or None.
         """
         self._steps.end_all()
         self._span.set_attribute("streamserve.state", state)
@@ -59,10 +59,11 @@ class RunTrace:
 
 
 class Tracing:
-    """The tracer of an application: the process's provider if it has set one, else one that exports by OTLP over HTTP.
+    """The tracer of one application.
 
     Args:
-        provider: default: as above.
+        provider: provider of tracers; default: the one that the process has set, else one that exports by OTLP over
+            HTTP.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -75,7 +76,7 @@ class Tracing:
 
     @contextmanager
     def request(self, headers: Headers) -> Iterator[None]:
-        """Makes what a request causes part of the trace that its headers name."""
+        """Continue the trace that a request's headers name while the `with` block runs."""
         token = otel_context.attach(propagate.extract(dict(headers)))
         try:
             yield
@@ -83,12 +84,12 @@ class Tracing:
             otel_context.detach(token)
 
     def begin(self, run_id: str, chain: str, endpoint: str) -> RunTrace:
-        """Begins the span of a run, in the context that the run's task will copy.
+        """Start the span of a run, in the context that the run's task will copy.
 
         Args:
-            run_id: of the run.
-            chain: its chain.
-            endpoint: its endpoint.
+            run_id: id of the run.
+            chain: name of its chain.
+            endpoint: name of its endpoint.
         """
         attributes = {
             "streamserve.run_id": run_id,
@@ -97,14 +98,14 @@ class Tracing:
         }
         span = self._tracer.start_span(f"{endpoint} {chain}", kind=SpanKind.SERVER, attributes=attributes)
         bind_contextvars(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
-        # Never detached: the context is the request's own, and ends with it.
+        # Never detached, because the context belongs to the request and ends with it.
         otel_context.attach(trace.set_span_in_context(span))
         steps = Steps(self._tracer, span)
         _steps.set(steps)
         return RunTrace(span, steps)
 
     def close(self) -> None:
-        """Sends the last spans, and waits for the collector no longer than may be."""
+        """Send the last spans, for at most FLUSH_LIMIT seconds."""
         if self._own is not None:
             self._own.force_flush(int(FLUSH_LIMIT * 1000))
             self._own.shutdown()

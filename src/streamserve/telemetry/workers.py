@@ -1,4 +1,4 @@
-"""A folder in which the workers of one server keep their metrics together."""
+"""The folder in which the workers of one server keep their metrics."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 
 from streamserve.settings import Settings
 
-# prometheus_client reads it when it is imported, so it is set before the workers start.
+# Set before the workers start, because prometheus_client reads it on import.
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @contextmanager
 def shared_metrics(settings: Settings, workers: int) -> Iterator[None]:
-    """Gives several workers a folder, gone with the server, unless somebody has named one.
+    """Give several workers a temporary folder while the `with` block runs, unless the environment names one.
 
     Args:
-        settings: `metrics` and `dev`; a server that reloads has one worker.
-        workers: processes.
+        settings: `metrics` and `dev`; a server with `dev` has one worker.
+        workers: number of processes.
     """
     if workers < 2 or settings.dev or settings.metrics == "off" or SHARED in os.environ:
         yield
