@@ -52,11 +52,11 @@ def scopes_of(request: Request) -> frozenset[str]:
 
 
 class Verifier(Protocol):
-    """Says who asks with a credential."""
+    """Finds the caller of a credential."""
 
     async def verify(self, credential: str) -> Identity:
-        """Who asks.
+        """Return the caller's identity.
 
         Raises:
-            Unauthenticated: the credential does not count.
+            Unauthenticated: the credential is invalid.
         """

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from streamserve.auth.identity import Identity
+from streamserve.auth.identity import Identity, Verifier
+from streamserve.auth.keys import KeyFile
 from streamserve.auth.signing import Signer
 from streamserve.errors import Forbidden, Unauthenticated
 from streamserve.settings import Settings
-
-if TYPE_CHECKING:
-    from streamserve.auth.identity import Verifier
-    from streamserve.auth.keys import KeyFile
 
 logger = logging.getLogger(__name__)
 
