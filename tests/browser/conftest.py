@@ -1,4 +1,4 @@
-"""One Chromium for all browser tests, and a fresh profile with its own page for each."""
+"""Fixtures of the browser tests: one Chromium for all, a fresh profile with its own page for each."""
 
 from __future__ import annotations
 

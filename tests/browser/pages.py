@@ -1,4 +1,4 @@
-"""A server whose chains wait for the test between tokens, and a browser page that keeps what it did."""
+"""Helpers: a server whose chains wait for the test between tokens, and a browser page that records its requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT = 10.0  # seconds for anything that a test waits for
 
 
 class Gate:
-    """Lets a chain go on by one step each time the test says so."""
+    """A gate that lets a chain continue by one step each time the test opens it."""
 
     def __init__(self) -> None:
         self._steps: asyncio.Queue[Exception | None] = asyncio.Queue()
@@ -33,16 +33,16 @@ class Gate:
         self.closed = threading.Event()
 
     def open(self, steps: int = 1) -> None:
-        """From the test's thread: lets `steps` more tokens pass."""
+        """Let `steps` more tokens pass; called from the test's OS thread."""
         for _ in range(steps):
             self._put(None)
 
     def fail(self, error: Exception) -> None:
-        """From the test's thread: the chain raises instead of its next token."""
+        """Make the chain raise instead of its next token; called from the test's OS thread."""
         self._put(error)
 
     async def step(self) -> None:
-        """In the chain: waits for the test."""
+        """Wait for the test; called in the chain."""
         error = await self._steps.get()
         if error:
             raise error
@@ -53,7 +53,7 @@ class Gate:
 
 
 class GatedModel(BaseChatModel):
-    """Says its tokens, each one when the gate lets it pass."""
+    """A chat model whose tokens wait for the gate."""
 
     gate: Any
     tokens: Sequence[str]
@@ -77,27 +77,27 @@ class GatedModel(BaseChatModel):
 
 
 def registered(name: str, chain: Chain, description: str = "") -> RegisteredChain:
-    """A chain as the registry would give it."""
+    """Return the registry entry of a chain."""
     return RegisteredChain(name, f"chains.{name}", __file__, chain, chain.build(), description)
 
 
 def registry_of(*chains: RegisteredChain, broken: tuple[BrokenModule, ...] = ()) -> Registry:
-    """A registry without a package."""
+    """Return a registry of chains that have no module."""
     return Registry({chain.name: chain for chain in chains}, broken)
 
 
 def instead_of_model(chain: Chain, runnable: Any) -> Chain:
-    """The declared chain with another runnable."""
+    """Return the declared chain with another runnable."""
     return dataclasses.replace(chain, runnable=runnable)
 
 
 class Server:
-    """A registry served on a real socket, in a thread of its own.
+    """A registry served on a real socket, in an OS thread of its own.
 
     Args:
-        registry: what to serve.
-        gate: gets the server's event loop.
-        root_path: as behind a proxy.
+        registry: chains to serve.
+        gate: gate to give the server's event loop to.
+        root_path: path under which a proxy would serve the application.
     """
 
     def __init__(self, registry: Registry, gate: Gate | None = None, root_path: str = "") -> None:
@@ -118,7 +118,7 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the server and every open connection."""
+        """Stop the server and close every open connection."""
         self._server.should_exit = True
         self._thread.join(LIMIT)
         assert not self._thread.is_alive()
@@ -136,7 +136,7 @@ class Server:
 
 
 class Visit:
-    """Keeps what a page asked for and complained about."""
+    """A browser page, with a record of its requests and of the console's errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -149,7 +149,7 @@ class Visit:
         page.on("response", self._keep_refusal)
 
     def assert_clean(self) -> None:
-        """No complaint in the console, and nothing asked of any other server."""
+        """Assert that the console has no error and that no other server was asked."""
         own = urlsplit(self.page.url).netloc
         assert self.urls
         assert [url for url in self.urls if urlsplit(url).netloc not in ("", own)] == []

@@ -1,4 +1,4 @@
-"""The home page in a real browser: what it lists, and a chain tried on it."""
+"""Tests of the home page in a real browser: its list of chains, and a chain run on it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dicts(gate: Gate, *chunks: dict[str, Any]) -> Chain:
 
 
 class Panel:
-    """One chain's panel on the page."""
+    """The panel of one chain on the page."""
 
     def __init__(self, visit: Visit, chain: str) -> None:
         self.form: Locator = visit.page.locator(f"form[data-chain={chain}]")
@@ -65,7 +65,7 @@ def at_home(visit: Visit, server: Server) -> Visit:
     return visit
 
 
-def test_the_page_lists_every_chain_with_its_description_tags_and_links(at_home: Visit) -> None:
+def test_the_page_lists_chains_with_description_tags_and_links(at_home: Visit) -> None:
     article = at_home.page.get_by_role("article", name="plain")
     expect(article).to_contain_text("Says <nothing> & more.")
     expect(article.get_by_role("listitem")).to_have_text(["quick", "R&D"])
@@ -115,7 +115,7 @@ def test_tokens_are_visible_while_the_model_still_speaks(at_home: Visit, gate: G
     at_home.assert_clean()
 
 
-def test_stop_ends_the_run_and_says_that_the_answer_is_not_complete(at_home: Visit, gate: Gate) -> None:
+def test_stop_ends_the_run_and_marks_the_answer_as_incomplete(at_home: Visit, gate: Gate) -> None:
     panel = Panel(at_home, "joke")
     panel.run.click()
     gate.open()
@@ -151,7 +151,7 @@ def test_a_stream_that_breaks_is_resumed_without_loss_or_repeat(at_home: Visit, 
     expect(panel.state).to_contain_text("Done")
 
 
-def test_a_reload_shows_the_run_from_its_start_and_goes_on(at_home: Visit, gate: Gate) -> None:
+def test_a_reload_shows_the_run_from_its_start_and_continues(at_home: Visit, gate: Gate) -> None:
     panel = Panel(at_home, "joke")
     panel.input.fill('{"topic": "reloads"}')
     panel.run.click()
@@ -173,7 +173,7 @@ def test_a_server_that_goes_away_is_a_lost_connection(at_home: Visit, server: Se
     expect(panel.state).to_have_text("Connection lost: the answer is not complete")
 
 
-def test_a_run_that_is_no_longer_kept_is_said_to_be_gone(at_home: Visit) -> None:
+def test_the_page_says_that_a_forgotten_run_is_gone(at_home: Visit) -> None:
     at_home.page.evaluate("""sessionStorage.setItem("run /joke", '{"id": "gone", "input": "{}"}')""")
     at_home.page.reload()
     panel = Panel(at_home, "joke")
@@ -223,7 +223,7 @@ def test_the_page_fits_a_phone(at_home: Visit) -> None:
     assert at_home.page.evaluate("document.documentElement.scrollWidth") == 320
 
 
-def test_the_page_works_behind_a_proxy_that_takes_a_path_away(visit: Visit, gate: Gate) -> None:
+def test_the_page_works_behind_a_proxy_that_strips_a_path(visit: Visit, gate: Gate) -> None:
     entry = registered("joke", instead_of_model(joke.chain, joke.prompt | GatedModel(gate=gate, tokens=["Hi"])))
     with Server(registry_of(entry), gate, root_path="/ai") as server:
         visit.page.goto(f"{server.url}/ai/")

@@ -1,4 +1,4 @@
-"""What a link from somebody else can do in a reader's browser: nothing."""
+"""Tests that a hostile link can do nothing in a reader's browser."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_prompt_in_a_link_to_the_playground_runs_no_script(visit: Visit, serve
     visit.assert_clean()
 
 
-def test_a_script_in_the_page_is_not_run_even_if_it_got_there(visit: Visit, server: Server) -> None:
+def test_an_injected_script_does_not_run(visit: Visit, server: Server) -> None:
     page = visit.page
     page.goto(f"{server.url}/greeting/playground/", wait_until="networkidle")
     page.evaluate("""() => {

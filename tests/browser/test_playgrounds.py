@@ -1,4 +1,4 @@
-"""LangServe's playgrounds in a real browser, on our server."""
+"""Tests of LangServe's playgrounds in a real browser, on our server."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def server(gate: Gate) -> Iterator[Server]:
         yield server
 
 
-def test_the_default_playground_shows_tokens_while_the_model_still_speaks(
-    visit: Visit, server: Server, gate: Gate
-) -> None:
+def test_the_default_playground_shows_tokens_as_they_come(visit: Visit, server: Server, gate: Gate) -> None:
     page = visit.page
     page.goto(f"{server.url}/joke/playground/")
     expect(page.get_by_label("Topic")).to_have_value("a programmer")
@@ -59,9 +57,7 @@ def test_stop_in_the_default_playground_ends_the_run(visit: Visit, server: Serve
     visit.assert_clean()
 
 
-def test_the_chat_playground_takes_the_chain_and_shows_tokens_while_the_model_still_speaks(
-    visit: Visit, server: Server, gate: Gate
-) -> None:
+def test_the_chat_playground_shows_tokens_as_they_come(visit: Visit, server: Server, gate: Gate) -> None:
     send_to_chat(visit.page, server)
     gate.open(2)
     expect(bubble(visit.page, "Why so")).to_be_visible()
@@ -72,7 +68,7 @@ def test_the_chat_playground_takes_the_chain_and_shows_tokens_while_the_model_st
 
 
 def test_leaving_the_chat_playground_ends_the_run(visit: Visit, server: Server, gate: Gate) -> None:
-    """LangServe's chat playground has no Stop: its reader stops by leaving."""
+    # LangServe's chat playground has no Stop: its reader stops by leaving.
     send_to_chat(visit.page, server)
     gate.open()
     expect(bubble(visit.page, "Why")).to_be_visible()
@@ -81,13 +77,13 @@ def test_leaving_the_chat_playground_ends_the_run(visit: Visit, server: Server, 
 
 
 def send_to_chat(page: Page, server: Server) -> None:
-    page.goto(f"{server.url}/chat/playground/", wait_until="networkidle")  # it ignores what comes before its schemas
+    page.goto(f"{server.url}/chat/playground/", wait_until="networkidle")  # it ignores input before its schemas
     page.get_by_placeholder("Send a message").fill("Hello")
     page.locator("button:has(svg)").last.click()
 
 
 def bubble(page: Page, text: str) -> Locator:
-    """A message in the chat playground, which shows each in a text field."""
+    """Return a message of the chat playground, which shows each in a text field."""
     return page.get_by_role("textbox").filter(has_text=re.compile(f"^{re.escape(text)}$"))
 
 

@@ -1,4 +1,4 @@
-"""A graph that asks is answered on the home page: with a choice, in own words, after a reload, more than once."""
+"""Tests that a reader answers the questions of a graph on the home page."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ WAITING = "Waiting for your answer"
 
 
 class Trip(TypedDict, total=False):
-    """What was answered."""
+    """The answers."""
 
     where: Any
     when: Any
 
 
 def where(_state: Trip) -> Trip:
-    """Asks in plain text."""
+    """Ask in plain text."""
     return {"where": interrupt("Where to?")}
 
 
 def when(_state: Trip) -> Trip:
-    """Asks with choices that are no texts."""
+    """Ask with choices that are not text."""
     return {"when": interrupt({"question": "When?", "choices": [{"day": 1}, {"day": 2}]})}
 
 
 def trip() -> Chain:
-    """Two questions at once."""
+    """Return a graph that asks two questions at once."""
     builder = StateGraph(Trip).add_node("ask_where", where).add_node("ask_when", when)
     return Chain(runnable=builder.add_edge(START, "ask_where").add_edge(START, "ask_when").compile(), examples=[{}])
 
@@ -57,7 +57,7 @@ def at_home(visit: Visit, server: Server) -> Visit:
 
 
 class Panel:
-    """One chain's panel."""
+    """The panel of one chain."""
 
     def __init__(self, visit: Visit, chain: str) -> None:
         form: Locator = visit.page.locator(f"form[data-chain={chain}]")
@@ -77,7 +77,7 @@ def test_a_story_is_played_to_its_end(at_home: Visit) -> None:
     scene = panel.output.inner_text()
     first = panel.choices.first.inner_text()
     assert f"1. {first}" in scene
-    expect(panel.question).not_to_contain_text("What do you do?")  # the scene is not told twice
+    expect(panel.question).not_to_contain_text("What do you do?")  # the page shows the scene once
     panel.choices.first.click()
     expect(panel.output).to_contain_text(f"you answered{first}")
     expect(panel.state).to_contain_text(WAITING)
@@ -133,7 +133,7 @@ def test_an_answer_that_does_not_fit_is_refused_and_given_again(at_home: Visit) 
     expect(panel.state).to_contain_text("Done in")
 
 
-def test_two_questions_at_once_are_answered_together_or_one_by_one(at_home: Visit) -> None:
+def test_two_questions_are_answered_together_or_one_by_one(at_home: Visit) -> None:
     panel = Panel(at_home, "trip")
     panel.run.click()
     expect(panel.fields).to_have_count(2)

@@ -1,4 +1,4 @@
-"""`make cluster`: streams through nginx, resumed on the other replica, and a story that is played on both."""
+"""Tests of `make cluster`: streams through nginx, resumed on the other replica, and a story played on both."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def ids(lines: list[str]) -> list[int]:
     return [int(line[4:]) for line in lines if line.startswith("id: ")]
 
 
-def test_a_stream_comes_token_by_token_through_nginx_and_is_resumed_on_the_other_replica(cluster: Running) -> None:
+def test_a_stream_through_nginx_resumes_on_the_other_replica(cluster: Running) -> None:
     with httpx.Client(timeout=20) as client:
         with client.stream("POST", f"{cluster.url}/joke/stream", json=TOPIC, headers={"Idempotency-Key": "k"}) as begun:
             run_id, lines = begun.headers["Run-Id"], []
@@ -108,7 +108,7 @@ def test_a_story_is_played_on_both_replicas(cluster: Running) -> None:
         assert len(chunks) > 5
 
 
-def test_at_the_end_nothing_is_left(cluster: Running) -> None:
+def test_the_cluster_leaves_nothing_behind(cluster: Running) -> None:
     services = cluster.services
     assert len(services) == 5
     assert cluster.folder.exists()

@@ -95,12 +95,12 @@ def test_the_last_stage_is_small_and_not_root(dockerfile: list[list[str]]) -> No
     assert any(line[0] == "HEALTHCHECK" for line in stage)
     (run,) = [" ".join(line) for line in stage if line[0] == "RUN"]
     assert not re.search(r"(?<!un)install", run)
-    # The exec form: the server itself gets the signal.
+    # The exec form, so that the server itself gets the signal.
     (command,) = [" ".join(line[1:]) for line in stage if line[0] == "CMD"]
     assert command.startswith('["streamserve", "serve"')
 
 
-def test_replicas_are_ended_only_after_their_drain_time(compose: dict[str, Any], pod: dict[str, Any]) -> None:
+def test_replicas_are_killed_only_after_their_drain_time(compose: dict[str, Any], pod: dict[str, Any]) -> None:
     pause = 5
     assert f"sleep({pause})" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
     assert pod["terminationGracePeriodSeconds"] > ENDING + pause
@@ -194,7 +194,7 @@ def test_nginx_accepts_its_configuration(nginx: str, tmp_path: Path) -> None:
     assert "warn" not in done.stderr
 
 
-def test_nginx_passes_every_token_on_at_once_and_to_any_replica() -> None:
+def test_nginx_passes_tokens_on_at_once_and_to_any_replica() -> None:
     text = nginx_configuration(18080, [18001, 18002], Path("/somewhere"))
     assert "proxy_buffering off;" in text
     assert not re.search(r"^\s*(ip_hash|sticky|hash) ?", text, re.MULTILINE)

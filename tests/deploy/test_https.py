@@ -1,4 +1,4 @@
-"""HTTPS, HTTP/2 and a path of its own: deploy/nginx-https.conf in front of a replica."""
+"""Tests of deploy/nginx-https.conf in front of a replica: HTTPS, HTTP/2 and a path of its own."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SETTINGS = {
 
 
 class Site:
-    """The application as the world sees it.
+    """The application as a client outside sees it.
 
     Args:
-        port: of HTTPS.
-        certificate: of the server.
+        port: port of HTTPS.
+        certificate: file of the server's certificate.
     """
 
     def __init__(self, port: int, certificate: Path) -> None:
@@ -42,13 +42,13 @@ class Site:
         self._command += ["--cacert", str(certificate), "--dump-header", "-"]
 
     def ask(self, path: str, *options: str) -> subprocess.Popen[str]:
-        """A request; head and body come out of it as they come."""
+        """Start a request; its standard output has head and body as they arrive."""
         return subprocess.Popen(
             [*self._command, *options, self.url + path], stdout=subprocess.PIPE, text=True, errors="replace"
         )
 
     def answer(self, path: str, *options: str) -> str:
-        """The whole answer."""
+        """Return the whole answer."""
         return self.ask(path, *options).communicate(timeout=LIMIT)[0]
 
 
@@ -81,7 +81,7 @@ def _configured(folder: Path) -> tuple[int, int, Service]:
     return replica, port, service
 
 
-def test_a_stream_comes_token_by_token_over_http_2_and_says_where_it_goes_on(site: Site) -> None:
+def test_a_stream_over_http_2_comes_by_token_and_can_resume(site: Site) -> None:
     question = ("--json", json.dumps({"input": {"topic": "a programmer"}}), "--header", "Idempotency-Key: k")
     process, lines = site.ask("/ai/joke/stream", *question), []
     assert process.stdout

@@ -1,4 +1,4 @@
-"""`make dockerfile`: what LangGraph's server is built from, as far as it goes without Docker."""
+"""Tests of `make dockerfile`, the Dockerfile of LangGraph's server, without Docker."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CONFIG: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text("utf-8")
 
 @pytest.fixture(scope="module")
 def dockerfile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The text that the verb writes."""
+    """Return the text that the verb writes."""
     path = tmp_path_factory.mktemp("image") / "new" / "Dockerfile"
-    # What the verb needs is installed, or this test would not run.
+    # The stamps of installed packages count as new: without those packages this test would not run.
     given = ["-o", ".venv/.dev", "-o", ".venv/.serve"]
     command = [find("make"), *given, "dockerfile", f"OUT={path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)

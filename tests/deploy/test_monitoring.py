@@ -1,4 +1,4 @@
-"""The dashboard and the alerts speak of metrics that there are, and Prometheus itself reads both."""
+"""Tests that the dashboard and the alerts name existing metrics, and that Prometheus reads both."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "streamserve.json"
 PAGE = DEPLOY.parent / "docs" / "operations.md"
 LIMIT = 60.0
-# What Prometheus and the process collector have of their own.
+# Metrics of Prometheus and of its process collector.
 NOT_OURS = {"up", "process_resident_memory_bytes"}
 
 
 def exported() -> dict[str, set[str]]:
-    """The names of our metrics as they are queried, with their labels."""
+    """Return the names of our metrics as queries use them, with their labels."""
     found: dict[str, set[str]] = {}
     for metric in vars(Metrics()).values():
         for family in metric.describe() if hasattr(metric, "describe") else ():
@@ -56,13 +56,13 @@ def program(name: str) -> str:
     return str(found)
 
 
-def test_what_is_counted_is_there() -> None:
+def test_a_metric_is_exported_with_its_labels() -> None:
     assert exported()["streamserve_runs_total"] == {"chain", "endpoint", "state"}
     assert len(exported()) > 20
 
 
 @pytest.mark.parametrize("query", list(queries()))
-def test_a_query_names_only_metrics_and_labels_that_there_are(query: str) -> None:
+def test_a_query_names_only_metrics_and_labels_that_exist(query: str) -> None:
     known = exported()
     named = set(re.findall(r"\b(?:streamserve|process)_\w+|\bup\b", query))
     assert named

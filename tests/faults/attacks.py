@@ -1,4 +1,4 @@
-"""Hostile requests made from a seed: bytes as a client might send them, and how it sends them."""
+"""Hostile requests made from a seed: the bytes of each, and the way a client sends them."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Attack:
     """One request.
 
     Args:
-        name: its kind.
+        name: kind of the attack.
         sent: all bytes.
-        ending: `answer`: wait for it; `leave`: go at once; `stall`: hold the rest back until the server ends it.
-        protocol: no HTTP request at all, perhaps: the connection may be closed without an answer.
+        ending: `answer`: wait for one; `leave`: go at once; `stall`: hold the rest back until the server closes.
+        protocol: may be no HTTP request, so that the server may close without an answer.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Attack:
 
 
 def request(path: str, body: bytes, *headers: str, method: str = "POST", declared: int | None = None) -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", *(() if _has(headers, "host") else ("Host: 127.0.0.1",))]
     if not _has(headers, "content-type"):
         lines.append("Content-Type: application/json")
@@ -81,14 +81,14 @@ def _body(rng: Random, chain: str, endpoint: str) -> dict[str, Any]:
 
 
 def good_requests() -> Iterator[tuple[str, dict[str, Any]]]:
-    """One of each kind as (path, body): what the server imports late is none of an attack's doing."""
+    """Yield one request of each kind as (path, body), so that the server's late imports delay no attack."""
     for chain, given in GOOD.items():
         for endpoint in ENDPOINTS:
             yield f"/{chain}/{endpoint}", {"inputs": [given]} if endpoint == "batch" else {"input": given}
 
 
 def bad_bytes(rng: Random) -> Attack:
-    """A good body with some bytes changed, cut or doubled."""
+    """Change, cut or double some bytes of a good body."""
     chain, endpoint, path = _target(rng)
     body = bytearray(json.dumps(_body(rng, chain, endpoint)).encode())
     for _ in range(rng.randint(1, 4)):
@@ -98,7 +98,7 @@ def bad_bytes(rng: Random) -> Attack:
 
 
 def odd_value(rng: Random) -> Attack:
-    """A value that does not fit somewhere in a good body."""
+    """Put a value into a good body where it does not fit."""
     chain, endpoint, path = _target(rng)
     body = _body(rng, chain, endpoint)
     place = rng.choice(["input", "inputs", "config", "kwargs", "inside", "types", "configurable", "include_names"])
@@ -113,7 +113,7 @@ def odd_value(rng: Random) -> Attack:
 
 
 def raw_json(rng: Random) -> Attack:
-    """What is no JSON, or too much of it."""
+    """Send invalid JSON, or too much of it."""
     _, endpoint, path = _target(rng)
     key = b"inputs" if endpoint == "batch" else b"input"
     value = rng.choice(RAW)
@@ -121,7 +121,7 @@ def raw_json(rng: Random) -> Attack:
 
 
 def batch_shapes(rng: Random) -> Attack:
-    """A batch of inputs and configs of which some do not fit."""
+    """Send a batch of inputs and configs of which some do not fit."""
     chain = rng.choice(list(GOOD))
     inputs = [rng.choice([GOOD[chain], rng.choice(ODD)]) for _ in range(rng.choice([0, 1, 3, 300]))]
     configs = rng.choice([None, [], [{}] * len(inputs), [rng.choice(ODD) for _ in inputs], rng.choice(ODD)])
@@ -129,7 +129,7 @@ def batch_shapes(rng: Random) -> Attack:
 
 
 def broken_hash(rng: Random) -> Attack:
-    """A config in the path that was changed, or that unpacks to megabytes."""
+    """Send a config in the path that was changed, or that unpacks to megabytes."""
     chain, endpoint, _ = _target(rng)
     good = config_hash({"configurable": {rng.choice(["template", "x"]): rng.choice(["On {topic}", *ODD])}})
     at = rng.randrange(len(good))
@@ -143,7 +143,7 @@ def broken_hash(rng: Random) -> Attack:
 
 
 def header_abuse(rng: Random) -> Attack:
-    """Headers that lie, repeat or never end."""
+    """Send headers that lie, repeat or never end."""
     chain, endpoint, path = _target(rng)
     body = json.dumps(_body(rng, chain, endpoint)).encode()
     headers = rng.sample(HEADERS, rng.randint(1, 2))
@@ -151,7 +151,7 @@ def header_abuse(rng: Random) -> Attack:
 
 
 def strange_paths(rng: Random) -> Attack:
-    """Runs and threads that are none."""
+    """Ask for runs and threads that do not exist."""
     name = quote(
         rng.choice(["x", "..", "%", "\x00", "a" * 3000, "\u2028", "1/2", "00000000-0000-0000-0000-000000000000"])
     )
@@ -167,14 +167,14 @@ def strange_paths(rng: Random) -> Attack:
 
 
 def early_leave(rng: Random) -> Attack:
-    """Goes after part of the request, or before the answer."""
+    """Leave after a part of the request, or before the answer."""
     chain, endpoint, path = _target(rng)
     whole = request(path, json.dumps(_body(rng, chain, endpoint)).encode())
     return Attack("leave", whole[: rng.randint(1, len(whole))], ending="leave")
 
 
 def slow_body(rng: Random) -> Attack:
-    """Declares more than it sends, and waits."""
+    """Declare more bytes than are sent, and wait."""
     _, _, path = _target(rng)
     return Attack("slow", request(path, b'{"inp', declared=rng.choice([50, 100_000])), ending="stall")
 
@@ -185,6 +185,6 @@ KINDS: list[Callable[[Random], Attack]] = [
 
 
 def attack(seed: int) -> Attack:
-    """The attack of a seed; one of fifty waits for the server."""
+    """Return the attack of a seed; one in fifty holds its body back."""
     rng = Random(seed)
     return slow_body(rng) if seed % 50 == 0 else rng.choice(KINDS)(rng)

@@ -1,4 +1,4 @@
-"""Campaigns: what one run of many cut readers does, from a seed, and the sum of all."""
+"""Fault campaigns: runs of many cut readers, each planned from a seed, and their sum."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LIMIT = 60.0  # seconds of one run
 
 @dataclass(frozen=True)
 class ReaderPlan:
-    """One reader.
+    """The plan of one reader.
 
     Args:
-        how: by which way it reads.
-        joins_at: numbers that the first reader has by then.
-        start: the number that it begins with.
+        how: client that it reads with.
+        joins_at: number of chunks that the first reader has when this one joins.
+        start: number that it begins with.
     """
 
     how: How
@@ -37,7 +37,7 @@ class ReaderPlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run and its readers; equal seeds make equal plans, whatever the length."""
+    """The plan of one run and its readers; equal seeds make equal plans, at any length."""
 
     seed: int
     blocks: int
@@ -45,7 +45,7 @@ class RunPlan:
 
     @classmethod
     def of(cls, seed: int, blocks: int) -> RunPlan:
-        """Draws the readers: one to four, the first starts the run; the second works without the SDK."""
+        """Draw one to four readers: the first starts the run, the second works without the SDK."""
         draw = random.Random(seed)
         first = ReaderPlan(cast(How, draw.choice(["stream", "astream"])))
         ways: list[How] = ["raw", "ajoin", "join"]
@@ -54,7 +54,7 @@ class RunPlan:
 
     @property
     def deliveries(self) -> int:
-        """Numbers that all readers together should get."""
+        """The number of chunks that all readers together should get."""
         return sum(self.blocks - reader.start for reader in self.readers)
 
 
@@ -64,7 +64,7 @@ def _later(how: How, draw: random.Random, blocks: int) -> ReaderPlan:
 
 
 def cuts(seed: int) -> Callable[[], Fault]:
-    """Cuts every connection somewhere."""
+    """Return a source of faults that cuts every connection somewhere."""
     draw = random.Random(seed)
 
     def fault() -> Fault:
@@ -87,7 +87,7 @@ class Totals:
     served: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        """What is printed at the end."""
+        """Return the lines of the summary."""
         readers = Counter(tally.how for tally in self.tallies)
         flaws = ("lost", "repeated", "misordered", "foreign")
         counted = [f"{name} {sum(getattr(tally, name) for tally in self.tallies)}" for name in flaws]
@@ -107,7 +107,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 async def carry_out(plan: RunPlan, port: int, totals: Totals) -> list[Tally]:
-    """Runs a plan through a proxy of its own in front of a port; returns what each reader got."""
+    """Run a plan through a proxy in front of a port; return the tally of each reader."""
     tallies = [Tally(reader.how, range(reader.start, plan.blocks)) for reader in plan.readers]
     started = time.perf_counter()
     async with Proxy(port, cuts(plan.seed)) as proxy, asyncio.timeout(LIMIT):
@@ -124,7 +124,7 @@ async def carry_out(plan: RunPlan, port: int, totals: Totals) -> list[Tally]:
 
 async def _read_all(plan: RunPlan, url: str, tallies: list[Tally]) -> None:
     progress = Progress()
-    # Marked before anybody reads, so that none is passed unseen.
+    # Marked before the first read, so that no mark is passed unseen.
     marks = [progress.mark(reader.joins_at) for reader in plan.readers]
 
     async def join(reader: ReaderPlan, mark: asyncio.Future[None], tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""A server with a Redis store that ends itself by SIGKILL at a certain moment of a run."""
+"""Phases of a run in which a server with a Redis store kills itself with SIGKILL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamserve.stores.redis.scripts import CLAIM, CREATE, Script
 
 # Variable of the environment: the phase.
 DIES = "FAULTS_DIE_AT"
-# Blocks that are stored by then, where it dies between the first block and the last.
+# Blocks stored before a death between the first block and the last.
 STORED = 50
 MOMENTS = {CREATE: "the row", CLAIM: "the key"}
 PHASES = (
@@ -30,7 +30,7 @@ PHASES = (
 
 
 def die_at(phase: str, store: RunStore) -> None:
-    """Makes this process die there.
+    """Make this process die in a phase of its next run.
 
     Args:
         phase: one of PHASES.

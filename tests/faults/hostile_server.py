@@ -1,4 +1,4 @@
-"""The server under attack, in a process of its own: chains of every kind, and short times."""
+"""The server under attack, in a process of its own: chains of every kind, and short time limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START_LIMIT = 60.0
 
 
 def application() -> FastAPI:
-    """A prompt that can be configured, a conversation, a graph with threads, and what counts for the others."""
+    """Serve a configurable prompt, a conversation, a graph with threads, and a chain that counts for other readers."""
     chains = {
         "greeting": Chain(runnable=greeting(), input_type=Topic),
         "chat": Chain(runnable=RunnableLambda(echo), input_type=Conversation, output_type=str),
@@ -41,10 +41,10 @@ def application() -> FastAPI:
 
 @contextmanager
 def attacked(log: Path) -> Iterator[str]:
-    """Runs the server and warms it up; yields its address.
+    """Run the server, warm it up, and yield its address.
 
     Args:
-        log: where its standard error goes.
+        log: file for its standard error.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener, log.open("w") as errors:
         descriptor = listener.fileno()

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks, and other proxies, do to them."""
+"""A TCP proxy with the faults of networks and of other proxies."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Kind = Literal["reset", "close", "end", "silence"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to one connection.
+    """The fault of one connection.
 
     Args:
-        after: bytes towards the client until it strikes (of bodies only for `end`); None: never.
+        after: bytes towards the client before the fault strikes (`end` counts those of bodies); None: never.
         kind: a reset; a close inside the HTTP message; an end that makes a cut message look whole; or a half-open
             connection.
-        lump: bytes held back until so many are together; 0: none.
-        status: what is answered in place of the server; 0: nothing.
+        lump: number of bytes to collect before any is passed on; 0: none.
+        status: HTTP status to answer in place of the server; 0: no answer.
     """
 
     after: int | None = None
@@ -37,7 +37,7 @@ class Fault:
 
     @property
     def whole(self) -> bool:
-        """Whether the client sees whole HTTP messages, without chunks of their own."""
+        """True if the client sees whole HTTP messages, without chunks of their own."""
         return self.kind == "end" or self.lump > 0
 
 
@@ -45,17 +45,17 @@ CLEAN = Fault()
 
 
 def sequence(*faults: Fault, then: Fault = CLEAN) -> Callable[[], Fault]:
-    """One fault for each connection in turn, and one for all that follow."""
+    """Return a source of faults: one for each connection in turn, and one for all that follow."""
     left: Iterator[Fault] = iter(faults)
     return lambda: next(left, then)
 
 
 class Proxy:
-    """Passes connections on to a server.
+    """A proxy in front of a server.
 
     Args:
         target: port of the server on 127.0.0.1.
-        fault: called for each connection.
+        fault: source of the fault of each connection.
     """
 
     def __init__(self, target: int, fault: Callable[[], Fault]) -> None:
@@ -78,7 +78,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL for clients."""
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +132,7 @@ class Proxy:
 
 
 class Message:
-    """Takes an HTTP answer out of its chunks, as a proxy does that knows no end but the connection's."""
+    """An HTTP answer taken out of its chunks, as by a proxy that marks the end by closing the connection."""
 
     def __init__(self) -> None:
         self.complete = False
@@ -141,7 +141,7 @@ class Message:
         self._chunked = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The head, once it is there, and the bytes of the body that have come whole."""
+        """Return the head, once it is complete, and the complete chunks of the body."""
         self._buffer += data
         head = b"" if self._in_body else self._take_head()
         return head, b"".join(self._take_body()) if self._in_body else b""
@@ -170,7 +170,7 @@ class Message:
 
 
 async def _lumps(server: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault) -> AsyncIterator[bytes]:
-    """What passes, in the pieces in which it passes; the head of an answer that is taken apart passes at once."""
+    """Yield the pieces to pass on; write the head of an answer that is taken apart at once."""
     held, message = b"", Message()
     while not message.complete and (data := await server.read(READ_SIZE)):
         if fault.whole:

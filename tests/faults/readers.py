@@ -1,4 +1,4 @@
-"""Readers of a run that note every number they get; what they got is judged afterwards."""
+"""Readers of a run that record every number they get, for a check afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamserve_sdk import RemoteRunnable, RetryPolicy
 
 from tests.faults.server import KEEPALIVE
 
-# Without progress so often in a row, a raw reader gives up.
+# Attempts in a row without progress after which a raw reader gives up.
 RAW_BUDGET = 200
 RETRY = RetryPolicy(first=0.01, longest=0.5)
 
@@ -23,7 +23,7 @@ How = Literal["stream", "astream", "join", "ajoin", "raw"]
 
 @dataclass
 class Tally:
-    """What one reader got of what it should have got."""
+    """The numbers that one reader got, and those that it should have got."""
 
     how: str
     expected: range
@@ -32,32 +32,32 @@ class Tally:
 
     @property
     def lost(self) -> int:
-        """Numbers that never came."""
+        """Number of numbers that never came."""
         return len(set(self.expected) - set(self.numbers))
 
     @property
     def repeated(self) -> int:
-        """Deliveries of what was there already."""
+        """Number of deliveries of a number that was already there."""
         return len(self.numbers) - len(set(self.numbers))
 
     @property
     def misordered(self) -> int:
-        """Numbers that came after a larger one."""
+        """Number of numbers that came after a larger one."""
         return sum(later < earlier for earlier, later in pairwise(self.numbers))
 
     @property
     def foreign(self) -> int:
-        """Numbers that nobody sent."""
+        """Number of numbers that nobody sent."""
         return len(set(self.numbers) - set(self.expected))
 
     @property
     def flawless(self) -> bool:
-        """Everything once, in order, and one end."""
+        """True if every number came once, in order, with one end."""
         return self.numbers == list(self.expected) and self.terminals == 1
 
 
 class Progress:
-    """Tells how far the first reader is, from whatever thread it reads in."""
+    """The progress of the first reader, told from any OS thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -65,29 +65,29 @@ class Progress:
         self.run_id: asyncio.Future[str] = self._loop.create_future()
 
     def started(self, run_id: str) -> None:
-        """The run is known."""
+        """Record the id of the run."""
         self._loop.call_soon_threadsafe(self.run_id.set_result, run_id)
 
     def mark(self, count: int) -> asyncio.Future[None]:
-        """Is done when the first reader has so many."""
+        """Return a future that is done when the first reader has `count` numbers."""
         future = self._marks.setdefault(count, self._loop.create_future())
         if count == 0 and not future.done():
             future.set_result(None)
         return future
 
     def reached(self, count: int) -> None:
-        """The first reader has so many."""
+        """Record that the first reader has `count` numbers."""
         if future := self._marks.get(count):
             self._loop.call_soon_threadsafe(future.set_result, None)
 
 
 def remote(url: str, retry: RetryPolicy = RETRY, **options: Any) -> RemoteRunnable[Any, Any]:
-    """The SDK's client of the counting chain."""
+    """Return the SDK's client of the counting chain."""
     return RemoteRunnable(f"{url}/count", retry=retry, **{"keepalive": KEEPALIVE, **options})
 
 
 async def read_first(how: How, url: str, wish: dict[str, Any], tally: Tally, progress: Progress) -> None:
-    """Starts the run and reads it."""
+    """Start the run and read it."""
     client = remote(url)
     options: dict[str, Any] = {"on_run": progress.started, "detach": True}
     if how == "stream":
@@ -96,7 +96,7 @@ async def read_first(how: How, url: str, wish: dict[str, Any], tally: Tally, pro
 
 
 async def read_later(how: How, url: str, run_id: str, tally: Tally) -> None:
-    """Reads a run that somebody else started, from the tally's first number."""
+    """Read a run that another reader started, from the tally's first number."""
     # Block 1 is `metadata`, so number n is in block n + 2.
     after = tally.expected.start + 1 if tally.expected.start else 0
     if how == "raw":
@@ -135,7 +135,7 @@ async def _in_thread(
 
 
 class _RawReader:
-    """A reader that knows ids and `Last-Event-ID` only and forgives nothing: it drops no repeated block."""
+    """A reader with ids and `Last-Event-ID` only, which drops no repeated block."""
 
     def __init__(self, url: str, run_id: str, after: int, tally: Tally) -> None:
         self._url = f"{url}/runs/{run_id}/stream"

@@ -1,4 +1,4 @@
-"""Streams whose rhythm is watched from a process of its own: what a busy client does is none of the server's gaps."""
+"""Streams watched from a process of its own, so that a busy client adds nothing to the server's gaps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LIMIT = 30.0
 
 @dataclass
 class Rhythm:
-    """What the readers saw; filled in once the block ends.
+    """The gaps that the readers saw; complete once the block ends.
 
     Args:
-        longest: the longest gap of any stream, in seconds.
-        tokens: of all streams.
-        broken: streams that ended by themselves.
+        longest: longest gap of any stream, in seconds.
+        tokens: number of tokens of all streams.
+        broken: number of streams that ended by themselves.
     """
 
     longest: float = 0.0
@@ -35,7 +35,7 @@ class Rhythm:
 
 @contextmanager
 def watched(url: str, streams: int) -> Iterator[Rhythm]:
-    """Reads this many streams of /count for as long as the block lasts."""
+    """Read `streams` streams of /count until the block ends."""
     command = [sys.executable, "-m", "tests.faults.rhythm", url, str(streams)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout

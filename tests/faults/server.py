@@ -28,12 +28,12 @@ from tests.runs.support import AsyncHttpModel
 ROOT = Path(__file__).parents[2]
 KEEPALIVE = 0.2
 STOP_LIMIT = 10.0
-# Variable of the environment: where the model of the chain `talk` is.
+# Environment variable: URL of the model of the chain `talk`.
 UPSTREAM = "FAULTS_UPSTREAM"
 
 
 class Count(BaseModel):
-    """What is counted, and how fast."""
+    """The count of a run, and its pace."""
 
     blocks: int
     burst: int = 10
@@ -42,7 +42,7 @@ class Count(BaseModel):
 
 
 async def count(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """Yields the numbers from 0, as many as asked for."""
+    """Yield numbers from 0."""
     async for values in inputs:
         wish = Count.model_validate(values)
         for number in range(wish.blocks):
@@ -54,7 +54,7 @@ async def count(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
 
 
 def application() -> FastAPI:
-    """The application that counts and talks, and perhaps dies where the environment says."""
+    """Return the application that counts and talks; the environment may name a phase to die in."""
     chains = {"count": Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str)}
     if url := os.environ.get(UPSTREAM):
         chains["talk"] = Chain(runnable=AsyncHttpModel(url=url), input_type=Any, output_type=Any)
@@ -72,15 +72,15 @@ class CountingServer:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Kill it, as a power cut would."""
         self.process.kill()
         self.process.wait(STOP_LIMIT)
 
 
 @contextmanager
 def counting(environment: Mapping[str, str] | None = None) -> Iterator[CountingServer]:
-    """Runs the server as long as the block lasts, with variables beside those of this process."""
-    # It listens before the process starts, so that no client comes too early.
+    """Run the server until the block ends, with further environment variables."""
+    # The socket listens before the process starts, so that no client comes too early.
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         descriptor = listener.fileno()
         command = [sys.executable, "-m", "tests.faults.server", str(descriptor)]

@@ -1,4 +1,4 @@
-"""The campaigns' chain as the application of a server with several workers; its settings are the environment's."""
+"""The campaigns' chain in an application for several workers, with the environment's settings."""
 
 from __future__ import annotations
 

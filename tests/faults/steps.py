@@ -1,4 +1,4 @@
-"""A server in a process of its own, whose graph writes down each step, so that a test sees which ran again."""
+"""Worker processes whose graph records each step, so that a test sees which ran again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.fakes import registry_of
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0
 LOOK = 0.01
-# Variables of the environment: the folder of the journal, and whether the graph's record says `recover`.
+# Environment variables: the folder of the journal, and `true` for a graph whose record has `recover`.
 FOLDER, RECOVER = "FAULTS_FOLDER", "FAULTS_RECOVER"
 # The name of a graph that this process does not serve.
 WITHOUT = "FAULTS_WITHOUT"
@@ -39,13 +39,13 @@ TOKENS = ("one ", "two ", "three")
 
 
 def note(step: str) -> None:
-    """Writes down that a step began, and in which process."""
+    """Record the start of a step, and its process."""
     with Path(os.environ[FOLDER], "journal").open("a", encoding="utf-8") as journal:
         journal.write(f"{step} {os.getpid()}\n")
 
 
 async def pause(step: str) -> None:
-    """Waits as long as the test holds the step."""
+    """Wait while the test holds the step."""
     while os.path.exists(f"{os.environ[FOLDER]}/hold-{step}"):  # noqa: ASYNC110, ASYNC240 - another process tells
         await asyncio.sleep(LOOK)
 
@@ -68,39 +68,39 @@ class Speaker(GenericFakeChatModel):
 
 
 async def begin(_state: MessagesState) -> dict[str, Any]:
-    """The step that is finished when the worker dies."""
+    """Run the step that has ended when the worker dies."""
     note("begin")
     return {"messages": [AIMessage("begun ", id="begun")]}
 
 
 async def left(_state: MessagesState) -> dict[str, Any]:
-    """A branch that is finished while the other one is not."""
+    """Run the branch that has ended while the other one has not."""
     note("left")
     return {"messages": [AIMessage("left ", id="left")]}
 
 
 async def speak(state: MessagesState) -> dict[str, Any]:
-    """The step that is under way then."""
+    """Run the step that is under way when the worker dies."""
     note("speak")
     return {"messages": [await Speaker().ainvoke(state["messages"])]}
 
 
 async def finish(_state: MessagesState) -> dict[str, Any]:
-    """The step that has not begun."""
+    """Run the step that has not begun when the worker dies."""
     note("finish")
     await pause("finish")
     return {"messages": [AIMessage(" done", id="done")]}
 
 
 def steps() -> Any:
-    """begin, then left and speak side by side, then finish."""
+    """Return the graph: begin, then left and speak side by side, then finish."""
     graph = StateGraph(MessagesState).add_node(begin).add_node(left).add_node(speak).add_node(finish)
     graph.add_edge(START, "begin").add_edge("begin", "left").add_edge("begin", "speak")
     return graph.add_edge(["left", "speak"], "finish").add_edge("finish", END).compile()
 
 
 def application() -> FastAPI:
-    """The application with the graphs."""
+    """Return the application with the graphs."""
     recover = os.environ.get(RECOVER) == "true"
     graphs = {"steps": Chain(runnable=steps(), recover=recover)}
     graphs.pop(os.environ.get(WITHOUT, ""), None)
@@ -112,10 +112,10 @@ class Workers:
     """Processes that listen on one port.
 
     Args:
-        port: on 127.0.0.1.
-        folder: of the journal.
-        environment: of the processes.
-        listener: keeps the port while no process runs.
+        port: port on 127.0.0.1.
+        folder: folder of the journal.
+        environment: variables of the processes.
+        listener: socket that keeps the port while no process runs.
     """
 
     port: int
@@ -126,11 +126,11 @@ class Workers:
 
     @property
     def url(self) -> str:
-        """Of the server."""
+        """The URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, **environment: str) -> int:
-        """Starts one more; gives its process id."""
+        """Start one more worker; return its process id."""
         descriptor = self.listener.fileno()
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.steps", str(descriptor)],
@@ -142,44 +142,44 @@ class Workers:
         return process.pid
 
     def wait_until_ready(self) -> None:
-        """Returns once a process answers."""
+        """Wait until a worker answers."""
         answer = httpx.get(f"{self.url}/readyz", timeout=LIMIT, trust_env=False)
         assert answer.status_code == 200, answer.text
 
     def end(self, pid: int) -> None:
-        """Ends one as a power cut would."""
+        """Kill a worker, as a power cut would."""
         process = self.processes.pop(pid)
         process.kill()
         process.wait(LIMIT)
 
     def stop(self, pid: int) -> None:
-        """Freezes one."""
+        """Freeze a worker."""
         self.processes[pid].send_signal(signal.SIGSTOP)
 
     def go_on(self, pid: int) -> None:
-        """Wakes it."""
+        """Wake a frozen worker."""
         self.processes[pid].send_signal(signal.SIGCONT)
 
     def journal(self) -> list[tuple[str, int]]:
-        """The steps that began, each with its process."""
+        """Return the steps that began, each with its process."""
         path = self.folder / "journal"
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         return [(step, int(pid)) for step, _, pid in (line.partition(" ") for line in lines)]
 
     def began(self) -> list[str]:
-        """The steps that began."""
+        """Return the steps that began."""
         return [step for step, _ in self.journal()]
 
     def hold(self, step: str) -> None:
-        """Makes a step wait."""
+        """Make a step wait."""
         (self.folder / f"hold-{step}").touch()
 
     def release(self, step: str) -> None:
-        """Lets it go on."""
+        """Let a step continue."""
         (self.folder / f"hold-{step}").unlink()
 
     def owner_of(self, step: str, count: int = 1) -> int:
-        """The process in which a step began for the so-manieth time, once it has."""
+        """Wait until a step has begun `count` times; return the process of that start."""
         end = time.monotonic() + LIMIT
         while time.monotonic() < end:
             pids = [pid for name, pid in self.journal() if name == step]
@@ -191,7 +191,7 @@ class Workers:
 
 @contextmanager
 def working(folder: Path, environment: Mapping[str, str], count: int = 2) -> Iterator[Workers]:
-    """Worker processes on one port as long as the block lasts."""
+    """Run worker processes on one port until the block ends."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         workers = Workers(listener.getsockname()[1], folder, environment, listener)
         try:

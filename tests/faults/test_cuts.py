@@ -1,6 +1,6 @@
-"""Every reader gets every block once, in order, and one end, wherever its connections are cut.
+"""Tests that every reader gets every block once, in order, with one end, wherever its connections are cut.
 
-Short in `make test`; `make faults` gives the same seeds longer runs.
+Runs are short in `make test`; `make faults` gives the same seeds longer ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""However a connection ends: the SDK resumes or raises, and never takes a short answer for the whole."""
+"""Tests that the SDK resumes or raises for every end of a connection, and never takes a short answer for the whole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ async def by_stream(url: str, wish: dict[str, Any], take: Take, **options: Any) 
 
 
 def assert_short(numbers: list[int], error: StreamServeError) -> None:
-    """An error that tells the truth about what came before it: block 1 is `metadata`, so number n is in block n + 2."""
+    """Assert that an error names the last block that came before it."""
+    # Block 1 is `metadata`, so number n is in block n + 2.
     assert numbers == list(range(len(numbers)))
     assert error.last_id == len(numbers) + 1 or (error.last_id, numbers) == (0, [])
     assert (error.run_id is not None) or error.last_id == 0
@@ -59,7 +60,7 @@ def assert_short(numbers: list[int], error: StreamServeError) -> None:
 
 @pytest.fixture(params=[by_stream, by_astream], ids=["sync", "async"])
 def read(request: pytest.FixtureRequest) -> Reading:
-    """Reads a count through the SDK; `into` has what came before an error."""
+    """Return a reader of a count through the SDK; `into` has the numbers before an error."""
 
     async def read(url: str, wish: dict[str, Any] = WISH, into: list[int] | None = None, **options: Any) -> list[int]:
         numbers = [] if into is None else into
@@ -102,9 +103,7 @@ async def test_a_stream_that_stays_cut_raises_and_says_where(
 
 
 @pytest.mark.parametrize("kind", ["reset", "close", "end"])
-async def test_wherever_it_is_cut_a_stream_without_retries_is_whole_or_raises(
-    kind: Kind, server: CountingServer
-) -> None:
+async def test_a_stream_without_retries_is_whole_or_raises(kind: Kind, server: CountingServer) -> None:
     whole = 0
     for after in range(0, 2000, 37):
         numbers: list[int] = []
@@ -133,16 +132,14 @@ async def test_connections_that_all_go_silent_raise(read: Reading, server: Count
     assert_short(numbers, caught.value)
 
 
-async def test_a_slow_model_is_no_dead_connection(read: Reading, server: CountingServer) -> None:
+async def test_a_slow_model_is_not_a_dead_connection(read: Reading, server: CountingServer) -> None:
     async with Proxy(server.port, lambda: CLEAN) as proxy:
         assert await read(proxy.url, {**WISH, "rest": 10 * KEEPALIVE}, keepalive=0.5) == WHOLE
     assert proxy.connections == 1
 
 
 @pytest.mark.parametrize("lump", [700, 1 << 30])
-async def test_a_proxy_that_buffers_delays_but_takes_nothing_away(
-    lump: int, read: Reading, server: CountingServer
-) -> None:
+async def test_a_buffering_proxy_delays_but_loses_nothing(lump: int, read: Reading, server: CountingServer) -> None:
     async with Proxy(server.port, lambda: Fault(lump=lump)) as proxy:
         assert await read(proxy.url) == WHOLE
 
@@ -153,9 +150,7 @@ async def test_a_buffering_proxy_that_cuts_resumes(read: Reading, server: Counti
     assert proxy.struck == {"reset": 1}
 
 
-async def test_a_buffer_that_holds_everything_for_longer_than_the_watchdog_is_asked_again(
-    read: Reading, server: CountingServer
-) -> None:
+async def test_a_buffer_slower_than_the_watchdog_is_asked_again(read: Reading, server: CountingServer) -> None:
     wish = {**WISH, "rest": 5 * KEEPALIVE}
     async with Proxy(server.port, sequence(Fault(MIDDLE), then=Fault(lump=1 << 30))) as proxy:
         assert await read(proxy.url, wish) == WHOLE
@@ -181,7 +176,7 @@ async def test_a_proxy_that_lost_its_server_for_good_raises(status: int, read: R
 
 
 class Watched(list[int]):
-    """Numbers, and an event that is set when there are so many."""
+    """A list of numbers with an event, set when it has `enough` of them."""
 
     def __init__(self, enough: int) -> None:
         super().__init__()
@@ -208,7 +203,7 @@ async def test_a_server_killed_for_good_raises_and_says_where(read: Reading) -> 
     assert len(numbers) >= 100
 
 
-async def test_a_server_that_comes_back_without_the_run_raises_run_lost(read: Reading, server: CountingServer) -> None:
+async def test_a_server_back_without_the_run_raises_run_lost(read: Reading, server: CountingServer) -> None:
     numbers: list[int] = []
     with counting() as doomed:
 

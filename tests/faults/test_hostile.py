@@ -1,6 +1,6 @@
-"""Hostile requests of every kind: each is answered in time and never with 500, and the streams of others go on.
+"""Tests that hostile requests are answered in time, never with 500, while the streams of others continue.
 
-The long form sends 20,000; a failure names its seed: `tests.faults.attacks.attack(SEED)`.
+The long form sends 20,000. A failure names its seed: `tests.faults.attacks.attack(SEED)`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMIT = 20.0  # seconds for any answer; the server gives a body two
 
 
 async def answer_to(attack: Attack, host: str, port: int) -> bytes:
-    """What comes back until the connection closes or the answer is whole."""
+    """Send an attack; return the answer up to its end or that of the connection."""
     reader, writer = await asyncio.open_connection(host, port)
     answer = b""
     try:
@@ -52,7 +52,7 @@ def _is_whole(answer: bytes) -> bool:
 
 
 def fault_of(attack: Attack, answer: bytes) -> str:
-    """What is wrong with an answer; empty if nothing is."""
+    """Return the fault of an answer, or an empty text."""
     if attack.ending == "leave":
         return ""
     found = re.match(rb"HTTP/1.1 (\d+)", answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
@@ -90,7 +90,7 @@ async def _campaign(url: str, count: int) -> tuple[Counter[str], list[str]]:
 
 
 @pytest.mark.timeout(1800)
-def test_hostile_requests_get_no_500_no_silence_and_others_stream_on(
+def test_hostile_requests_get_answers_and_others_stream_on(
     request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = LONG if request.config.getoption("--long") else SHORT

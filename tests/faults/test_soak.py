@@ -1,4 +1,4 @@
-"""The soak of `make soak`, for seconds: every stream is whole or ends as it should, and nothing is left."""
+"""Tests of the soak of `make soak`, for some seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model server that fails in the ways a real one cannot be made to: it sends the given bytes and hangs up."""
+"""A model server that fails in ways a real one cannot be made to: it sends the given bytes and hangs up."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ def faulty_server(body: bytes, *, missing: int = 0) -> Iterator[str]:
     """Serve `body` as an event stream to every request and give the base URL.
 
     Args:
-        body: what is sent.
-        missing: how many bytes more the headers promise than are sent.
+        body: bytes to send.
+        missing: number of bytes that the headers promise beyond `body`.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,7 +34,7 @@ def faulty_server(body: bytes, *, missing: int = 0) -> Iterator[str]:
             self.close_connection = True
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silent."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, daemon=True)

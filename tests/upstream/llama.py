@@ -1,4 +1,4 @@
-"""llama.cpp's real OpenAI-compatible server on loopback, and pytest fixtures for its kinds of answers."""
+"""Fixtures of llama.cpp's real OpenAI-compatible server on loopback, one for each kind of answer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ class Upstream:
     """A running model server.
 
     Args:
-        base_url: what OPENAI_BASE_URL takes.
-        path: its GGUF file.
+        base_url: value for OPENAI_BASE_URL.
+        path: GGUF file of its model.
     """
 
     base_url: str
@@ -56,23 +56,23 @@ def _serving(folder: Path, text: str, template: str, context: int = 4096) -> Ite
 
 @pytest.fixture(scope="session")
 def llama_text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """Answers everything with TEXT."""
+    """Serve a model that answers everything with TEXT."""
     yield from _serving(tmp_path_factory.mktemp("text"), TEXT, CHATML)
 
 
 @pytest.fixture(scope="session")
 def llama_tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """Calls the tool `add` with a=20 and b=22."""
+    """Serve a model that calls the tool `add` with a=20 and b=22."""
     yield from _serving(tmp_path_factory.mktemp("tools"), TOOL_CALL, TOOLS)
 
 
 @pytest.fixture(scope="session")
 def llama_reasoning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """Thinks "Short is kind." and answers "Forty-two."."""
+    """Serve a model that thinks "Short is kind." and answers "Forty-two."."""
     yield from _serving(tmp_path_factory.mktemp("reasoning"), REASONED, REASONING)
 
 
 @pytest.fixture(scope="session")
 def llama_small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """Has a context of 256 tokens."""
+    """Serve a model with a context of 256 tokens."""
     yield from _serving(tmp_path_factory.mktemp("small"), TEXT, CHATML, context=256)

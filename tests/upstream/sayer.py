@@ -1,4 +1,4 @@
-"""Makes a GGUF that always says the same text: a real llama.cpp engine with a legible, fixed answer.
+"""A GGUF file whose model always says the same text: a real llama.cpp engine with a legible, fixed answer.
 
 The weights are a bigram table: one-hot embeddings pass through layers of zeros, so the output row of the last
 token alone decides the next one.
@@ -49,9 +49,9 @@ def make_gguf(path: Path, text: str, *, template: str = CHATML, context: int = 4
     """Write a model that answers every prompt with `text`.
 
     Args:
-        path: where to write it.
-        text: the answer; a word of it is a token.
-        template: the chat template, which must end its prompt with a line end.
+        path: file to write.
+        text: the answer; each word is a token.
+        template: chat template; must end its prompt with a line end.
         context: size of the context in tokens.
     """
     words = unique_pieces(text)
@@ -66,7 +66,7 @@ def make_gguf(path: Path, text: str, *, template: str = CHATML, context: int = 4
 
 
 def unique_pieces(text: str) -> list[str]:
-    """Split at words so that no piece comes twice: a bigram needs another token for each place."""
+    """Split a text at words into pieces that differ: a bigram needs another token for each place."""
     pieces: list[str] = []
     pending = ""
     for word in re.findall(r"\s*\S+\s*$|\s*\S+", text):

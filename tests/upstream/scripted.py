@@ -1,4 +1,4 @@
-"""A model server that answers each request with the next of the replies it was given, byte for byte."""
+"""A model server that answers each request with the next of its replies, byte for byte."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ COMMENT = b": alive\n\n"
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request is answered with.
+    """The answer to one request.
 
     Args:
-        body: each piece is sent as an HTTP chunk of its own.
-        status: the HTTP status.
+        body: pieces of the body, each sent as an HTTP chunk of its own.
+        status: HTTP status.
         headers: further headers.
-        cut: whether the connection ends without the end of the body.
-        hang: whether, after the body, only comments are sent until the client goes away.
+        cut: close the connection without the end of the body.
+        hang: send comments after the body, until the client goes away.
     """
 
     body: Sequence[bytes] = ()
@@ -41,12 +41,12 @@ class Reply:
 
 @dataclass
 class Requests:
-    """What a server was asked.
+    """The requests that a server got.
 
     Args:
-        base_url: what OPENAI_BASE_URL takes.
+        base_url: value for OPENAI_BASE_URL.
         seen: path, headers and body of each request.
-        ports: the client's port of each request.
+        ports: client's port of each request.
         left: set when a client went away from a reply that hangs.
     """
 
@@ -57,19 +57,19 @@ class Requests:
 
 
 def chat(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> bytes:
-    """The event of a chunk with one choice."""
+    """Return the event of a chunk with one choice."""
     choice: dict[str, Any] = {"index": 0, "delta": delta or {}, "finish_reason": finish}
     return event({**META, "choices": [{**choice, **more.pop("choice", {})}], **more})
 
 
 def pieces(body: bytes, size: int) -> list[bytes]:
-    """The body in pieces of so many bytes."""
+    """Return the body in pieces of `size` bytes."""
     return [body[at : at + size] for at in range(0, len(body), size)]
 
 
 @contextmanager
 def scripted_server(*replies: Reply) -> Iterator[Requests]:
-    """Serve on loopback until the block ends; the last reply is given again and again."""
+    """Serve on loopback until the block ends; repeat the last reply."""
     with _Server(replies) as server:
         thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
@@ -98,7 +98,7 @@ class _Server(ThreadingHTTPServer):
         return reply
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no fault here."""
+        """Ignore the error of a client that goes away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -141,4 +141,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.left.set()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
+        """Log nothing."""

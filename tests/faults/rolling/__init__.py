@@ -1,1 +1,1 @@
-"""The chains that replicas serve while they are restarted."""
+"""Chains for replicas that are restarted."""

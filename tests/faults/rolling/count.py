@@ -1,4 +1,4 @@
-"""Counts, in bursts."""
+"""A chain that counts in bursts."""
 
 from langchain_core.runnables import RunnableGenerator
 
