@@ -8,7 +8,7 @@ OUT ?= build/langgraph/Dockerfile
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-# What the editable installs are built with is locked too, so nothing unlocked is ever fetched.
+# The build tools of the editable installs are locked too, so that nothing unlocked is ever fetched.
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
@@ -20,23 +20,23 @@ help: ## list the verbs
 serve: $(VENV)/.serve ## serve the chains of chains/ (HOST, PORT)
 	@STREAMSERVE_HOST=$(HOST) STREAMSERVE_PORT=$(PORT) $(BIN)/streamserve serve
 
-cluster: $(VENV)/.dev system ## two replicas behind nginx (PORT), on Redis and Postgres of their own
+cluster: $(VENV)/.dev system ## run two replicas behind nginx (PORT), on Redis and Postgres of their own
 	@$(BIN)/python -m deploy.cluster --port $(PORT)
 
-test: $(VENV)/.dev $(VENV)/.schemathesis system ## run the tests (installs what they need)
+test: $(VENV)/.dev $(VENV)/.schemathesis system ## run the tests, after installing their needs
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-check: $(VENV)/.dev ## lint, format, types, declarations
+check: $(VENV)/.dev ## check lint, format, types, declarations and vulnerabilities
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/streamserve check
 	@$(MAKE) --no-print-directory audit
 
-audit: $(VENV)/.dev ## known vulnerabilities in what serving needs; says so where nobody can be asked
+audit: $(VENV)/.dev ## look for known vulnerabilities of the server's dependencies, where a service for that can be reached
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/audit
 
-sbom: $(VENV)/.dev ## what serving is made of, as CycloneDX: build/sbom.json
+sbom: $(VENV)/.dev ## write the server's dependencies as CycloneDX: build/sbom.json
 	@mkdir -p build
 	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom.json requirements/serve.txt
 	@echo "build/sbom.json"
@@ -45,47 +45,47 @@ format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.dev ## benchmarks: ours and the peers side by side
+bench: $(VENV)/.dev ## run benchmarks of ours and of the peers side by side (ARGS)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-faults: $(VENV)/.dev system ## long fault campaigns: cuts at random bytes, many readers
+faults: $(VENV)/.dev system ## run long fault campaigns: cuts at random bytes, many readers
 	@$(BIN)/python -m pytest tests/faults --long $(ARGS)
 
-soak: $(VENV)/.dev ## ten minutes of 100 streams with cuts, cancels and errors; then what is left (ARGS)
+soak: $(VENV)/.dev ## run 100 streams with cuts, cancels and errors for ten minutes, then look for leaks (ARGS)
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
-langgraph: $(VENV)/.dev ## LangGraph's development server on the same graphs and routes (PORT)
+langgraph: $(VENV)/.dev ## run LangGraph's development server on the same graphs and routes (PORT)
 	@LANGGRAPH_CLI_NO_ANALYTICS=1 LANGGRAPH_NO_VERSION_CHECK=true LANGSMITH_TRACING=false \
 		$(BIN)/langgraph dev --no-browser --no-reload --n-jobs-per-worker 50 --host $(HOST) --port $(PORT)
 
-dockerfile: $(VENV)/.dev ## what `langgraph build` builds from, as a file (OUT); needs no Docker
+dockerfile: $(VENV)/.dev ## write the Dockerfile of `langgraph build` (OUT); needs no Docker
 	@mkdir -p $(dir $(OUT))
 	@LANGGRAPH_CLI_NO_ANALYTICS=1 $(BIN)/langgraph dockerfile -c langgraph.json $(OUT)
 
-lock: $(VENV)/.dev ## resolve the dependencies anew into requirements/*.txt
+lock: $(VENV)/.dev ## resolve the dependencies again into requirements/*.txt
 	@scripts/lock
 
-system: ## install what the tests need from the system, or say what is left out
+system: ## install system packages for the tests, or name the missing ones
 	@scripts/system-packages
 
-clean: ## remove what the verbs made
+clean: ## remove everything that the verbs made
 	@rm -rf $(VENV) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml sdk/python/pyproject.toml | $(BIN)/python
-	@echo "installing what serving needs ..."
+	@echo "installing the server's dependencies ..."
 	@$(PIP) install --require-hashes -r requirements/serve.txt
 	@$(EDITABLE)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
-	@echo "installing what the tests need ..."
+	@echo "installing the tests' dependencies ..."
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# An environment of its own: it and LangGraph's server want different versions of one package.
+# An environment of its own: schemathesis and LangGraph's server need different versions of one package.
 $(VENV)/.schemathesis: requirements/schemathesis.txt | $(BIN)/python
 	@echo "installing schemathesis ..."
 	@$(PYTHON) -m venv $(VENV)/schemathesis

@@ -1,1 +1,1 @@
-"""Measurements: each compares in one run, and is printed and kept in results.json."""
+"""Benchmarks: each compares variants in one run, prints its figures and keeps them in results.json."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: run the benchmarks named, or all."""
+"""The command `python -m benchmarks [NAME ...]`, which runs the benchmarks named, or all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from benchmarks.plan import ROUNDS, Plan
 from benchmarks.results import ELSEWHERE
 from benchmarks.servers import fleet
 
-# Side by side with LangServe and the bare path.
+# Benchmarks side by side with LangServe and the bare path.
 COMPARED: dict[str, Callable[[Plan], None]] = {
     "hot": cpu.hot,
     "saturated": cpu.saturated,

@@ -1,4 +1,4 @@
-"""The variants that are compared, each as an ASGI application that answers `POST /{chain}/stream`."""
+"""The variants to compare, each an ASGI application that answers `POST /{chain}/stream`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MESSAGE = {
     "tool_call_chunks": [],
     "chunk_position": None,
 }
-# The model's server reads these; the key is that of nobody.
+# Environment variable: base URL of the model server.
 UPSTREAM = "STREAMSERVE_BENCH_UPSTREAM"
 
 
 def stock() -> Application:
-    """LangServe with its own defaults."""
+    """Return LangServe with its own defaults."""
     from fastapi import FastAPI
     from langserve import add_routes
 
@@ -47,7 +47,7 @@ def stock() -> Application:
 
 
 def ours(store: str, **settings: Any) -> Application:
-    """StreamServe, with its run log in a store."""
+    """Return StreamServe with its runs in a store."""
     from streamserve.app import create_app
     from streamserve.catalog.chain import Chain
     from streamserve.catalog.registry import RegisteredChain, Registry
@@ -69,7 +69,7 @@ def ours(store: str, **settings: Any) -> Application:
 
 
 def starlette() -> Application:
-    """The blocks through Starlette's own response."""
+    """Return an application that sends the blocks through Starlette's own response."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import StreamingResponse
@@ -83,7 +83,7 @@ def starlette() -> Application:
 
 
 def raw() -> Application:
-    """The blocks as bare ASGI messages: what the web server itself takes."""
+    """Return an application that sends the blocks as bare ASGI messages: the cost of the web server itself."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = await _body(receive)
@@ -95,7 +95,7 @@ def raw() -> Application:
 
 
 def in_process() -> Application:
-    """The same streams without a server: driven to their end, and answered with nothing but that they ended."""
+    """Return an application that runs the same streams in process, and answers only that they ended."""
     graph, model = workload.graph(), TokenModel()
     streams: dict[str, Callable[[Order], Any]] = {
         "model": lambda order: model.astream(str(order)),
@@ -116,7 +116,7 @@ def in_process() -> Application:
 
 
 def upstream() -> Application:
-    """A model server of OpenAI's protocol."""
+    """Return a model server of OpenAI's protocol."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         body = await _body(receive)
@@ -137,19 +137,24 @@ VARIANTS: dict[str, Callable[[], Application]] = {
 
 
 def application(variant: str, store: str) -> Application:
-    """The application of a variant; `store` is that of the variants that are ours."""
+    """Return the application of a variant.
+
+    Args:
+        variant: name of the variant.
+        store: URL of the store, for StreamServe.
+    """
     return VARIANTS[variant]() if variant in VARIANTS else ours(store)
 
 
 async def completions(order: Order) -> AsyncIterator[bytes]:
-    """What a model server of OpenAI's protocol sends."""
+    """Yield the body that a model server of OpenAI's protocol sends."""
     async for token in tokens(order):
         yield _completion({"content": token})
     yield _completion({}, "stop") + b"data: [DONE]\n\n"
 
 
 async def _send_all(receive: Any, send: Any, parts: AsyncIterator[bytes]) -> None:
-    # A reader that left in the middle must not keep the server busy through the next measurement.
+    # A stream ends with its reader, or it would keep the server busy through the next measurement.
     leaving = asyncio.ensure_future(receive())
     async for part in parts:
         if leaving.done():
@@ -160,7 +165,7 @@ async def _send_all(receive: Any, send: Any, parts: AsyncIterator[bytes]) -> Non
 
 
 async def blocks(chain: str, order: Order) -> AsyncIterator[bytes]:
-    """What our server would send, without a chain."""
+    """Yield the blocks that StreamServe would send, without a chain."""
     yield b'retry: 1000\nid: 1\nevent: metadata\ndata: {"run_id":"%s"}\n\n' % RUN_ID.encode()
     frame = _frame(chain)
     number = 1
@@ -171,7 +176,7 @@ async def blocks(chain: str, order: Order) -> AsyncIterator[bytes]:
 
 
 def run_headers() -> dict[str, str]:
-    """Headers by which a client knows a run."""
+    """Return the headers that tell a client its run."""
     return {"run-id": RUN_ID, "location": f"/runs/{RUN_ID}/stream"}
 
 

@@ -23,14 +23,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Regime:
-    """How a server is loaded.
+    """The load of a benchmark.
 
     Args:
-        name: of the benchmark.
-        streams: at once.
-        pace: of the model, see `Order`.
-        short: tokens of a short stream.
-        long: tokens of a long stream.
+        name: name of the benchmark.
+        streams: number of streams at once.
+        pace: pace of the model, see `Order`.
+        short: number of tokens of a short stream.
+        long: number of tokens of a long stream.
         pairs: variants and chains to compare.
         ratios: pairs of names, the dearer first.
     """
@@ -80,26 +80,26 @@ OPENAI: Sequence[Pair] = [("stock", "openai"), ("memory", "openai"), ("raw", "te
 
 
 def hot(plan: Plan) -> None:
-    """One firehose: the model never yields to the loop."""
+    """Measure one stream as fast as it comes: the model never yields to the loop."""
     short, long = plan.amount((100, 4100), (5, 25))
     _measure(plan, Regime("hot", 1, "hot", short, long, SERVED, AGAINST))
 
 
 def saturated(plan: Plan) -> None:
-    """50 streams at once, a model that yields to the loop per token."""
+    """Measure 50 streams at once, with a model that yields to the loop after each token."""
     streams, short, long = plan.amount((50, 20, 220), (2, 5, 25))
     _measure(plan, Regime("saturated", streams, "yielding", short, long, SERVED, AGAINST))
 
 
 def graph(plan: Plan) -> None:
-    """A graph in its message mode, 50 streams at once; stock LangServe streams no tokens of graphs."""
+    """Measure a graph in message mode, 50 streams at once; LangServe streams no tokens of graphs."""
     streams, short, long = plan.amount((50, 20, 220), (2, 5, 25))
     ratios = [("memory graph", "process graph"), ("langgraph runs", "memory graph")]
     _measure(plan, Regime("graph", streams, "yielding", short, long, GRAPH, ratios))
 
 
 def openai(plan: Plan) -> None:
-    """A chain whose model is a ChatOpenAI in front of a model server in another process, 50 streams at once."""
+    """Measure a chain with a ChatOpenAI and a model server in another process, 50 streams at once."""
     streams, short, long = plan.amount((50, 20, 120), (2, 5, 25))
     ratios = [("stock openai", "memory openai")]
     _measure(plan, Regime("openai", streams, "yielding", short, long, OPENAI, ratios))
@@ -107,7 +107,7 @@ def openai(plan: Plan) -> None:
 
 def _measure(plan: Plan, regime: Regime) -> None:
     pairs = [pair for pair in regime.pairs if plan.there([pair[0]])]
-    for pair in pairs:  # starts the servers, and makes them import what they import late
+    for pair in pairs:  # starts the servers, and lets them do their late imports
         _cost(plan, regime, pair)
     rounds = [{" ".join(pair): _tried(plan, regime, pair) for pair in pairs} for _ in range(plan.rounds)]
     costs = {name: [each[name].found for each in rounds] for name in rounds[0]}

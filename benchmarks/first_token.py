@@ -1,4 +1,4 @@
-"""What a reader waits for: the first token of /joke/stream and its end, over a real socket."""
+"""A reader's wait for the first token and for the end of /joke/stream, over a real socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(plan: Plan) -> None:
 
 async def _rounds(url: str, rounds: int) -> list[tuple[list[float], float]]:
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-        await _measure(client)  # the first call connects, and imports what is imported late
+        await _measure(client)  # the first call connects, and does late imports
         return [await _measure(client) for _ in range(rounds)]
 
 

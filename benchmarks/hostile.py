@@ -1,4 +1,4 @@
-"""What one hostile request does to the streams of others: 50 of them run while it is refused.
+"""Effect of one hostile request on the streams of others: 50 of them run while it is refused.
 
 The server and the readers are processes of their own; the longest gap between two reads of any stream is printed.
 """
@@ -29,35 +29,35 @@ Parts = Iterator[bytes]
 
 
 def body_of_100_mb() -> Parts:
-    """Declared as what it is."""
+    """Send 100 MB with their length."""
     yield request("/greeting/invoke", b"", declared=100 * MEGABYTE)
     yield from repeat(b"x" * MEGABYTE, 100)
 
 
 def chunks_of_100_mb() -> Parts:
-    """In chunks, without a length."""
+    """Send 100 MB in chunks, without a length."""
     yield request("/greeting/invoke", b"", "Transfer-Encoding: chunked")
     yield from repeat(b"100000\r\n" + b"x" * MEGABYTE + b"\r\n", 100)
 
 
 def batch_of_20_000() -> Parts:
-    """Inputs that all fit."""
+    """Send a batch of 20,000 valid inputs."""
     yield request("/greeting/batch", json.dumps({"inputs": [{"topic": "cats"}] * 20_000}).encode())
 
 
 def million_integers() -> Parts:
-    """As stock LangServe freezes on."""
+    """Send a list of a million integers; LangServe freezes on it."""
     yield request("/greeting/invoke", b'{"input": [' + b"1," * 1_000_000 + b"1]}")
 
 
 def most_messages() -> Parts:
-    """As many as are let through, none of which fits."""
+    """Send as many messages as the server admits, none of which is valid."""
     messages = [{"type": "human", "content": {"a": 1}}] * 3_300
     yield request("/chat/invoke", json.dumps({"input": {"messages": messages}}).encode())
 
 
 def byte_per_second() -> Parts:
-    """The server gives a body two seconds here; its default is thirty."""
+    """Send a body by one byte a second; this server waits two seconds for one, by default thirty."""
     yield request("/greeting/invoke", b"", declared=1000)
     while True:
         time.sleep(1)
@@ -65,7 +65,7 @@ def byte_per_second() -> Parts:
 
 
 def unpacking_hash() -> Parts:
-    """Two million characters in a path of three thousand."""
+    """Send two million characters, packed into a path of three thousand."""
     yield request(f"/greeting/c/{BOMB}/invoke", b'{"input": {"topic": "cats"}}')
 
 
@@ -81,7 +81,7 @@ ATTACKS = (
 
 
 def refused(url: str, parts: Parts) -> tuple[int, float]:
-    """The status, and the seconds from the first byte until it came."""
+    """Send a request; return the status, and the seconds from the first byte to it."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port), timeout=LIMIT) as connection:
         begun = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Instructions per token of what runs in process, counted by valgrind: repeatable where times are not.
+"""Instructions per token of streams in process, counted by valgrind: repeatable where times are not.
 
-A stream of each of two lengths, and their difference: what a stream costs before its first token is not in it.
-What is left of chance is where things lie in memory: Python looks a method up in a table by addresses, and two that
-share a place there cost 2 %. So a round is a process whose types lie elsewhere, and the median is what counts. The
-medians of two runs from different folders differed by 0.02 to 0.15 %: what the allocator does depends on addresses too.
+The cost of a token is the difference of two streams of different length, without the cost before the first token.
+Memory addresses remain as chance: Python looks methods up in a table by address, and two methods that share a place
+there cost 2 %. So each round is a process whose types lie elsewhere, and the median counts. The medians of two runs
+from different folders differed by 0.02 to 0.15 %, because the allocator depends on addresses too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LENGTHS = (500, 1500)
 WARM_UP = 100  # tokens before the first that count
 TIMES = 3
 TYPES = (0, 37, 101, 211, 307)  # made before all others: a number for each round
-# valgrind writes what it has counted, and starts again, where the C library's getpgrp is called: nothing else calls it.
+# valgrind writes its counts and starts again at each call of the C library's getpgrp; nothing else calls that.
 COUNTING = ("valgrind", "--tool=callgrind", "--dump-before=getpgrp")
 mark = os.getpgrp
 CHILD = """
@@ -44,7 +44,7 @@ for number in range({round}):
 from benchmarks.instructions import stream_all
 stream_all()
 """
-# The order of a set decides what some loops do, and what else is in the environment, where everything lies.
+# The order of a set changes some loops; the size of the environment changes addresses.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANGSMITH_TRACING": "false"}
 KEPT = ("PATH", "PYTHONPATH")
 
@@ -76,7 +76,7 @@ def main(plan: Plan) -> None:
     if shutil.which(COUNTING[0]) is None:
         print("\ninstructions: left out, valgrind is not installed")
         return
-    with ThreadPoolExecutor(os.cpu_count()) as processes:  # counts do not mind what else runs
+    with ThreadPoolExecutor(os.cpu_count()) as processes:  # other processes do not change counts
         numbers = islice(cycle(TYPES), plan.first, plan.first + plan.rounds)
         rounds = list(processes.map(_counted, numbers))
     counts = {name: [each[name] for each in rounds] for name in VARIANTS}
@@ -86,7 +86,7 @@ def main(plan: Plan) -> None:
 
 
 def _counted(number: int) -> dict[str, float]:
-    """Thousands of instructions per token of each variant, in a process of its own."""
+    """Count thousands of instructions per token of each variant, in a process of its own."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     with TemporaryDirectory() as directory:
         command = [*COUNTING, f"--callgrind-out-file={directory}/counted", sys.executable, "-c"]
@@ -100,7 +100,7 @@ def _counted(number: int) -> dict[str, float]:
 
 
 def _between_marks(directory: Path) -> list[int]:
-    """Instructions from a mark to the next, where a stream is between them: every second one."""
+    """Return the instructions between two marks around a stream: every second part."""
     parts = dict(_part(file.read_text(encoding="utf-8")) for file in directory.iterdir())
     return [parts[number] for number in sorted(parts)][1::2]
 
@@ -113,13 +113,13 @@ def _part(written: str) -> tuple[int, int]:
 
 
 def _per_token(counts: Sequence[int]) -> float:
-    """The median of the differences of long and short."""
+    """Return the median of the differences of long and short streams."""
     differences = (long - short for short, long in zip(counts[::2], counts[1::2], strict=True))
     return statistics.median(differences) / (LENGTHS[1] - LENGTHS[0]) / 1000
 
 
 class _Listener(AsyncCallbackHandler):
-    """Listens, as a tracer does, and does nothing."""
+    """A handler that listens, as a tracer does, and does nothing."""
 
 
 def _listened(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -127,8 +127,8 @@ def _listened(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
 
 
 def stream_all() -> None:
-    """Streams every variant, a mark before and after what counts: what valgrind looks at."""
-    gc.disable()  # when it runs depends on what was imported
+    """Stream every variant between marks; valgrind runs this."""
+    gc.disable()  # its moments depend on imports
     asyncio.run(_stream_all())
 
 

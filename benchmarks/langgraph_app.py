@@ -1,4 +1,4 @@
-"""What LangGraph's development server is given: the graph of the benchmarks, and an account of the process."""
+"""The application of LangGraph's development server: the graph of the benchmarks, and the account of its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load client: bare sockets in a process of its own, so that it costs next to nothing and no server pays for it."""
+"""The load client: bare sockets in a process of its own, so that its small cost is no part of a server's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Burst(NamedTuple):
-    """What some streams brought that were read to their ends."""
+    """The result of streams that were read to their ends."""
 
     tokens: int
     bytes: int
@@ -33,7 +33,7 @@ class Burst(NamedTuple):
 
 
 class Paced(NamedTuple):
-    """What paced streams brought within a window: the share of the tokens due, and the gaps between them (seconds)."""
+    """The result of paced streams in a window: the share of the tokens due, and gaps between tokens in seconds."""
 
     share: float
     gap_p99: float
@@ -41,7 +41,7 @@ class Paced(NamedTuple):
 
 
 class Stream(asyncio.Protocol):
-    """One request, and what comes back: numbers of tokens and bytes, and moments of arrival if they are wanted."""
+    """One request and its answer: numbers of tokens and bytes, and times of arrival if wanted."""
 
     def __init__(self, request: bytes, keeps: bool, mark: bytes) -> None:
         self.tokens = 0
@@ -82,29 +82,29 @@ class Stream(asyncio.Protocol):
 
 
 class Client:
-    """Loads servers from another process.
+    """A client that loads servers from another process.
 
     Args:
-        pool: of one process.
+        pool: pool of one process.
     """
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
 
     def burst(self, port: int, chain: str, order: Order, streams: int) -> Burst:
-        """Reads streams to their ends, all at once."""
+        """Read streams to their ends, all at once."""
         return self._do(_burst, port, chain, order, streams)
 
     def paced(self, port: int, chain: str, rate: float, streams: int, window: float) -> Paced:
-        """Reads paced streams for some seconds, once all have begun."""
+        """Read paced streams for some seconds, once all have begun."""
         return self._do(_paced, port, chain, rate, streams, window)
 
     def first_tokens(self, port: int, chain: str, rate: float, streams: int, probes: int) -> list[float]:
-        """Seconds to the first token of requests, one after the other, beside streams that make up the number."""
+        """Return seconds to the first token of requests, one after the other, beside `streams` - 1 open streams."""
         return self._do(_first_tokens, port, chain, rate, streams, probes)
 
     def held(self, port: int, chain: str, count: int, streams: int) -> int:
-        """Resident bytes of a server while it has said all tokens of streams that do not end."""
+        """Return resident bytes of a server that has sent all tokens of streams which do not end."""
         return self._do(_held, port, chain, count, streams)
 
     def _do(self, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
@@ -113,7 +113,7 @@ class Client:
 
 @contextmanager
 def client() -> Iterator[Client]:
-    """The client's process, ended with the block."""
+    """Start the client's process; stop it with the block."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_start) as pool:
         yield Client(pool)

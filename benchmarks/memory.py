@@ -1,4 +1,4 @@
-"""Memory of the server: per open idle stream, per further reader of a run, per ended run that is kept."""
+"""Memory of the server for each open idle stream, each further reader of a run, and each ended run that is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.rounds import Tried, tried
 
 COUNT = 1000
 WARM_UP = 50
-AT_ONCE = 50  # connections being opened together
+AT_ONCE = 50  # connections to open together
 LIMIT = 120.0
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ Reader = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes per piece, found in one round."""
+    """Bytes of each kind of object, measured in one round."""
 
     stream: float
     reader: float
@@ -58,11 +58,11 @@ def _figures(kind: str, rounds: Sequence[Tried[Costs]]) -> list[Figure]:
 
 
 class Probe:
-    """A client on bare sockets: it holds thousands of streams and costs next to nothing.
+    """A client on bare sockets, which holds thousands of streams at little cost.
 
     Args:
-        port: of the server on 127.0.0.1.
-        kind: which of the server's figures counts.
+        port: port of the server on 127.0.0.1.
+        kind: name of the server's figure to use.
     """
 
     def __init__(self, port: int, kind: str) -> None:
@@ -71,18 +71,18 @@ class Probe:
         self._run_id = ""
 
     async def memory(self) -> int:
-        """Bytes that the server has."""
+        """Return the bytes that the server uses."""
         _, body = await self._whole("GET /memory")
         return int(json.loads(body)[self._kind])
 
     async def finish(self) -> int:
-        """Runs an answer to its end; its size as sent."""
+        """Read an answer to its end; return its size as sent."""
         _, body = await self._whole("POST /short/stream")
         assert b"event: end" in body
         return len(body)
 
     async def open_idle(self) -> Reader:
-        """Opens a stream that goes silent after its first chunk."""
+        """Open a stream that goes silent after its first chunk."""
         reader, writer = await self._send("POST /idle/stream")
         head = await reader.readuntil(b"\r\n\r\n")
         self._run_id = head.lower().split(b"run-id: ")[1].split(b"\r\n")[0].decode()
@@ -90,19 +90,19 @@ class Probe:
         return reader, writer
 
     async def follow(self) -> Reader:
-        """Opens another stream of the idle run opened last."""
+        """Open another stream of the idle run that was opened last."""
         reader, writer = await self._send(f"GET /runs/{self._run_id}/stream")
         await reader.readuntil(b"event: data")
         return reader, writer
 
     async def open_bare(self) -> Reader:
-        """Opens an idle stream that is no run."""
+        """Open an idle stream without a run."""
         reader, writer = await self._send("GET /bare")
         await reader.readuntil(b"token")
         return reader, writer
 
     async def many(self, action: Callable[[], Awaitable[T]], count: int) -> list[T]:
-        """Does the same many times, some at once."""
+        """Do an action `count` times, some at once."""
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one() -> T:

@@ -1,4 +1,4 @@
-"""The server whose memory is measured, in a process of its own; it says itself how much it has."""
+"""The server whose memory is measured, in a process of its own that reports its memory."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ MAX_READERS = 2000
 
 
 class Empty(BaseModel):
-    """No input."""
+    """An empty input."""
 
 
 async def idle(inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
-    """One chunk, then silence."""
+    """Yield one chunk, then stay silent."""
     async for _ in inputs:
         yield CHUNK
         await asyncio.get_running_loop().create_future()
 
 
 async def short(inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
-    """An answer of 100 chunks."""
+    """Yield an answer of 100 chunks."""
     async for _ in inputs:
         for _ in range(CHUNKS):
             yield CHUNK
 
 
 def application() -> FastAPI:
-    """StreamServe with both chains, and `GET /memory`."""
+    """Return StreamServe with both chains, `GET /memory` and `GET /bare`."""
     registry = Registry({name: _registered(name, chain) for name, chain in (("idle", idle), ("short", short))})
     app = create_app(registry, Settings(max_readers=MAX_READERS, max_runs=MAX_READERS, _env_file=None))
     app.get("/memory")(memory)
@@ -59,7 +59,7 @@ def application() -> FastAPI:
 
 
 async def bare() -> StreamingResponse:
-    """The floor: an idle stream of FastAPI and uvicorn alone, without a run."""
+    """Answer with an idle stream of FastAPI and uvicorn alone: the floor."""
     return StreamingResponse(idle(_once()), media_type="text/event-stream")
 
 
@@ -73,7 +73,7 @@ def _registered(name: str, function: Any) -> RegisteredChain:
 
 
 async def memory() -> dict[str, int]:
-    """Bytes in memory, and of those what Python objects hold if they are traced."""
+    """Return the bytes in memory, and those that Python objects hold if they are traced."""
     gc.collect()
     return {"resident": _resident(), "traced": tracemalloc.get_traced_memory()[0]}
 
@@ -85,8 +85,8 @@ def _resident() -> int:
 
 @contextmanager
 def serving(*, traced: bool) -> Iterator[int]:
-    """Runs the server as long as the block lasts; yields its port on 127.0.0.1."""
-    # It listens before the process starts, so that no client comes too early.
+    """Run the server until the block ends; yield its port on 127.0.0.1."""
+    # The socket listens before the process starts, so that no client comes too early.
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         descriptor, port = listener.fileno(), listener.getsockname()[1]
         options = ["-X", "tracemalloc"] if traced else []
@@ -100,7 +100,7 @@ def serving(*, traced: bool) -> Iterator[int]:
 
 
 def allow_files(count: int) -> None:
-    """Raises the soft limit of open files.
+    """Raise the soft limit of open files.
 
     Raises:
         SystemExit: the hard limit is lower.

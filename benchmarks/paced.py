@@ -1,7 +1,7 @@
-"""How many streams of 50 tokens/s one core carries: the largest number at which the tokens come and come in time.
+"""The number of streams of 50 tokens/s that one core carries: the largest at which the tokens arrive in time.
 
-A number holds if at least 98 % of the tokens due arrive and 99 % of the gaps are under 100 ms. If one does not hold,
-the bare path is tried at the same number: if that fails too, it was the machine, and the attempt is thrown away.
+A number holds if at least 98 % of the tokens due arrive and 99 % of the gaps are under 100 ms. If a number does not
+hold, the bare path is tried at the same number. If that fails too, the machine was at fault: the attempt is repeated.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ RATE = 50.0
 SHARE = 0.98
 GAP = 0.1
 FINENESS = 1.05  # between the number that holds and the one that does not
-KNOWN = 1.15  # by how much rounds may differ, which is where a search begins that knows the round before
+KNOWN = 1.15  # step of a search that begins at the number of the round before
 ATTEMPTS = 3
-MOST = 1600  # at 80,000 tokens/s the client is at its own end
+MOST = 1600  # at 80,000 tokens/s the client is the limit
 PAIRS = [("stock", "text"), ("memory", "text"), ("stock", "messages"), ("memory", "messages")]
 OPENAI = [("stock", "openai"), ("memory", "openai")]
 
 
 def main(plan: Plan) -> None:
-    """With the model in process."""
+    """Measure with the model in process."""
     _report(plan, "paced", PAIRS)
 
 
 def openai(plan: Plan) -> None:
-    """With a ChatOpenAI in front of a model server in another process, which shares the client's core."""
+    """Measure with a ChatOpenAI and a model server in another process, on the client's core."""
     _report(plan, "paced_openai", OPENAI)
 
 
@@ -46,7 +46,7 @@ def _report(plan: Plan, name: str, pairs: list[tuple[str, str]]) -> None:
 
 
 class Search:
-    """For the largest number of streams that a server carries."""
+    """A search for the largest number of streams that a server carries."""
 
     def __init__(self, plan: Plan, variant: str, chain: str) -> None:
         self._plan = plan
@@ -55,11 +55,11 @@ class Search:
         self._window = plan.amount(3.0, 0.3)
 
     def largest(self, guess: int, step: float = 2.0) -> int:
-        """The number; 0 if not even one stream holds.
+        """Return the number; 0 if not even one stream holds.
 
         Args:
-            guess: where to begin.
-            step: by how many times to go on while all hold, or none.
+            guess: number to begin with.
+            step: factor to the next number while all hold, or none.
         """
         if self._plan.quick:
             self.holds(guess)
@@ -74,7 +74,7 @@ class Search:
         return good
 
     def holds(self, number: int) -> bool:
-        """Whether the server carries so many streams; if the machine does not, it does not either."""
+        """Return whether the server carries `number` streams; False if the machine does not."""
         for _ in range(ATTEMPTS):
             if _is_clean(self._tried(self._variant, self._chain, number)):
                 return True

@@ -1,4 +1,4 @@
-"""What every benchmark of servers is given: the servers, the client, and how much to do."""
+"""The arguments of every benchmark: servers, load client, and amount of work."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Plan:
     """One run of benchmarks.
 
     Args:
-        fleet: the servers.
-        client: what loads them.
-        quick: only show that everything works: one round of a few tokens.
+        fleet: servers of the variants.
+        client: load client.
+        quick: only show that everything works, with a few tokens.
         rounds: number of times that each measurement is made.
         first: number of the first round; a benchmark whose rounds differ begins with this one.
     """
@@ -40,11 +40,11 @@ class Plan:
         return 1 if self.quick else TRIES
 
     def amount(self, whole: T, quick: T) -> T:
-        """How much to do: all, or what shows that it works."""
+        """Return one of two amounts of work: the whole one, or the quick one."""
         return quick if self.quick else whole
 
     def there(self, variants: Sequence[str]) -> list[str]:
-        """Those of the variants that this machine has: not without redis-server, or LangGraph's server (an extra)."""
+        """Return the variants that this machine has: redis-server and LangGraph's server (an extra) may be missing."""
         absent = {
             "redis": "redis" not in self.fleet.stores,
             "langgraph": importlib.util.find_spec("langgraph_api") is None,

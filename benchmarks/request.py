@@ -1,4 +1,4 @@
-"""What a request takes up to its first token, without a socket, and in whose code: the server's part of that wait."""
+"""Time of a request up to its first token without a socket, by package: the server's part of that wait."""
 
 from __future__ import annotations
 
@@ -45,15 +45,16 @@ SCOPE = {
         (b"content-length", b"%d" % len(BODY)),
     ],
 }
-# Packages with less than this share are one.
+# Packages below this share are shown as one.
 SMALL = 0.02
-# Where packages are.
+# Folders of packages.
 FOLDERS = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), ROOT / "src", ROOT)
 Function = tuple[str, int, str]  # as pstats has it: file, line, name
 
 
 def main(plan: Plan) -> None:
-    """Up to the first token in process, with each package's share by a profile; a built-in counts as its caller's."""
+    """Measure a request up to its first token in process, and the share of each package by a profile. A built-in
+    function counts as its caller's."""
     requests = plan.amount(400, 5)
     rounds = [{variant: _round(variant, requests) for variant in VARIANTS} for _ in range(plan.rounds)]
     whole = {variant: [each[variant]["whole"] for each in rounds] for variant in VARIANTS}
@@ -67,11 +68,11 @@ def main(plan: Plan) -> None:
 def _round(variant: str, requests: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.request", variant, str(requests)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))  # after what LangServe prints when it starts
+    return dict(json.loads(done.stdout.splitlines()[-1]))  # LangServe prints lines of its own before
 
 
 def _parts(rounds: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Microseconds of each package, by round; packages with little are one."""
+    """Return microseconds of each package, by round; small packages are one."""
     first = rounds[0]["parts"]
     large = sorted((name for name in first if first[name] >= SMALL * rounds[0]["whole"]), key=first.__getitem__)[::-1]
     parts = {name: [each["parts"].get(name, 0.0) for each in rounds] for name in large}
@@ -92,7 +93,7 @@ async def _measured(variant: str, requests: int) -> dict[str, Any]:
 
 
 async def _first_token(app: Any, profile: cProfile.Profile | None = None) -> float:
-    """Seconds from a request to its first token; the rest of the answer is not counted."""
+    """Return seconds from a request to its first token, without the rest of the answer."""
     body, found = [{"type": "http.request", "body": BODY, "more_body": False}], 0.0
 
     async def receive() -> Any:
@@ -114,7 +115,7 @@ async def _first_token(app: Any, profile: cProfile.Profile | None = None) -> flo
 
 
 def shares(profile: cProfile.Profile) -> dict[str, float]:
-    """The share of each package in the time of a profile."""
+    """Return the share of each package in the time of a profile."""
     times: Counter[str] = Counter()
     for function, (_, _, own, _, callers) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if function[0] != "~" or not callers:
@@ -137,6 +138,6 @@ def _package(function: Function) -> str:
 if __name__ == "__main__":
     core(of_servers=True)
     if sys.argv[1] in OURS:
-        gc.disable()  # as the command line does; the lifespan goes on
+        gc.disable()  # as the command line does; the lifespan enables it
     with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
         print(json.dumps(runner.run(_measured(sys.argv[1], int(sys.argv[2])))))

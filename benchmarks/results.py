@@ -23,9 +23,9 @@ class Figure:
     """One measured quantity over several rounds.
 
     Args:
-        name: of the quantity.
-        unit: of the values.
-        values: one of each round; those that make no sense count for nothing.
+        name: name of the quantity.
+        unit: unit of the values.
+        values: value of each round; those that make no sense are ignored.
         thrown: number of measurements that made no sense and were made again.
     """
 

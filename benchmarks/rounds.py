@@ -1,4 +1,4 @@
-"""Rounds that make no sense: how they are recognised, measured again, and left out."""
+"""Rounds that make no sense: their recognition, and the measurement that replaces them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
-TRIES = 3  # of one measurement in one round; a fault that stays is a fault of the benchmark
+TRIES = 3  # measurements in one round; a fault that remains is a fault of the benchmark
 # Of a figure, in its unit: results.json keeps three decimals, and a difference of two clocks is no finer.
 RESOLUTION = 0.001
 LARGEST_RATIO = 1e6  # above it, the denominator was next to nothing
@@ -26,8 +26,8 @@ def makes_sense(value: float, unit: str = "") -> bool:
     """Return whether a figure can be true: a cost and a ratio are positive, a count is not negative.
 
     Args:
-        value: of one round.
-        unit: of the figure; counts may be zero, ratios have an upper bound.
+        value: value of one round.
+        unit: unit of the figure; counts may be zero, ratios have an upper bound.
     """
     if not math.isfinite(value):
         return False
@@ -50,8 +50,8 @@ def tried(measure: Callable[[], T], costs: Callable[[T], Iterable[float]], tries
     """Measure until all costs make sense; after the last try, return what it found.
 
     Args:
-        measure: makes one measurement.
-        costs: of a measurement, those that must make sense.
+        measure: function that makes one measurement.
+        costs: function that returns the costs of a measurement which must make sense.
         tries: upper bound of measurements.
     """
     for thrown in range(tries - 1):

@@ -1,7 +1,7 @@
 """The SDK against LangServe's RemoteRunnable: CPU of the client per token, by the client's own accounting.
 
-Hot and paced, the server is the bare ASGI one with our blocks, a write for each, so that the client is what takes the
-time; served, it is StreamServe, which sends at once what has come meanwhile. Clients take turns within a round, with
+Hot and paced, the server is the bare ASGI one with our blocks, one write for each, so that the client is the limit.
+Served, it is StreamServe, which joins waiting blocks into one write. Clients take turns within a round, with
 short streams and long ones: the difference is the cost of tokens. Each is a process of its own, because what one leaves
 to the collector another would pay for. `httpx alone` and `aiohttp alone` read the bytes and decode nothing: less no
 client of theirs can take.
@@ -56,11 +56,11 @@ def _aiohttp(url: str) -> Any:
 
 
 class _Bare:
-    """A client that only counts the tokens.
+    """A client that only counts tokens.
 
     Args:
-        body: sends a request's body and reads the answer.
-        aclose: closes the connections.
+        body: function that sends a request's body and yields the answer.
+        aclose: function that closes the connections.
     """
 
     def __init__(self, body: Callable[[Any], AsyncIterator[bytes]], aclose: Callable[[], Awaitable[None]]) -> None:
@@ -110,7 +110,7 @@ CLIENTS: dict[str, Callable[[str], Any]] = {
 
 
 def main(plan: Plan) -> None:
-    """Hot and served: one stream, as fast as it comes. Paced: 50 streams of 50 tokens/s."""
+    """Measure one stream as fast as it comes (hot, served), and 50 streams of 50 tokens/s (paced)."""
     names = [name for name in CLIENTS if "aiohttp" not in name or importlib.util.find_spec("httpx_aiohttp")]
     hot = Order(plan.amount(5000, 20), "yielding")
     paced = Order(plan.amount(150, 15), str(RATE))
@@ -132,7 +132,7 @@ def main(plan: Plan) -> None:
 def _figures(
     plan: Plan, pools: dict[str, ProcessPoolExecutor], what: str, load: tuple[str, Order, int]
 ) -> list[Figure]:
-    for name, pool in pools.items():  # connects, and imports what is imported late
+    for name, pool in pools.items():  # connects, and does late imports
         pool.submit(_cost, name, *load).result()
     found: dict[str, list[float]] = {name: [] for name in pools}
     thrown = dict.fromkeys(pools, 0)

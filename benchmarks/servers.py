@@ -1,7 +1,7 @@
-"""One variant in a process of its own, which accounts for itself; and the processes of a run of benchmarks.
+"""The processes of a run of benchmarks: one for each variant, which accounts for itself.
 
-Each variant has its own process because a server's collector, executor and signals are the process's: in one process
-LangServe would run with our settings of them. All are up together, so rounds can be interleaved.
+A server's garbage collector, executor and signals belong to its process: in a shared one, LangServe would run with our
+settings of them. All processes run together, so that rounds can be interleaved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.memory_server import ROOT, allow_files
 from deploy.services import free_port
 
-TICK = 0.001  # seconds: how finely stalls of the loop are seen
+TICK = 0.001  # seconds: resolution of stalls of the loop
 STARTS_WITHIN = 120.0
 OURS = ("memory", "sqlite", "redis")
 LANGGRAPH = {
@@ -39,7 +39,7 @@ LANGGRAPH = {
 
 
 class Accounts:
-    """Wraps an application: `GET /bench/cpu`, `/bench/memory`, `/bench/watch` and `/bench/stall` are answered here."""
+    """An application with an account of its process: `GET /bench/cpu`, `memory`, `watch` and `stall`."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -84,16 +84,16 @@ class Server:
     """The process of a variant.
 
     Args:
-        variant: its name.
-        store: where runs are kept, for the variants that are ours.
-        upstream: the model server's port; 0: there is none.
+        variant: name of the variant.
+        store: URL of the store, for StreamServe.
+        upstream: port of the model server; 0: none.
     """
 
     def __init__(self, variant: str, store: str, upstream: int = 0) -> None:
         environment = dict(os.environ)
         if upstream:
             environment["STREAMSERVE_BENCH_UPSTREAM"] = f"http://127.0.0.1:{upstream}/v1"
-        # It listens before the process starts, so that no client comes too early.
+        # The socket listens before the process starts, so that no client comes too early.
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
             self.port = listener.getsockname()[1]
             command = [sys.executable, "-m", "benchmarks.servers", str(listener.fileno()), variant, store]
@@ -109,23 +109,23 @@ class Server:
         self.started = time.perf_counter() - began
 
     def cpu(self) -> float:
-        """Seconds of CPU that all threads of the process have used."""
+        """Return seconds of CPU that all OS threads of the process have used."""
         return float(self._ask("cpu"))
 
     def memory(self) -> int:
-        """Resident bytes after a collection."""
+        """Return resident bytes after a garbage collection."""
         return int(self._ask("memory"))
 
     def watch(self) -> None:
-        """Begins to look for stalls of the loop."""
+        """Begin to watch for stalls of the loop."""
         self._ask("watch")
 
     def stall(self) -> float:
-        """Seconds of the longest stall since `watch`."""
+        """Return seconds of the longest stall since `watch`."""
         return float(self._ask("stall"))
 
     def settle(self) -> None:
-        """Waits until the process does nothing: what clients left has been cleared away."""
+        """Wait until the process is idle, after the clean-up of streams that clients left."""
         deadline, before = time.monotonic() + STARTS_WITHIN, self.cpu()
         while time.monotonic() < deadline:
             time.sleep(0.2)
@@ -135,7 +135,7 @@ class Server:
             before = now
 
     def stop(self) -> None:
-        """Ends the process."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
@@ -149,7 +149,7 @@ class Server:
 
 
 class LangGraphServer(Server):
-    """The process of LangGraph's development server, which keeps its state in memory and in a folder of its own."""
+    """The process of LangGraph's development server, with its state in memory and in a folder of its own."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -176,7 +176,7 @@ class LangGraphServer(Server):
             raise
 
     def stop(self) -> None:
-        """Ends the process."""
+        """Kill the process."""
         super().stop()
         self._folder.cleanup()
 
@@ -194,7 +194,7 @@ class LangGraphServer(Server):
 
 
 class Fleet:
-    """The servers of a run of benchmarks; each is started when it is first asked for."""
+    """The servers of a run of benchmarks; each is started at its first use."""
 
     def __init__(self, stores: dict[str, str], stack: ExitStack) -> None:
         self.stores = stores
@@ -208,7 +208,7 @@ class Fleet:
 
     @contextmanager
     def fresh(self, variant: str) -> Iterator[Server]:
-        """A further server of a variant, ended with the block."""
+        """Start a further server of a variant; stop it with the block."""
         server = LangGraphServer() if variant == "langgraph" else self._server(variant)
         try:
             yield server
@@ -222,7 +222,7 @@ class Fleet:
 
 @contextmanager
 def fleet() -> Iterator[Fleet]:
-    """Servers as they are needed, ended with the block."""
+    """Start servers as they are needed; stop all with the block."""
     from benchmarks.stores import addresses
 
     with ExitStack() as stack:
@@ -230,7 +230,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 def core(*, of_servers: bool) -> None:
-    """Puts this process on one core: servers on one, what loads them on another, as far as there are two."""
+    """Bind this process to one core: servers to the first, load clients to the last."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[0] if of_servers else cores[-1]})
@@ -238,7 +238,7 @@ def core(*, of_servers: bool) -> None:
 
 def _serve(descriptor: int, variant: str, store: str) -> None:
     if variant in OURS:
-        gc.disable()  # as the command line does; the lifespan goes on
+        gc.disable()  # as the command line does; the lifespan enables it
     import uvicorn
 
     from benchmarks.applications import application

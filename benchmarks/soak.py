@@ -1,4 +1,4 @@
-"""Streams that are read, cut, resumed, cancelled and that fail, for minutes; then what is left in the server.
+"""A soak: streams that are read, cut, resumed, cancelled or that fail, for minutes; then a look for leaks.
 
 `python -m benchmarks.soak --seconds 600 --streams 100`; exits with 1 if a stream was not whole or something is left.
 """
@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[1]
 START = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 ID = re.compile(rb"^id: (\d+)", re.MULTILINE)
 RUN = re.compile(rb"(?i)^run-id: (\S+)", re.MULTILINE)
-# How often each happens.
+# Weight of each act.
 ACTS = {"whole": 70, "cut": 8, "resumed": 12, "cancelled": 5, "failed": 5}
 LIMIT = 60.0
 SETTLE = 30.0
-# Memory that an allocator may keep after thousands of streams; a leak of a kilobyte for each token is far above.
+# Memory that an allocator may keep after thousands of streams; a leak of a kilobyte per token is far above it.
 GROWTH_KB = 20_000
 
 
@@ -37,7 +37,7 @@ class Server:
     """A server process.
 
     Args:
-        log: where its records go.
+        log: file for its records.
     """
 
     def __init__(self, log: Path) -> None:
@@ -51,7 +51,7 @@ class Server:
         self.port = int(found[1])
 
     async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> AsyncIterator[bytes]:
-        """The answer, as it comes."""
+        """Yield the answer as it arrives."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         names = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{names}"
@@ -65,11 +65,11 @@ class Server:
             writer.transport.abort()
 
     async def whole(self, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
-        """The answer once it is complete."""
+        """Return the complete answer."""
         return b"".join([part async for part in self.request(method, path, body, **headers)])
 
     async def left(self) -> dict[str, int]:
-        """What there is in the process."""
+        """Return the counts of objects in the process."""
         answer = await self.whole("GET", "/left")
         found: dict[str, int] = json.loads(answer.partition(b"\r\n\r\n")[2])
         return found
@@ -79,8 +79,8 @@ class Soak:
     """The callers of a server.
 
     Args:
-        server: to call.
-        seed: of what they do.
+        server: server to call.
+        seed: seed of their acts.
     """
 
     def __init__(self, server: Server, seed: int) -> None:
@@ -90,7 +90,7 @@ class Soak:
         self.wrong: list[str] = []
 
     async def call_until(self, end: float) -> None:
-        """One caller: one stream after the other."""
+        """Call one stream after the other until `end`."""
         while monotonic() < end:
             (act,) = self._random.choices(list(ACTS), list(ACTS.values()))
             try:
@@ -102,20 +102,20 @@ class Soak:
                 self.wrong.append(f"{act}: {fault}")
 
     async def whole(self) -> str:
-        """A stream read to its end."""
+        """Read a stream to its end."""
         return wrong(await self._post("steady"), b"event: end")
 
     async def failed(self) -> str:
-        """A chain that fails."""
+        """Read a stream of a chain that fails."""
         return wrong(await self._post("failing"), b"event: error")
 
     async def cut(self) -> str:
-        """A reader that leaves."""
+        """Leave a stream in the middle."""
         await self._part("steady")
         return ""
 
     async def resumed(self) -> str:
-        """A reader whose connection broke."""
+        """Cut a stream and resume it."""
         got = await self._part("steady", Idempotency_Key=os.urandom(8).hex())
         seen = [int(number) for number in ID.findall(got[: got.rfind(b"\n\n") + 2])]
         last = str(seen[-1]) if seen else "0"
@@ -123,7 +123,7 @@ class Soak:
         return wrong(rest, b"event: end", int(last))
 
     async def cancelled(self) -> str:
-        """A caller that cancels."""
+        """Cancel a run."""
         got = await self._part("steady", Run_On_Disconnect="continue")
         answer = await self._server.whole("POST", f"/runs/{run_of(got)}/cancel?wait=10")
         return "" if b'"cancelled"' in answer or b'"done"' in answer else answer[-200:].decode()
@@ -142,13 +142,13 @@ class Soak:
 
 
 def run_of(answer: bytes) -> str:
-    """The run's id in an answer's head."""
+    """Return the run's id from the head of an answer."""
     found = RUN.search(answer)
     return found[1].decode() if found else "unknown"
 
 
 def wrong(answer: bytes, terminal: bytes, after: int = 0) -> str:
-    """What is wrong with a stream: its ids are dense, and it has one terminal block of this kind."""
+    """Return the fault of a stream, or an empty text: its ids must be dense, with one terminal block of this kind."""
     ids = [int(number) for number in ID.findall(answer)]
     if ids != list(range(after + 1, after + 1 + len(ids))):
         return f"ids {ids[:3]}...{ids[-3:]} after {after}"
@@ -158,13 +158,13 @@ def wrong(answer: bytes, terminal: bytes, after: int = 0) -> str:
 
 
 async def soak(server: Server, streams: int, seconds: float, warm: float) -> dict[str, Any]:
-    """Soaks a server; gives what was done, what was wrong, and what was in the process before and after.
+    """Soak a server; return the acts, the faults, and the counts of objects before and after.
 
     Args:
-        server: running.
-        streams: at a time.
-        seconds: how long.
-        warm: seconds of the same before the first look.
+        server: running server.
+        streams: number of streams at a time.
+        seconds: duration.
+        warm: seconds of the same load before the first count.
     """
     callers = Soak(server, seed=1)
     await _run(callers, streams, warm)
@@ -180,7 +180,7 @@ async def _run(callers: Soak, streams: int, seconds: float) -> None:
 
 
 async def settled(server: Server, before: dict[str, int]) -> dict[str, int]:
-    """What there is once runs are forgotten and connections closed, or after a while all the same."""
+    """Return the counts once runs are forgotten and connections closed, or after a time limit."""
     deadline = monotonic() + SETTLE
     while True:
         found = await server.left()
@@ -193,18 +193,18 @@ async def settled(server: Server, before: dict[str, int]) -> dict[str, int]:
 
 
 def leaks(result: dict[str, Any]) -> list[str]:
-    """What is more than before."""
+    """Return the names of counts that grew."""
     before, after = result["before"], result["after"]
     found = [name for name in ("runs", "readers", "tasks", "files") if after[name] > before[name]]
     return found + (["memory"] if after["memory_kb"] > before["memory_kb"] + GROWTH_KB else [])
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--warm", type=float, default=60, help="a heap takes a minute to its full size")
+    parser.add_argument("--warm", type=float, default=60, help="a heap takes a minute to reach its size")
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "soak.log")
     given = parser.parse_args()
     given.log.parent.mkdir(exist_ok=True)

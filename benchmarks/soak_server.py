@@ -1,4 +1,4 @@
-"""The server of the soak: a chain of 50 tokens a second, one that fails on its way, and what is left in the process."""
+"""The server of the soak: a chain of 50 tokens a second, one that fails, and counts of objects in the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATM = Path("/proc/self/statm")
 
 
 async def steady(inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
-    """Says its tokens."""
+    """Yield all tokens."""
     async for _ in inputs:
         for number in range(TOKENS):
             await asyncio.sleep(PACE)
@@ -30,7 +30,7 @@ async def steady(inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
 
 
 async def failing(inputs: AsyncIterator[Any]) -> AsyncIterator[str]:
-    """Fails after a third of them."""
+    """Fail after a third of the tokens."""
     async for _ in inputs:
         for number in range(TOKENS // 3):
             await asyncio.sleep(PACE)
@@ -44,13 +44,13 @@ def _registered(name: str, function: Any) -> RegisteredChain:
 
 
 chains = {name: _registered(name, function) for name, function in (("failing", failing), ("steady", steady))}
-# What has ended is forgotten soon, so that what stays is a leak.
+# Ended runs are forgotten soon, so that the rest is a leak.
 app = create_app(Registry(chains), Settings(retention=5, tombstone=5, orphan_grace=2))
 
 
 @app.get("/left")
 async def left() -> dict[str, int]:
-    """What there is in this process, besides this request."""
+    """Return the counts of objects in this process, without this request."""
     gc.collect()
     pages = int(STATM.read_text("ascii").split()[1])  # noqa: ASYNC240 - memory, not a disk
     runs = app.state.runs

@@ -1,7 +1,7 @@
-"""What a store costs: CPU per block at a number of runs, and how long a block takes from the append to a reader.
+"""Cost of a store: CPU per block at a number of runs, and the time of a block from the append to a reader.
 
-Runs of 50 blocks a second, each stored by the server's own Writer. CPU is that of all threads of the process, less
-what pacing the blocks costs alone; readers are in the same process, and in one of their own.
+Runs have 50 blocks a second, each stored by the server's own Writer. CPU is that of all OS threads of the process, less
+the cost of the pacing alone. Readers are in the same process, and in one of their own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from streamserve.stores import Outcome, RunRecord, RunStore, store_at
 ROOT = Path(__file__).parents[1]
 RATE = 50.0  # blocks a second of one run
 COUNTS = (20, 100, 200, 400)
-SECONDS = 3.0  # long enough for what is stored to be moved on
+SECONDS = 3.0  # long enough for the store to move older blocks on
 READ_RUNS = 10
 PADDING = b" " * 150  # a token's block has about 170 bytes
 END = b"end"
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @contextmanager
 def addresses() -> Iterator[dict[str, str]]:
-    """The stores to compare; Redis is left out where it is not installed."""
+    """Yield the URLs of the stores to compare; Redis is left out if it is not installed."""
     with tempfile.TemporaryDirectory() as folder:
         urls = {"memory": "memory:", "sqlite": f"sqlite:///{folder}/runs.sqlite"}
         if shutil.which("redis-server") is None:
@@ -70,7 +70,7 @@ def _redis(folder: str) -> Iterator[str]:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[RunStore]:
-    """A store as the server has it."""
+    """Open a store as the server does."""
     store = store_at(Settings(store=url, _env_file=None))
     for tries_left in reversed(range(100)):
         try:
@@ -87,7 +87,7 @@ async def opened(url: str) -> AsyncIterator[RunStore]:
 
 
 async def follow(store: RunStore, run_id: str) -> list[float]:
-    """Reads a run to its end; seconds that each block took to come here."""
+    """Read a run to its end; return the seconds that each block took."""
     woken, delays, cursor = asyncio.Event(), [], 0
     unsubscribe = store.subscribe(run_id, woken.set)
     try:
@@ -126,14 +126,14 @@ async def _acquired(store: RunStore, count: int) -> list[RunRecord]:
 
 
 async def _load(store: RunStore | None, runs: list[RunRecord]) -> float:
-    """CPU seconds of the writing of all runs."""
+    """Return the CPU seconds of writing all runs."""
     began = time.process_time()
     await asyncio.gather(*(_write(store, run, index / len(runs) / RATE) for index, run in enumerate(runs)))
     return time.process_time() - began
 
 
 async def cpu_round(url: str, count: int) -> float:
-    """Microseconds of CPU per block."""
+    """Return microseconds of CPU per block."""
     async with opened(url) as store, asyncio.timeout(LIMIT):
         runs = await _acquired(store, count)
         pacing = await _load(None, runs)
@@ -141,7 +141,7 @@ async def cpu_round(url: str, count: int) -> float:
 
 
 async def delay_round(url: str, count: int, *, elsewhere: bool) -> list[float]:
-    """Seconds from append to reader, of each block of some runs."""
+    """Return the seconds from append to reader, of each block of some runs."""
     async with opened(url) as store, asyncio.timeout(LIMIT):
         runs = await _acquired(store, count)
         read = [run.run_id for run in runs[:: max(1, count // READ_RUNS)]]
@@ -152,7 +152,7 @@ async def delay_round(url: str, count: int, *, elsewhere: bool) -> list[float]:
         command = [sys.executable, "-m", "benchmarks.stores", url, *read]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
         assert process.stdout is not None
-        await process.stdout.readline()  # it is ready
+        await process.stdout.readline()  # all readers are subscribed
         await _load(store, runs)
         return list(json.loads(await process.stdout.read()))
 
@@ -167,7 +167,7 @@ def _delays(name: str, rounds: list[list[float]]) -> list[Figure]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs work in the event loop that the server has, with the server's garbage collector."""
+    """Run work in the server's kind of event loop, with its setting of the garbage collector."""
     collect_what_is_new(Settings(_env_file=None).gc_threshold)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
@@ -197,7 +197,7 @@ def main(plan: Plan) -> None:
 
 
 def _added(figures: list[Figure]) -> list[Figure]:
-    """Return what a store takes more than memory does, round by round."""
+    """Return the cost of each store above that of memory, round by round."""
     known = {figure.name: figure for figure in figures}
     added = []
     for figure in figures:

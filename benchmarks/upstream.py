@@ -1,6 +1,6 @@
-"""What a token from a model server costs: ChatOpenAI and ours, over httpx and, where it is installed, aiohttp.
+"""Cost of a token from a model server: ChatOpenAI and ours, over httpx and, if it is installed, aiohttp.
 
-The model server is a process of its own; CPU is that of all threads of this one. The ways take turns in each round.
+The model server is a process of its own; CPU is that of all OS threads of this one. Clients take turns in each round.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if find_spec("aiohttp"):
 
 @dataclass(frozen=True)
 class Regime:
-    """How the model server speaks.
+    """The load of the client.
 
     Args:
-        name: of the figures.
-        streams: at the same time.
-        tokens: of each stream.
-        pause: seconds between tokens; zero is as fast as they are read.
+        name: prefix of the figures.
+        streams: number of streams at the same time.
+        tokens: number of tokens of each stream.
+        pause: seconds between tokens; 0: as fast as they are read.
     """
 
     name: str
@@ -55,7 +55,7 @@ REGIMES = (Regime("hot", 1, 2000, 0.0), Regime("paced", 50, 100, 0.02))
 
 @contextmanager
 def serving(tokens: int) -> Iterator[str]:
-    """A model server's base URL, until the block ends."""
+    """Run a model server until the block ends; yield its base URL."""
     command = [sys.executable, "-m", "benchmarks.upstream_server", str(tokens)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
@@ -67,7 +67,7 @@ def serving(tokens: int) -> Iterator[str]:
 
 @asynccontextmanager
 async def ways(base_url: str, pause: float) -> AsyncIterator[dict[str, ChatOpenAI]]:
-    """The models to compare, each with connections of its own."""
+    """Yield the models to compare, each with connections of its own."""
     common: dict[str, Any] = {"base_url": base_url, "api_key": "none", "model": "m", "use_responses_api": False}
     common |= {"stream_usage": True, "default_headers": {"x-pace": str(pause)}}
     async with AsyncExitStack() as stack:
@@ -81,7 +81,7 @@ async def ways(base_url: str, pause: float) -> AsyncIterator[dict[str, ChatOpenA
 
 
 async def cost(model: ChatOpenAI, regime: Regime) -> float:
-    """Microseconds of CPU per token."""
+    """Return microseconds of CPU per token."""
     gc.collect()
     began = time.process_time()
     counts = await asyncio.gather(*(_count(model) for _ in range(regime.streams)))
@@ -95,7 +95,7 @@ async def _count(model: ChatOpenAI) -> int:
 
 
 async def rounds_of(regime: Regime, rounds: int) -> dict[str, list[float]]:
-    """The cost of each way in each round."""
+    """Return the cost of each model in each round."""
     with serving(regime.tokens) as base_url:
         async with asyncio.timeout(LIMIT), ways(base_url, regime.pause) as models:
             for model in models.values():
@@ -108,7 +108,7 @@ async def rounds_of(regime: Regime, rounds: int) -> dict[str, list[float]]:
 
 
 def figures_of(regime: Regime, costs: dict[str, list[float]]) -> list[Figure]:
-    """The costs, and each round's share of the first way's."""
+    """Return the costs, and their ratios to the first model's."""
     stock = next(iter(costs.values()))
     figures = [Figure(f"{regime.name}: {name}", "us/token", values) for name, values in costs.items()]
     for name, values in list(costs.items())[1:]:

@@ -1,4 +1,4 @@
-"""A model server that costs little: `python -m benchmarks.upstream_server TOKENS` prints its port and serves."""
+"""A model server of little cost: `python -m benchmarks.upstream_server TOKENS` prints its port and serves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import uvloop
 
-# What a chunk of OpenAI's has besides its text.
+# Fields of OpenAI's chunks beside their text.
 META = {
     "id": "chatcmpl-AbCdEfGhIjKlMnOpQrStUvWx",
     "object": "chat.completion.chunk",
@@ -30,7 +30,7 @@ def _sent(*bodies: dict[str, Any]) -> bytes:
 
 
 def answer(tokens: int) -> list[bytes]:
-    """The HTTP chunks of an answer: one for each token, and the end."""
+    """Return the HTTP chunks of an answer: one for each token, and the end."""
     rest = {"logprobs": None, "finish_reason": None}
     parts = [
         _sent({"choices": [{"index": 0, "delta": {"content": f" {n}"}, **rest}], "usage": None}) for n in range(tokens)
@@ -63,7 +63,7 @@ async def _write(writer: asyncio.StreamWriter, parts: list[bytes], pause: float)
 
 
 async def main() -> None:
-    """Serves until it is ended."""
+    """Serve until the process is killed."""
     parts = answer(int(sys.argv[1]))
     server = await asyncio.start_server(lambda reader, writer: _serve(reader, writer, parts), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)

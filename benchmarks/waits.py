@@ -1,4 +1,4 @@
-"""What a reader or the loop waits for, and what a token leaves in memory."""
+"""Waits of a reader and of the loop, and the memory of a token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Wait = tuple[float, float]  # milliseconds: p50, p99
 
 
 def latency(plan: Plan) -> None:
-    """Time to the first token of a request beside paced streams; the bare path takes its turn in every round."""
+    """Measure the time to the first token beside paced streams; the bare path takes its turn in every round."""
     figures = []
     for streams in plan.amount(STREAMS, (1, 3)):
         rounds = [tried(partial(_waits, plan, streams), _medians, plan.tries) for _ in range(plan.rounds)]
@@ -33,7 +33,7 @@ def latency(plan: Plan) -> None:
 
 
 def _waits(plan: Plan, streams: int) -> dict[str, Wait]:
-    """Return the wait of the bare path, and of each variant what it takes more."""
+    """Return the wait on the bare path, and the difference of each variant to it."""
     raw = _first(plan, "raw", streams)
     waits = {variant: _first(plan, variant, streams) for variant in plan.there(VARIANTS)}
     over = {variant: (difference(p50, raw[0]), difference(p99, raw[1])) for variant, (p50, p99) in waits.items()}
@@ -41,7 +41,7 @@ def _waits(plan: Plan, streams: int) -> dict[str, Wait]:
 
 
 def _medians(waits: dict[str, Wait]) -> Iterator[float]:
-    # A p99 of 40 probes is the longest but one: below the bare path's now and then, and no fault of the round.
+    # A p99 of 40 probes is nearly their longest: now and then it is below the bare path's in a sound round.
     return (p50 for p50, _ in waits.values())
 
 
@@ -53,7 +53,7 @@ def _first(plan: Plan, variant: str, streams: int) -> Wait:
 
 
 def stall(plan: Plan) -> None:
-    """The longest time in which the loop did nothing else, in a stream of many tokens whose model yields per token."""
+    """Measure the longest stall of the loop during a stream of many tokens whose model yields after each."""
     figures = []
     for count in plan.amount((4000, 16000), (20, 40)):
         for chain in ("text", "messages"):
@@ -73,7 +73,7 @@ def _stall(plan: Plan, variant: str, chain: str, count: int) -> float:
 
 
 def emitted(plan: Plan) -> None:
-    """Memory that a token takes as long as its stream lives: resident bytes at two lengths."""
+    """Measure the memory of a token while its stream lives: resident bytes at two lengths."""
     streams, short, long = plan.amount((20, 100, 2100), (2, 5, 25))
     variants = ["raw", *plan.there(VARIANTS)]
     measures = {each: partial(_kept, plan, each, streams, short, long) for each in variants}
@@ -88,7 +88,7 @@ def emitted(plan: Plan) -> None:
 
 
 def _kept(plan: Plan, variant: str, streams: int, short: int, long: int) -> float:
-    # A server of its own: one that has served holds freed memory, into which new tokens go unseen.
+    # Each measurement has a new server: an older one would put new tokens into memory that it has freed.
     with plan.fleet.fresh(variant) as server:
         held = []
         for count in (short, long):

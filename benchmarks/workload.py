@@ -1,4 +1,4 @@
-"""What all servers stream: a model that says as many tokens as it is asked for, and the chains around it."""
+"""The workload of all servers: a model that says a given number of tokens, and the chains around it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HOT, YIELDING, HELD = "hot", "yielding", "held"
 
 
 class Order(NamedTuple):
-    """What a model is asked for, written as `400 yielding`.
+    """A request for tokens, written as `400 yielding`.
 
     Args:
-        count: of tokens.
-        pace: `hot`: never yields to the loop; `yielding`: per token; `held`: so too, and then silence without an
-            end; else tokens a second.
+        count: number of tokens.
+        pace: `hot`: the model never yields to the loop; `yielding`: it yields after each token; `held`: it yields,
+            and stays silent without an end; a number: tokens a second.
     """
 
     count: int
@@ -35,7 +35,7 @@ class Order(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Order:
-        """The order in a prompt."""
+        """Return the order of a prompt."""
         count, pace = text.split()
         return cls(int(count), pace)
 
@@ -44,7 +44,7 @@ class Order(NamedTuple):
 
 
 async def tokens(order: Order) -> AsyncIterator[str]:
-    """The tokens of an order, at its pace."""
+    """Yield the tokens of an order, at its pace."""
     words = islice(cycle(WORDS), order.count)
     if order.pace == HOT:
         for word in words:
@@ -70,7 +70,7 @@ async def _paced(words: Any, rate: float) -> AsyncIterator[str]:
 
 
 class TokenModel(BaseChatModel):
-    """A chat model without a cost of its own: what a stream takes beyond it is the chain's and the server's."""
+    """A chat model of next to no cost, so that a stream's cost is that of the chain and the server."""
 
     @property
     def _llm_type(self) -> str:
@@ -110,17 +110,17 @@ class Conversation(BaseModel):
 
 
 def messages_chain(model: BaseChatModel | None = None) -> Runnable[Any, Any]:
-    """A prompt and a model."""
+    """Return a prompt and a model."""
     return ChatPromptTemplate.from_template("{order}") | (model or TokenModel())
 
 
 def text_chain(model: BaseChatModel | None = None) -> Runnable[Any, Any]:
-    """A prompt, a model and a parser."""
+    """Return a prompt, a model and a parser."""
     return messages_chain(model) | StrOutputParser()
 
 
 def graph() -> Any:
-    """A graph of one node that calls the model."""
+    """Return a graph of one node that calls the model."""
     model = TokenModel()
 
     async def answer(state: MessagesState) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def graph() -> Any:
 
 
 def body_of(chain: str, order: Order) -> dict[str, Any]:
-    """The request's body."""
+    """Return the body of a request."""
     messages = {"messages": [{"type": "human", "content": str(order)}]}
     if chain == "graph":
         return {"input": messages}
@@ -140,6 +140,6 @@ def body_of(chain: str, order: Order) -> dict[str, Any]:
 
 
 def order_in(body: Any) -> Order:
-    """The order of a request's body."""
+    """Return the order in the body of a request."""
     asked = body["input"]
     return Order.read(asked["messages"][-1]["content"] if "messages" in asked else asked["order"])

@@ -1,1 +1,1 @@
-"""Running StreamServe on more than one process; docs/deploy.md tells how."""
+"""Deployment of StreamServe on several processes; see docs/deploy.md."""

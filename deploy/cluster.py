@@ -29,11 +29,11 @@ class Replica(Service):
     """A server of the chains in a process of its own.
 
     Args:
-        number: of its name.
-        port: to listen on.
-        folder: for its log.
+        number: number in its name.
+        port: port to listen on.
+        folder: folder of its log.
         settings: variables of its environment.
-        cwd: the folder of the application.
+        cwd: folder of the application.
     """
 
     def __init__(self, number: int, port: int, folder: Path, settings: Mapping[str, str], cwd: Path = ROOT) -> None:
@@ -44,7 +44,7 @@ class Replica(Service):
 
 
 def postgres(folder: Path) -> tuple[Service, str]:
-    """Postgres with new data, reached by a socket in its folder; the service and its URL."""
+    """Return Postgres with new data, reached by a socket in its folder, and its URL."""
     account = unprivileged()
     data = folder / "postgres"
     data.mkdir(mode=0o700)
@@ -60,7 +60,7 @@ def postgres(folder: Path) -> tuple[Service, str]:
 
 
 def unprivileged() -> str | None:
-    """The account for Postgres, which refuses to run as root; None: this one is fine."""
+    """Return the account for Postgres, which refuses to run as root; None: the account of this process."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
@@ -68,7 +68,7 @@ def unprivileged() -> str | None:
 
 
 def _is_ready(data: Path) -> bool:
-    # The last line of this file is the postmaster's own word.
+    # The postmaster writes its state into the last line of this file.
     try:
         lines = (data / "postmaster.pid").read_text("ascii").splitlines()
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _is_ready(data: Path) -> bool:
 
 
 def redis(folder: Path) -> tuple[Service, str]:
-    """Redis with nothing in it; the service and its URL."""
+    """Return an empty Redis and its URL."""
     port = free_port()
     command = [program("redis-server"), "--bind", HOST, "--port", str(port), "--dir", str(folder), "--save", ""]
     return Service("redis", command, lambda: _pongs(port), folder), f"redis://{HOST}:{port}/0"
@@ -93,8 +93,8 @@ def _pongs(port: int) -> bool:
 
 
 def nginx(port: int, replicas: Sequence[int], folder: Path) -> Service:
-    """nginx with the configuration of compose.yaml, in front of replicas on these ports."""
-    folder.chmod(0o711)  # its workers are not root
+    """Return nginx with the configuration of compose.yaml, in front of replicas on these ports."""
+    folder.chmod(0o711)  # workers of nginx are not root
     configuration = folder / "nginx.conf"
     configuration.write_text(nginx_configuration(port, replicas, folder), "utf-8")
     command = [program("nginx"), "-p", str(folder), "-c", str(configuration), "-g", "daemon off;"]
@@ -102,7 +102,7 @@ def nginx(port: int, replicas: Sequence[int], folder: Path) -> Service:
 
 
 def nginx_configuration(port: int, replicas: Sequence[int], folder: Path) -> str:
-    """The text of nginx.conf with other addresses and paths."""
+    """Return the text of nginx.conf with other addresses and paths."""
     text = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
     text = text.replace("listen 8080;", f"listen {HOST}:{port};").replace(" /tmp/", f" {folder}/")
     for number, replica in enumerate(replicas, 1):
@@ -111,12 +111,12 @@ def nginx_configuration(port: int, replicas: Sequence[int], folder: Path) -> str
 
 
 class Cluster:
-    """The replicas and what they need, as long as the `with` block lasts.
+    """The replicas, nginx, Redis and Postgres, until the `with` block ends.
 
     Args:
-        port: nginx's; the replicas have the next ones. 0: free ones.
-        settings: variables of the replicas' environment; they go before the cluster's own.
-        cwd: the folder of the application.
+        port: port of nginx; the replicas have the next ones. 0: free ports.
+        settings: variables of the replicas' environment, which override the cluster's own.
+        cwd: folder of the application.
     """
 
     def __init__(self, port: int = 0, settings: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
@@ -130,11 +130,11 @@ class Cluster:
         self._ending = ExitStack()
 
     def __enter__(self) -> Self:
-        """Starts everything.
+        """Start all services.
 
         Raises:
             Missing: a program is not installed.
-            RuntimeError: one did not start.
+            RuntimeError: a service did not start.
         """
         with ExitStack() as ending:
             self.folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="streamserve-")))
@@ -159,7 +159,7 @@ class Cluster:
             service.wait_until_ready()
 
     def __exit__(self, *_error: object) -> None:
-        # They drain together, and nginx still passes on what they say.
+        # The replicas drain together, while nginx still passes their streams on.
         for replica in self.replicas:
             replica.ask_to_end()
         for replica in self.replicas:
@@ -168,19 +168,19 @@ class Cluster:
 
     @property
     def services(self) -> list[Service]:
-        """Everything that was started."""
+        """All services that were started."""
         return [self.redis, self.postgres, *self.replicas, self.nginx]
 
     def restart(self, replica: Replica) -> None:
-        """Ends a replica by SIGTERM, and starts it anew."""
+        """Stop a replica by SIGTERM, and start it again."""
         replica.stop()
         replica.start()
 
 
 def main() -> None:
-    """Runs the cluster until Ctrl-C, SIGTERM, or the end of one of its processes."""
+    """Run the cluster until Ctrl-C, SIGTERM, or the end of one of its processes."""
     parser = argparse.ArgumentParser(prog="python -m deploy.cluster", description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="nginx's; the replicas have the next two [8000]")
+    parser.add_argument("--port", type=int, default=8000, help="port of nginx; the replicas have the next two [8000]")
     port = parser.parse_args().port
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -188,15 +188,15 @@ def main() -> None:
         with Cluster(port) as cluster:
             print(f"StreamServe on {cluster.url}: nginx, Redis, Postgres and two replicas:")
             print(*(f"  {replica.name} {replica.url}" for replica in cluster.replicas), sep="\n")
-            print(f"logs in {cluster.folder}; Ctrl-C ends all of it", flush=True)
+            print(f"logs in {cluster.folder}; Ctrl-C stops all of it", flush=True)
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-            sys.exit("one of the processes ended; the cluster ends with it")
+            sys.exit("a process of the cluster ended, so the cluster stops")
     except (Missing, RuntimeError) as error:
         sys.exit(str(error))
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    # Once: a second Ctrl-C must not leave processes behind.
+    # Only the first signal counts: a second Ctrl-C must not leave processes behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""Processes that are started until they are ready, and ended by their own ids only."""
+"""Processes that are started until they are ready, and stopped by their own ids only."""
 
 from __future__ import annotations
 
@@ -22,61 +22,61 @@ from typing import Any, Self
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 START_LIMIT = 60.0
-# Above the replicas' drain time and what they take to end after it.
+# Above the replicas' drain time and the grace after it.
 STOP_LIMIT = 45.0
 LOOK_AGAIN = 0.05
-# Where Debian puts what is not on everybody's PATH; the newest Postgres first.
+# Folders of Debian that are not on every PATH; the newest Postgres first.
 FOLDERS = [Path("/usr/sbin"), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
 
 
 class Missing(Exception):
-    """A program is not on this machine."""
+    """A program or a free port is missing on this machine."""
 
 
 def program(name: str) -> str:
-    """The path of a program of the system.
+    """Return the path of a program of the system.
 
     Raises:
-        Missing: it is not installed.
+        Missing: the program is not installed.
     """
     found = shutil.which(name) or next((str(path / name) for path in FOLDERS if (path / name).exists()), None)
     if found is None:
-        raise Missing(f"{name} is not installed: `make system` says what is needed")
+        raise Missing(f"{name} is not installed; `make system` installs it or names it")
     return found
 
 
-# Below those that Linux gives to connections (net.ipv4.ip_local_port_range): else a connection could take the port
+# Below the ports that Linux gives to connections (net.ipv4.ip_local_port_range): a connection could take such a port
 # before its server does, or while a test keeps the server down.
 PORTS = range(10_000, 32_768)
-# Begins anywhere, so that two sessions on one machine do not want the same ones; never gives one twice.
+# A random order, so that two sessions on one machine want different ports; none is given twice.
 _ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that this process was not given before.
+    """Return a port that nobody listens on, and that this function has not returned before.
 
     Raises:
-        Missing: none is free.
+        Missing: no port is free.
     """
     for port in itertools.islice(_ports, len(PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
-    raise Missing("a free port")
+    raise Missing("no port is free")
 
 
 class Service:
-    """A process that is started until it is ready, and ended by its own id only.
+    """A process that is started until it is ready, and stopped by its own id only.
 
     Args:
-        name: of its log file, too.
-        command: what to run; it must stay in the foreground.
-        ready: whether it can be used.
-        folder: for its log.
+        name: name of the service, and of its log file.
+        command: command to run; it must stay in the foreground.
+        ready: function that tells if the service can be used.
+        folder: folder of its log.
         environment: variables beside those of this process.
-        cwd: where it runs.
-        account: the user it runs as; None: the same.
-        end: the signal that ends it in order.
+        cwd: working directory.
+        account: user that it runs as; None: the user of this process.
+        end: signal for an orderly stop.
     """
 
     def __init__(
@@ -104,17 +104,17 @@ class Service:
         self.overdue = False
 
     def start(self) -> Self:
-        """Starts it and waits until it is ready.
+        """Start the service and wait until it is ready.
 
         Raises:
-            RuntimeError: it ended, or was not ready in time; the message has the end of its log.
+            RuntimeError: the service ended, or was not ready in time; the message has the end of its log.
         """
         self.begin()
         self.wait_until_ready()
         return self
 
     def begin(self) -> None:
-        """Starts it; several can then be awaited together."""
+        """Start the service without waiting, so that several can start together."""
         self._asked = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -124,12 +124,12 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for this process, which ends the others in their order
+                start_new_session=True,  # Ctrl-C is for this process, which stops the others in order
                 **identity(self._account),
             )
 
     def wait_until_ready(self) -> None:
-        """Returns once it can be used.
+        """Wait until the service can be used.
 
         Raises:
             RuntimeError: as for `start`.
@@ -143,13 +143,13 @@ class Service:
             time.sleep(LOOK_AGAIN)
 
     def ask_to_end(self) -> None:
-        """Sends the signal that ends it in order, once: a second one would mean at once."""
+        """Send the signal for an orderly stop, once: a second signal would mean an immediate one."""
         if self.process is not None and not self._asked and self.process.poll() is None:
             self._asked = True
             self.process.send_signal(self._end)
 
     def stop(self) -> int | None:
-        """Ends it in order, or hard after the limit; gives its exit code."""
+        """Stop the service in order, or kill it after the time limit; return its exit code."""
         self.ask_to_end()
         if self.process is None:
             return None
@@ -157,18 +157,18 @@ class Service:
             return self.process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:
             self.overdue = True
-            print(f"{self.name} did not end within {STOP_LIMIT:.0f} s", file=sys.stderr)
+            print(f"{self.name} did not stop within {STOP_LIMIT:.0f} s", file=sys.stderr)
             return self.kill()
 
     def kill(self) -> int:
-        """Ends it as a power cut would."""
+        """Kill the service, as a power cut would."""
         assert self.process
         self.process.kill()
         return self.process.wait()
 
 
 def identity(account: str | None) -> dict[str, Any]:
-    """The arguments of `subprocess` for another account."""
+    """Return the arguments of `subprocess` for another account."""
     if account is None:
         return {}
     entry = pwd.getpwnam(account)
@@ -176,7 +176,7 @@ def identity(account: str | None) -> dict[str, Any]:
 
 
 def answers(url: str) -> bool:
-    """Whether a URL answers with 200."""
+    """Return whether a URL answers with 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
