@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
@@ -43,7 +43,7 @@ anything = st.none() | st.integers() | st.lists(st.integers(), max_size=2) | dic
 
 
 def left_fold(chunks: list[Any]) -> Any:
-    """As langchain-core's `_atransform_stream_with_config`."""
+    """Add chunks as langchain-core's `_atransform_stream_with_config` does."""
     total, addable = None, True
     for chunk in chunks:
         if total is None or not addable:
@@ -56,23 +56,37 @@ def left_fold(chunks: list[Any]) -> Any:
     return total
 
 
-def added(chunks: list[Any]) -> Any:
-    total = ChunkSum()
+def restarted_fold(chunks: list[Any]) -> Any:
+    """Add chunks as langchain-core's `Runnable.atransform` does."""
+    total = chunks[0] if chunks else None
+    for chunk in chunks[1:]:
+        try:
+            total = total + chunk
+        except TypeError:
+            total = chunk
+    return total
+
+
+def added(chunks: list[Any], *, restarts: bool = False) -> Any:
+    total = ChunkSum(restarts=restarts)
     for chunk in chunks:
         total.add(chunk)
     return total.value()
 
 
-@given(st.lists(words) | st.lists(messages, max_size=6) | st.lists(anything, max_size=6))
+@given(st.lists(words) | st.lists(messages, max_size=6) | st.lists(anything, max_size=6), st.booleans())
+@example([0, None, AIMessageChunk("", response_metadata={"output_version": "v1"}), AIMessageChunk("")], False)
+@example([0, None, "a", "b"], False)
+@example([0, "a", "b"], True)
 @settings(max_examples=400, deadline=None)
-def test_the_sum_is_the_left_fold(chunks: list[Any]) -> None:
+def test_the_sum_is_the_left_fold(chunks: list[Any], restarts: bool) -> None:
     try:
-        expected = left_fold(chunks)
+        expected = (restarted_fold if restarts else left_fold)(chunks)
     except Exception as error:
         with pytest.raises(type(error)):
-            added(chunks)
+            added(chunks, restarts=restarts)
     else:
-        total = added(chunks)
+        total = added(chunks, restarts=restarts)
         assert type(total) is type(expected)
         assert total == expected
 

@@ -1,4 +1,4 @@
-"""The sum of a stream's chunks, as tracers see a run's input and output."""
+"""The sum of a stream's chunks: the one place of the server where chunks are added up."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ from typing import Any
 
 from langchain_core.messages import AIMessageChunk
 
-# Nobody can see when these are added up: once at the end is linear, one by one is a copy of the whole per chunk.
+# Their sum is made once, at the end, in linear time; one by one, each sum would be a copy of all chunks so far.
 _ADDED_AT_THE_END = frozenset({str, AIMessageChunk})
 
 
 class ChunkSum:
-    """Adds chunks with `+` from the left; of chunks that cannot be added it is the last one."""
+    """Add chunks with `+` from the left, as langchain-core does.
 
-    __slots__ = ("_addable", "_kind", "_pending", "_value")
+    Args:
+        restarts: what follows a chunk that cannot be added. True: the sum begins anew with that chunk, as in
+            `Runnable.atransform`. False: the sum is the last chunk from then on, as in tracers (default false).
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_addable", "_kind", "_pending", "_restarts", "_value")
+
+    def __init__(self, *, restarts: bool = False) -> None:
         self._value: Any = None
         self._addable = True
+        self._restarts = restarts
         self._kind: type[Any] | None = None
         self._pending: list[Any] = []
 
     def add(self, chunk: Any) -> None:
-        """Adds the next chunk."""
+        """Add the next chunk."""
         kind = type(chunk)
         if kind is self._kind:
             self._pending.append(chunk)
-        elif self._value is None and self._kind is None and kind in _ADDED_AT_THE_END:
+        elif self._value is None and self._kind is None and self._addable and kind in _ADDED_AT_THE_END:
             self._kind, self._pending = kind, [chunk]
         else:
             self._settle()
-            self._fold(chunk)
+            self._fold([chunk])
 
     def value(self) -> Any:
-        """The sum so far; None without chunks."""
+        """Return the sum so far, or None without chunks."""
         self._settle()
         return self._value
 
@@ -43,27 +49,24 @@ class ChunkSum:
         if chunks and _adds_in_one(chunks):
             try:
                 self._value = _joined(chunks)
-            except TypeError:  # somewhere among them: one by one tells where
-                self._fold_all(chunks)
+            except TypeError:  # adding them one by one finds the chunk that cannot be added
+                self._fold(chunks)
         else:
-            self._fold_all(chunks)
+            self._fold(chunks)
 
-    def _fold_all(self, chunks: Sequence[Any]) -> None:
+    def _fold(self, chunks: Sequence[Any]) -> None:
         for chunk in chunks:
-            self._fold(chunk)
-
-    def _fold(self, chunk: Any) -> None:
-        if self._value is None or not self._addable:
-            self._value = chunk
-            return
-        try:
-            self._value = self._value + chunk
-        except TypeError:
-            self._value, self._addable = chunk, False
+            if self._value is None or not self._addable:
+                self._value = chunk
+                continue
+            try:
+                self._value = self._value + chunk
+            except TypeError:
+                self._value, self._addable = chunk, self._restarts
 
 
 def _adds_in_one(chunks: Sequence[Any]) -> bool:
-    # A message's last chunk makes its tool calls whole; what comes after it is added to those.
+    # A message's last chunk completes its tool calls; the chunks after it are added to the complete calls.
     return type(chunks[0]) is str or all(chunk.chunk_position is None for chunk in chunks[:-1])
 
 

@@ -113,14 +113,12 @@ async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableCon
 
 
 async def gathered(inputs: Stream) -> Any:
-    """All of a stream added up, or its last chunk where they do not add up; `NOTHING` if it has none."""
-    whole = NOTHING
+    """Return the sum of all chunks of a stream, or `NOTHING` if it has none."""
+    total, empty = ChunkSum(restarts=True), True
     async for chunk in inputs:
-        try:
-            whole = chunk if whole is NOTHING else whole + chunk
-        except TypeError:
-            whole = chunk
-    return whole
+        empty = False
+        total.add(chunk)
+    return NOTHING if empty else total.value()
 
 
 async def closed(stream: Any) -> None:
