@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
     auth: str = Field(
         "",
-        description="How the server authenticates callers: `keys:PATH` (a file of API keys), `jwt:` (JSON Web Tokens, "
+        description="Authentication of callers: `keys:PATH` (a file of API keys), `jwt:` (JSON Web Tokens, "
         "extra `jwt`) or `MODULE:FUNCTION` (a FastAPI dependency of your own). Unset: no authentication, and only "
         "callers on this machine are answered.",
     )
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     )
     on_disconnect: Literal["continue", "cancel"] | None = Field(
         None,
-        description="What happens to a run when its last reader leaves. `continue`: it runs to its end. `cancel`: it "
+        description="Policy for a run whose last reader leaves. `continue`: it runs to its end. `cancel`: it "
         "is cancelled at once, or after `orphan_grace` if the reader can come back (its request had an "
         "Idempotency-Key). Unset: `continue` for background runs, else `cancel`. A chain's record and a "
         "request's header override it.",
@@ -126,14 +126,14 @@ class Settings(BaseSettings):
     store: str = Field(
         "",
         repr=False,  # it may hold a password
-        description="Where runs are kept: `memory:` (one process; lost when it ends), `sqlite:///PATH` (one machine) "
+        description="Store of the runs: `memory:` (one process; lost when it ends), `sqlite:///PATH` (one machine) "
         "or `redis://HOST:PORT/DB` (several machines; also `rediss:` and `redis+cluster:`). Unset: memory, or "
         "`sqlite:///.streamserve/runs.sqlite` with several workers.",
     )
     checkpoints: str = Field(
         "",
         repr=False,  # it may hold a password
-        description="Where graphs keep their threads: `memory:`, `sqlite:///PATH` or `postgres://USER@HOST/DB` (extra "
+        description="Store of the graphs' threads: `memory:`, `sqlite:///PATH` or `postgres://USER@HOST/DB` (extra "
         "`postgres`). Unset: memory or SQLite, the same as for the runs. With a Redis store, graphs require this "
         "setting.",
     )
@@ -206,7 +206,7 @@ class Settings(BaseSettings):
     max_runs: int = Field(1000, gt=0, description="Maximum live runs and calls in one worker; more get 503.")
     limits_store: str = Field(
         "",
-        description="Where requests are counted: `memory:` (in each worker separately) or a Redis URL as for `store`. "
+        description="Store of the request counts: `memory:` (in each worker separately) or a Redis URL as for `store`. "
         "Unset: the Redis of `store`, else memory.",
     )
     cors_origins: str = Field(
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
     )
     metrics: Literal["auto", "public", "guarded", "off"] = Field(
         "auto",
-        description="Who may read /metrics: everybody (`public`), authenticated callers (`guarded`) or nobody (`off`). "
+        description="Access to /metrics: everybody (`public`), authenticated callers (`guarded`) or nobody (`off`). "
         "`auto`: everybody if the server listens on loopback, else authenticated callers.",
     )
     metrics_port: int | None = Field(
