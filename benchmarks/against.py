@@ -49,10 +49,10 @@ def compare(names: Sequence[str], other: Path, rounds: int, flags: Sequence[str]
     """Run benchmarks in this checkout and in another, and print a table of each with the ratio of the two.
 
     Args:
-        names: of the benchmarks.
+        names: names of the benchmarks.
         other: the folder of the other checkout.
         rounds: number of turns of each checkout.
-        flags: of the command line, for both.
+        flags: flags of the command line, for both checkouts.
 
     Raises:
         RuntimeError: a benchmark failed; the message has the end of what it printed.
@@ -67,8 +67,8 @@ def table(name: str, turns: Sequence[tuple[Found, Found]]) -> Iterator[str]:
     """Yield the lines of a benchmark's table: the figures that both checkouts have, in the order of this one.
 
     Args:
-        name: of the benchmark.
-        turns: of each round, the figures of this checkout and of the other.
+        name: name of the benchmark.
+        turns: figures of this checkout and of the other, for each round.
     """
     yield f"\n{name}"
     yield f"  {'':52}{'this':>11}{'other':>11}{'this/other':>12}{'least':>9}{'most':>9}  unit"
