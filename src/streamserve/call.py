@@ -1,4 +1,4 @@
-"""What one request carries through LangServe, which has no place for it."""
+"""The call: the state of one request on its way through LangServe, in a context variable."""
 
 from __future__ import annotations
 
@@ -18,50 +18,53 @@ EventVersion = Literal["v2", "v3"]
 
 
 def new_run_id() -> str:
-    """128 random bits in the form that LangChain's tracers take: a UUID."""
+    """Return 128 random bits as a UUID, the form that LangChain's tracers take."""
     return str(UUID(bytes=token_bytes(16)))
 
 
 class Turn(Protocol):
-    """Makes a run wait for its turn on a thread, and gives the runs that it undoes."""
+    """A factory of turns on threads."""
 
     def __call__(self, thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
-        """The turn of a run on the thread of this name."""
+        """Return a context manager that waits for the run's turn on a thread.
+
+        It yields the ids of the runs that were cancelled for this run.
+        """
 
 
 class Slot(Protocol):
-    """A place among the runs that a caller may have under way."""
+    """One of the runs that a principal may have at the same time."""
 
     def keep(self) -> None:
-        """A run has it: the request's own end does not give it back."""
+        """Keep the slot for a run beyond the end of the request."""
 
     def release(self, *, kept: bool = False) -> None:
-        """Gives it back, unless a run keeps it and this is not the run's end."""
+        """Release the slot; a slot that a run keeps is released with `kept` only, at the run's end."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One request's way through LangServe, which passes neither keyword arguments nor the place of a failure.
+    """The state of one request; LangServe passes neither keyword arguments nor the place of a failure.
 
     Args:
-        run_id: of the run, LangServe's metadata and the trace alike.
-        chain: the chain's name.
-        expose_errors: the chain's own error texts may be shown.
-        principal: who asks; None until the guard has said it.
-        configs: what the request's configs say, one for all inputs or one for each.
-        slot: of the runs that the caller may have under way; None: not bounded.
-        turn: of runs on threads that the caller named; None: nothing to wait for.
-        body: what the request says, once it is read.
-        kwargs: for the runnable.
-        events: the version of the events, for /stream_events.
-        output: JSON of the final output where it cannot be merged from the chunks.
-        types: of the output's values, as wire_types has them.
-        config: as LangServe made it of the request's, with the run's id.
-        recover: another worker goes on with the run if this one dies.
-        guard: raises if another worker goes on with the run; None: nobody else can.
-        phase: how far it came.
-        task: in which the chain streams; not LangServe's own for /stream_log, which waits for it to end.
-        began: when the request came, by `time.monotonic`.
+        run_id: The id of the run, of LangServe's metadata and of the trace. Default: a new id.
+        chain: The chain's name.
+        expose_errors: True to show the chain's own error texts. Default: False.
+        principal: The principal; None until the guard has set it.
+        configs: The request's configs, one for all inputs or one per input.
+        slot: The principal's slot; None: the number of runs is not bounded.
+        turn: The turns on the threads that the caller named; None: the run waits for no other run.
+        body: The parsed request body; empty before it is read.
+        kwargs: Keyword arguments of the runnable.
+        events: The version of the events of /stream_events. Default: v2.
+        output: The final output as JSON if it cannot be merged from the chunks, else None.
+        types: The types of the output's values, by JSON pointer, as in `wire.types`.
+        config: LangServe's config for the request, with the run's id.
+        recover: True if another worker recovers the run after this worker's death. Default: False.
+        guard: Function that raises Fenced if the run has another owner; None: the run cannot have another owner.
+        phase: The phase of the request. Default: input.
+        task: The task that streams the chain; for /stream_log an inner task, which LangServe's own task awaits.
+        began: The time of the request, in seconds of `time.monotonic`. Default: now.
     """
 
     run_id: str = field(default_factory=new_run_id)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from streamserve.errors import ShuttingDown
 from streamserve.runs.runs import Runs
-from streamserve.runs.sync_calls import RunThreads
+from streamserve.runs.sync_calls import SyncCallExecutor
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,7 +36,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _running(runs: Runs) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    threads = RunThreads(runs.settings.threads, thread_name_prefix="chain")
+    threads = SyncCallExecutor(runs.settings.threads, thread_name_prefix="chain")
     loop.set_default_executor(threads)
     collect_what_is_new(runs.settings.gc_threshold)
     await runs.store.open()

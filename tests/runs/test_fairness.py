@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from benchmarks.workload import HOT, Order, TokenModel, text_chain
-from streamserve.runs.fairness import FAIR_TURN, FairShare
+from streamserve.runs.fairness import SLICE, TimeSlice
 from tests.runs.support import LIMIT, app_of, client_of, streaming
 
 ENDLESS = {"order": str(Order(10**9, HOT))}
@@ -28,17 +28,17 @@ def work(seconds: float) -> None:
 
 
 async def test_a_first_word_is_followed_by_a_turn_of_the_others() -> None:
-    share = FairShare()
+    share = TimeSlice()
     assert share.is_spent()
     await asyncio.sleep(0)
     assert not share.is_spent()
 
 
 async def test_who_never_waits_has_spent_its_share_until_the_others_had_their_turn() -> None:
-    share = FairShare()
+    share = TimeSlice()
     await asyncio.sleep(0)
     assert not share.is_spent()
-    work(2 * FAIR_TURN)
+    work(2 * SLICE)
     assert share.is_spent()
     assert share.is_spent()
     await asyncio.sleep(0)
@@ -46,17 +46,17 @@ async def test_who_never_waits_has_spent_its_share_until_the_others_had_their_tu
 
 
 async def test_who_let_the_others_run_meanwhile_has_its_whole_share() -> None:
-    share = FairShare()
+    share = TimeSlice()
     await asyncio.sleep(0)
-    work(2 * FAIR_TURN)
+    work(2 * SLICE)
     assert not share.is_spent()
-    work(2 * FAIR_TURN)
+    work(2 * SLICE)
     assert share.is_spent()
 
 
 def test_a_loop_that_has_ended_is_not_kept() -> None:
     async def shared() -> weakref.ref[asyncio.AbstractEventLoop]:
-        FairShare()
+        TimeSlice()
         return weakref.ref(asyncio.get_running_loop())
 
     ended = asyncio.run(shared())

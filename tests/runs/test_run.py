@@ -89,7 +89,7 @@ class Bench:
 
 async def finish(run: Run) -> None:
     async with asyncio.timeout(LIMIT):
-        await run.over
+        await run.ended
 
 
 async def test_a_cancel_before_the_start_is_not_lost() -> None:

@@ -1,1 +1,1 @@
-"""Runs: one execution of a chain for one request, its blocks, its readers and its end. No HTTP."""
+"""Runs: one execution of a chain for one request, its blocks, its readers and its end, without HTTP."""

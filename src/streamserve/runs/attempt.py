@@ -1,4 +1,4 @@
-"""A further attempt at a run whose worker is gone."""
+"""A further attempt at a run whose owner is dead."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Attempt:
     """A further attempt at a run.
 
     Args:
-        run: not started.
-        context: to start it in.
-        on_disconnect: what happens when the last reader leaves.
+        run: The run, not started.
+        context: The context to start the run in.
+        on_disconnect: The action when the last reader leaves.
     """
 
     run: Run
@@ -28,15 +28,15 @@ class Attempt:
 
 
 class Recoverer(Protocol):
-    """Makes a further attempt at a run whose worker is gone."""
+    """The maker of further attempts at runs whose owner is dead."""
 
     async def attempt(
         self, record: RunRecord, store: RunStore, limits: Callable[[float | None], RunLimits]
     ) -> Attempt | None:
-        """Make a further attempt; None if there cannot be one.
+        """Make a further attempt; return None if the run cannot be recovered.
 
         Args:
-            record: the lost run, with its request.
-            store: the store that has its blocks.
-            limits: gives a run's limits for a timeout in seconds; None: the server's timeout.
+            record: The lost run, with its request.
+            store: The store with the run's blocks.
+            limits: Function from a timeout in seconds to the run's limits; None selects the server's timeout.
         """

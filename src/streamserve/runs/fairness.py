@@ -1,58 +1,58 @@
-"""Turns of the event loop: whether others got theirs since somebody began to work."""
+"""Time slices of the event loop: a chain that never waits yields to the other tasks after its slice."""
 
 from __future__ import annotations
 
 import asyncio
 from weakref import WeakKeyDictionary
 
-# A chain that never waits may hold the event loop this long, in seconds, before others get a turn.
-FAIR_TURN = 0.002
+# Seconds that a chain may hold the event loop without waiting, before other tasks run.
+SLICE = 0.002
 
 
-class Turns:
-    """Counts turns of a loop, of all those who ask together: one callback in a turn at most."""
+class LoopIterations:
+    """A count of an event loop's iterations, shared by its tasks: at most one callback per iteration."""
 
-    # It does not refer to its loop: the loop's entry below would keep it for ever.
+    # No reference to the loop: the loop's entry below would keep the loop for ever.
     def __init__(self) -> None:
-        self._asked = False
+        self._is_scheduled = False
         self.count = 0
 
-    def ask(self) -> int:
-        """The number of this turn; it will be another one once the others have had theirs."""
-        if not self._asked:
-            self._asked = True
+    def current(self) -> int:
+        """Return the number of this iteration; `count` differs from it once all other ready tasks have run."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._advance)
         return self.count
 
     def _advance(self) -> None:
-        self._asked = False
+        self._is_scheduled = False
         self.count += 1
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
+_iterations: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopIterations] = WeakKeyDictionary()
 
 
-class FairShare:
-    """What one task may take of its loop without waiting; made in the task."""
+class TimeSlice:
+    """The time that one task may hold its event loop without waiting; created in the task."""
 
-    __slots__ = ("_began", "_now", "_number", "_turns")
+    __slots__ = ("_iteration", "_iterations", "_now", "_started_at")
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._turns = _turns.get(loop) or _turns.setdefault(loop, Turns())
+        self._iterations = _iterations.get(loop) or _iterations.setdefault(loop, LoopIterations())
         self._now = loop.time
-        # What a stream says first goes out before it goes on, however little it took.
-        self._began, self._number = 0.0, self._turns.ask()
+        # Spent from the start: the first block of a stream goes out before the chain makes the second.
+        self._started_at, self._iteration = 0.0, self._iterations.current()
 
-    def _begin(self, now: float) -> None:
-        self._began, self._number = now, self._turns.ask()
+    def _restart(self, now: float) -> None:
+        self._started_at, self._iteration = now, self._iterations.current()
 
     def is_spent(self) -> bool:
-        """Whether to let the others run: they have not, for as long as is fair."""
+        """Return True if the task has held the loop for longer than its slice and no other task has run since."""
         now = self._now()
-        if now - self._began <= FAIR_TURN:
+        if now - self._started_at <= SLICE:
             return False
-        if self._turns.count == self._number:
+        if self._iterations.count == self._iteration:
             return True
-        self._begin(now)
+        self._restart(now)
         return False

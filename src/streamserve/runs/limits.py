@@ -9,15 +9,15 @@ from streamserve.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Bounds of one run; the settings say why.
+    """The bounds of one run; the settings give the reasons.
 
     Args:
-        events: blocks at most.
-        bytes: of its blocks together at most.
-        timeout: seconds until it is ended with `timeout`.
-        cancel_grace: seconds that a cancelled chain gets to close what it opened.
-        store_patience: seconds that the store may be away before the run is given up.
-        store_strict: show a block only once it is stored.
+        events: Maximum number of blocks.
+        bytes: Maximum size of all blocks together, in bytes.
+        timeout: Seconds before the run ends with the error `timeout`.
+        cancel_grace: Seconds for a cancelled chain to close its resources.
+        store_patience: Seconds without a reachable store before the run is given up.
+        store_strict: True to show a block only once it is stored. Default: True.
     """
 
     events: int
@@ -29,7 +29,7 @@ class RunLimits:
 
     @classmethod
     def of(cls, settings: Settings, timeout: float | None) -> RunLimits:
-        """What the settings say; `timeout` goes before theirs."""
+        """Return the limits of the settings; a `timeout` in seconds overrides theirs."""
         return cls(
             events=settings.max_run_events,
             bytes=settings.max_run_bytes,

@@ -1,4 +1,4 @@
-"""A run under way, and what happens when it has no readers."""
+"""A run that this process executes, with the timer that starts when it has no readers."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from streamserve.runs.run import Run
 
 
 class LiveRun:
-    """A run under way.
+    """A run that this process executes.
 
     Args:
-        run: the run.
-        grace: seconds without readers until it is given up; None: it goes on without any.
-        on_orphaned: called after that time.
+        run: The run.
+        grace: Seconds without readers before `on_orphaned` is called; None: the run continues without readers.
+        on_orphaned: Function that is called with the run.
     """
 
-    __slots__ = ("_grace", "_on_orphaned", "_orphaned", "run")
+    __slots__ = ("_grace", "_on_orphaned", "_timer", "run")
 
     def __init__(self, run: Run, grace: float | None, on_orphaned: Callable[[Run], None]) -> None:
         self.run = run
         self._grace = grace
         self._on_orphaned = on_orphaned
-        self._orphaned: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def orphan(self) -> None:
-        """Its last reader has left, or none has come yet."""
-        self.watch()
+    def start_orphan_timer(self) -> None:
+        """Start the timer, because the last reader left or none has come yet."""
+        self.stop_orphan_timer()
         if self._grace is not None:
-            self._orphaned = asyncio.get_running_loop().call_later(self._grace, self._on_orphaned, self.run)
+            self._timer = asyncio.get_running_loop().call_later(self._grace, self._on_orphaned, self.run)
 
-    def watch(self) -> None:
-        """A reader has come, or the run has ended."""
-        if self._orphaned is not None:
-            self._orphaned.cancel()
-            self._orphaned = None
+    def stop_orphan_timer(self) -> None:
+        """Stop the timer, because a reader came or the run ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,4 +1,4 @@
-"""Runs whose worker is gone: each goes on here, or gets its end."""
+"""Runs whose owner is dead: this process recovers or ends each of them."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from streamserve.errors import RunLost
-from streamserve.stores import Fenced, Outcome, RunRecord, RunStore
-from streamserve.wire.blocks import error_block
+from streamserve.runs.terminal import terminal
+from streamserve.stores import Fenced, RunRecord, RunStore
 
 logger = logging.getLogger(__name__)
 
 
 class LostRuns:
-    """The runs that this process took over from others.
+    """The runs that this process took over from dead owners.
 
     Args:
-        store: hands them out.
-        max_attempts: a run is begun so often at most.
-        go_on: goes on with a run here; False if that cannot be.
+        store: The store that hands out lost runs.
+        max_attempts: Maximum attempts per run.
+        recover: Function that starts a further attempt here; False if that is impossible.
     """
 
-    def __init__(self, store: RunStore, max_attempts: int, go_on: Callable[[RunRecord], Awaitable[bool]]) -> None:
+    def __init__(self, store: RunStore, max_attempts: int, recover: Callable[[RunRecord], Awaitable[bool]]) -> None:
         self._store = store
         self._max_attempts = max_attempts
-        self._go_on = go_on
-        self._taken: list[RunRecord] = []
+        self._recover = recover
+        self._pending: list[RunRecord] = []
 
     async def take_over(self) -> None:
-        """Takes over what there is."""
-        self._taken += await self._store.take_over_lost()
+        """Take over the lost runs in the store."""
+        self._pending += await self._store.take_over_lost()
 
-    async def settle(self) -> None:
-        """Goes on with what was taken over, or ends it."""
-        while self._taken:  # each is handed out once: what fails is kept for the next time
-            record = self._taken[0]
+    async def recover_or_end(self) -> None:
+        """Recover each run that was taken over, or end it."""
+        while self._pending:  # the store hands out each run once: a run that fails here stays for the next poll
+            record = self._pending[0]
             extra = {"run_id": record.run_id, "chain": record.chain}
-            if record.request is not None and record.attempt <= self._max_attempts and await self._go_on(record):
-                logger.warning("attempt %d of a run whose worker is gone", record.attempt, extra=extra)
+            if record.request is not None and record.attempt <= self._max_attempts and await self._recover(record):
+                logger.warning("attempt %d of a run whose owner is dead", record.attempt, extra=extra)
             else:
-                logger.warning("run lost: its worker is gone", extra=extra)
+                logger.warning("run lost: its owner is dead", extra=extra)
                 await self._end(record)
-            del self._taken[0]
+            del self._pending[0]
 
     def cancel(self, run_id: str) -> None:
-        """Nobody goes on with a run that somebody wants cancelled."""
-        for record in self._taken:
+        """Keep a cancelled run from being recovered."""
+        for record in self._pending:
             if record.run_id == run_id:
                 record.request = None
 
     async def _end(self, record: RunRecord) -> None:
-        seq, body = record.last_id + 1, RunLost().event(record.run_id)
-        end = Outcome("lost", body)
+        seq = record.last_id + 1
+        block, outcome = terminal(seq, record.run_id, RunLost())
         with suppress(Fenced):
-            await self._store.append(record.run_id, record.attempt, seq, [error_block(seq, body)], end)
+            await self._store.append(record.run_id, record.attempt, seq, [block], outcome)

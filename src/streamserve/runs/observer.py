@@ -1,4 +1,4 @@
-"""What is told of runs to those who measure and trace them; nobody, unless there is telemetry."""
+"""The hooks for telemetry: runs, calls and readers as they start and end. By default they do nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Ended = Callable[[Outcome | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Follows one run.
+class RunHooks:
+    """The hooks of one run.
 
     Args:
-        block: called for each block that the chain makes; None: nobody counts.
-        ended: called once with how it ended; None: it was given up.
+        block: Function that is called for each block of the chain. Default: None.
+        ended: Function that is called once with the outcome; None as outcome: the run was given up.
     """
 
     block: Callable[[], None] | None = None
@@ -27,7 +27,7 @@ class Watch:
 
 
 class Load(NamedTuple):
-    """What is open in a process: runs, calls of /invoke and /batch, readers; and whether its store is away."""
+    """The load of a process: its runs, calls of /invoke and /batch and readers, and the state of its store."""
 
     runs: int
     calls: int
@@ -36,22 +36,22 @@ class Load(NamedTuple):
 
 
 class Observer:
-    """Is told of runs; this one listens to nothing."""
+    """An observer of runs that does nothing."""
 
     stored: Callable[[float], None] | None = None
-    """Called with the seconds that the store took to acknowledge blocks."""
+    """Function that is called with the seconds until the store acknowledged blocks."""
 
-    def begin(self, record: RunRecord, call: Call) -> Watch:  # noqa: ARG002 - for those who listen
-        """A run begins, in the context that its task will copy."""
-        return Watch()
+    def begin(self, record: RunRecord, call: Call) -> RunHooks:  # noqa: ARG002 - for observers that use them
+        """Observe the start of a run, in the context that its task will copy."""
+        return RunHooks()
 
     @contextmanager
     def calling(self, call: Call, endpoint: str) -> Iterator[None]:  # noqa: ARG002
-        """Around a call of /invoke or /batch."""
+        """Observe a call of /invoke or /batch from start to end."""
         yield
 
     def resumed(self, chain: str) -> None:
-        """A reader came back to a run, or joined it."""
+        """Observe a reader that resumes or joins a run."""
 
     def cancelling(self, chain: str) -> None:
-        """Somebody wants a run cancelled."""
+        """Observe a request to cancel a run."""

@@ -1,4 +1,4 @@
-"""The output of an ended run as /invoke gives it, merged from its blocks when somebody asks."""
+"""The output of an ended run in the form of /invoke, merged from its blocks on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = 1000
 
 
 async def output_of(store: RunStore, record: RunRecord) -> tuple[bytes, bytes] | None:
-    """JSON of the output and of its types, or None if the run streams something else than chunks."""
+    """Return the output and its types as JSON, or None if the run's blocks are not chunks."""
     if record.endpoint not in CHUNKED:
         return None
     if record.output is not None:

@@ -1,27 +1,27 @@
-"""Tasks that iterate chains, once nobody waits for them any more: what they failed of, and what that still holds."""
+"""Abandoned producer tasks: collect the exceptions of the tasks and free their frames."""
 
 from __future__ import annotations
 
 import asyncio
 import traceback
 
-# A task that nobody refers to may vanish before its end.
+# The event loop keeps weak references only: a task without another reference may be collected before its end.
 _abandoned: set[asyncio.Task[None]] = set()
 
 
-def outlive(producer: asyncio.Task[None]) -> None:
-    """Lets a task that ignores its cancellation come to its end after its run."""
+def abandon(producer: asyncio.Task[None]) -> None:
+    """Let a task that ignores its cancellation end after its run."""
     _abandoned.add(producer)
-    producer.add_done_callback(_forget)
+    producer.add_done_callback(_collect)
 
 
-def _forget(late: asyncio.Task[None]) -> None:
+def _collect(late: asyncio.Task[None]) -> None:
     _abandoned.discard(late)
-    release(cause_of(late))
+    free_frames(exception_of(late))
 
 
-def cause_of(ended: asyncio.Task[None]) -> BaseException | None:
-    """What a task failed of, if it did; a cancellation counts."""
+def exception_of(ended: asyncio.Task[None]) -> BaseException | None:
+    """Return the exception that a task ended with, CancelledError included, or None."""
     try:
         ended.result()
     except BaseException as cause:
@@ -29,9 +29,11 @@ def cause_of(ended: asyncio.Task[None]) -> BaseException | None:
     return None
 
 
-def release(error: BaseException | None) -> None:
-    """Drops what the frames of a failed chain hold, so that a sync model's generator closes now, not at the next
-    garbage collection."""
+def free_frames(error: BaseException | None) -> None:
+    """Free the frames of a failed chain, so that a sync model's generator closes now.
+
+    Without this it would close at the next garbage collection.
+    """
     seen: set[int] = set()
     pending = [error]
     while pending:

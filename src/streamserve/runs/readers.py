@@ -1,4 +1,4 @@
-"""Readers: who reads the runs in this process, and what follows when a run has none."""
+"""The readers in this process, and the cancellation of runs whose last reader left."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class Readers:
-    """The readers in this process, of its own runs and of others'.
+    """The readers in this process, both of its own runs and of other owners' runs.
 
     Args:
-        store: what tells other processes that their runs are read here.
-        live: the runs of this process by their ids.
-        limit: readers that a run may have here.
+        store: The store, which notifies other owners of readers here.
+        live: The runs of this process by id.
+        limit: Maximum number of readers per run in this process.
     """
 
     def __init__(self, store: RunStore, live: Mapping[str, LiveRun], limit: int) -> None:
@@ -31,101 +31,101 @@ class Readers:
         self._live = live
         self._limit = limit
         self._drops: dict[asyncio.Task[object], Callable[[], None]] = {}
-        self._reading: Counter[str] = Counter()
-        self._side_tasks: set[asyncio.Task[None]] = set()
-        store.on_readers = self._changed_elsewhere
+        self._counts: Counter[str] = Counter()
+        self._background: set[asyncio.Task[None]] = set()
+        store.on_readers = self._on_remote_readers
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of readers."""
         return len(self._drops)
 
     @property
     def tasks(self) -> set[asyncio.Task[object]]:
-        """What reads, each until it has read."""
+        """The tasks of the readers."""
         return set(self._drops)
 
     def drop_all(self) -> None:
-        """Ends every reader."""
+        """Drop every reader."""
         for drop in list(self._drops.values()):
             drop()
 
     @contextmanager
     def reading(self, run_id: str, drop: Callable[[], None]) -> Iterator[None]:
-        """Counts the current task as a reader of a run while it reads.
+        """Count the current task as a reader of a run inside the `with` block.
 
         Args:
-            run_id: of the run, under way or not.
-            drop: ends the reader.
+            run_id: The id of the run, live or ended.
+            drop: Function that ends the reader.
 
         Raises:
-            TooManyReaders: the run has as many as it may.
+            TooManyReaders: The run has the maximum number of readers.
         """
-        if self._reading[run_id] >= self._limit:
+        if self._counts[run_id] >= self._limit:
             raise TooManyReaders()
         reader = asyncio.current_task()
         assert reader is not None
         self._drops[reader] = drop
-        self._reading[run_id] += 1
-        self._came(run_id)
+        self._add(run_id)
         try:
             yield
         finally:
             del self._drops[reader]
-            self._left(run_id)
+            self._remove(run_id)
 
-    def moved_away(self, run_id: str) -> None:
-        """A run of this process is another's from now on, which is told if it has readers here."""
-        if self._reading[run_id]:
-            self._tell_owner(run_id, reading=True)
+    def release_run(self, run_id: str) -> None:
+        """Tell a run's next owner about readers here, after this process gave the run up."""
+        if self._counts[run_id]:
+            self._notify_owner(run_id, reading=True)
 
-    def moved_here(self, run_id: str) -> None:
-        """Another's run is this process's from now on."""
-        if self._reading[run_id]:
-            self._tell_owner(run_id, reading=False)  # that is now this process
-        elif live := self._live.get(run_id):  # else it has ended at once
-            live.orphan()
+    def adopt_run(self, run_id: str) -> None:
+        """Follow the readers of a run that this process took over."""
+        if self._counts[run_id]:
+            self._notify_owner(run_id, reading=False)  # readers in the owner's own process are not in the store
+        elif live := self._live.get(run_id):  # None: the run has ended already
+            live.start_orphan_timer()
 
     def cancel_if_orphaned(self, run: Run) -> None:
-        """Cancels a run if nobody reads it, in any process."""
-        self._beside(self._cancel_unless_read(run))
+        """Cancel a run that has no reader in any process."""
+        self._start(self._cancel_unless_read(run))
 
     async def _cancel_unless_read(self, run: Run) -> None:
-        if self._reading[run.run_id] or await self._store.is_read_elsewhere(run.run_id):
-            return  # the store tells when those leave
+        if self._counts[run.run_id] or await self._store.is_read_elsewhere(run.run_id):
+            return  # the store notifies this process when those readers leave
         run.cancel(Cancelled("The last reader left"))
 
-    def _changed_elsewhere(self, run_id: str) -> None:
+    def _on_remote_readers(self, run_id: str) -> None:
         live = self._live.get(run_id)
-        if live is not None and not self._reading[run_id]:
-            live.orphan()
+        if live is not None and not self._counts[run_id]:
+            live.start_orphan_timer()
 
-    def _came(self, run_id: str) -> None:
+    def _add(self, run_id: str) -> None:
+        self._counts[run_id] += 1
         if live := self._live.get(run_id):
-            live.watch()
-        elif self._reading[run_id] == 1:
-            self._tell_owner(run_id, reading=True)
+            live.stop_orphan_timer()
+        elif self._counts[run_id] == 1:
+            self._notify_owner(run_id, reading=True)
 
-    def _left(self, run_id: str) -> None:
-        self._reading[run_id] -= 1
-        if self._reading[run_id] == 0:
-            del self._reading[run_id]
+    def _remove(self, run_id: str) -> None:
+        self._counts[run_id] -= 1
+        if self._counts[run_id] == 0:
+            del self._counts[run_id]
             if live := self._live.get(run_id):
-                live.orphan()
+                live.start_orphan_timer()
             else:
-                self._tell_owner(run_id, reading=False)
+                self._notify_owner(run_id, reading=False)
 
-    def _tell_owner(self, run_id: str, *, reading: bool) -> None:
+    def _notify_owner(self, run_id: str, *, reading: bool) -> None:
         if not self._store.immediate:
-            self._beside(self._store.set_reading(run_id, reading))
+            self._start(self._store.set_reading(run_id, reading))
 
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_despite_the_store(work))
-        self._side_tasks.add(task)
-        task.add_done_callback(self._side_tasks.discard)
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_log_outage(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
-async def _despite_the_store(work: Coroutine[Any, Any, None]) -> None:
+async def _log_outage(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except StoreDown as error:
-        logger.warning("left for later, the store is away: %s", error)
+        logger.warning("the store is unreachable, a change of readers was not stored: %s", error)

@@ -1,4 +1,4 @@
-"""The reaper: sees to what other processes left behind, and notices that the store is away."""
+"""The reaper: polls the store for runs of dead owners and expired runs, and notices an outage of the store."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from streamserve.stores import RunStore, StoreDown
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks for runs whose owner is gone: readers wait that much longer than the lease at most.
-LOOK_INTERVAL = 0.5
+# Seconds between two polls for lost runs: at most that much longer than the lease do readers wait.
+POLL_INTERVAL = 0.5
 
 
 class Reaper:
-    """Looks into the store now and then.
+    """A periodic poll of the store.
 
     Args:
-        store: of the runs.
-        lost: goes on with what other processes left behind, or ends it.
-        patience: seconds that a run waits for a store that is away.
-        is_leaving: whether this process takes nothing over: it goes away itself.
+        store: The store of the runs.
+        lost: The lost runs that this process recovers or ends.
+        patience: Seconds that a run waits for an unreachable store.
+        is_draining: Function that returns True while this process shuts down and takes over no runs.
     """
 
-    def __init__(self, store: RunStore, lost: LostRuns, patience: float, is_leaving: Callable[[], bool]) -> None:
+    def __init__(self, store: RunStore, lost: LostRuns, patience: float, is_draining: Callable[[], bool]) -> None:
         self._store = store
         self._lost = lost
         self._patience = patience
-        self._is_leaving = is_leaving
-        self._away_since: float | None = None
+        self._is_draining = is_draining
+        self._down_since: float | None = None
 
     @property
-    def away(self) -> bool:
-        """Whether the store was away at the last look."""
-        return self._away_since is not None
+    def store_down(self) -> bool:
+        """True if the store was unreachable at the last poll."""
+        return self._down_since is not None
 
     async def run(self) -> None:
-        """Ends what other processes left behind, and drops what is past its retention, until it is cancelled."""
+        """Recover or end lost runs, and drop runs past their retention, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_INTERVAL)
+            await asyncio.sleep(POLL_INTERVAL)
             try:
-                await self._look()
+                await self._poll()
             except StoreDown as error:
-                self._away_since = self._away_since or time.monotonic()
-                logger.warning("left for later, the store is away: %s", error)
+                self._down_since = self._down_since or time.monotonic()
+                logger.warning("the store is unreachable, lost and expired runs wait: %s", error)
             else:
-                self._away_since = None
+                self._down_since = None
 
     async def is_without_store(self) -> bool:
-        """Whether the store has been away for longer than a run waits for it, and is still."""
-        if self._away_since is None or time.monotonic() - self._away_since <= self._patience:
+        """Return True if the store is unreachable, and has been for longer than a run waits for it."""
+        if self._down_since is None or time.monotonic() - self._down_since <= self._patience:
             return False
         try:
             await self._store.check()
@@ -60,8 +60,8 @@ class Reaper:
             return True
         return False
 
-    async def _look(self) -> None:
-        if not self._is_leaving():  # it leaves them to those that stay
+    async def _poll(self) -> None:
+        if not self._is_draining():  # a process that shuts down leaves lost runs to the others
             await self._lost.take_over()
-        await self._lost.settle()
+        await self._lost.recover_or_end()
         await self._store.reap(time.time())

@@ -1,4 +1,4 @@
-"""Run: one execution for one request. Owns the task that iterates the chain; the connection owns nothing.
+"""A run: one execution of a chain for one request. It owns the task that iterates the chain.
 
 States: queued -> running -> done | error | cancelled | lost.
 """
@@ -12,36 +12,37 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from streamserve.call import Call
-from streamserve.errors import Cancelled, Internal, InvalidInput, LogFull, RunLost, RunTimeout, ServeError
+from streamserve.errors import Internal, InvalidInput, LogFull, RunTimeout, ServeError
 from streamserve.errors.failures import explain, record
 from streamserve.runs import producers
-from streamserve.runs.fairness import FairShare
+from streamserve.runs.fairness import TimeSlice
 from streamserve.runs.limits import RunLimits
-from streamserve.runs.sync_calls import CallsInThreads, current_calls
+from streamserve.runs.sync_calls import SyncCalls, current_calls
+from streamserve.runs.terminal import terminal
 from streamserve.runs.writer import Writer
-from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
-from streamserve.wire.blocks import data_block, end_block, error_block, metadata_block
+from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, StoreDown
+from streamserve.wire.blocks import data_block, metadata_block
 
 logger = logging.getLogger(__name__)
 
-# Seconds after its cancellation in which a chain may still say something without being cancelled again. Until Python
-# 3.12 asyncio.wait_for, under which ChatOpenAI waits for each chunk, loses a cancellation that comes with the chunk.
+# Seconds after which a chain that still yields chunks is cancelled again: before Python 3.12, asyncio.wait_for loses
+# a cancellation that comes with a chunk, and ChatOpenAI awaits each chunk under it.
 CANCEL_AGAIN = 0.1
 
-# What LangServe yields: a dict with `event` and, except for `end`, `data`.
+# LangServe's events: a dict with `event` and, except for `end`, `data`.
 Events = AsyncGenerator[dict[str, Any], None]
 
 
 class Run:
-    """One execution and its writer.
+    """One execution of a chain, and the writer of its blocks.
 
     Args:
-        record: as acquired from the store.
-        store: where its blocks go.
+        record: The record, as the store returned it.
+        store: The store for the run's blocks.
         events: LangServe's iterator, not started.
-        call: the request's; its output is stored with the end.
-        limits: its bounds.
-        stored: the blocks of earlier attempts.
+        call: The request's call; its output is stored with the terminal block.
+        limits: The bounds of the run.
+        stored: The blocks of earlier attempts. Default: none.
     """
 
     __slots__ = (
@@ -61,9 +62,9 @@ class Run:
         "_store",
         "_writer",
         "call",
+        "ended",
         "given_up",
         "outcome",
-        "over",
         "record",
     )
 
@@ -78,7 +79,7 @@ class Run:
     ) -> None:
         self.record = record
         strict, patience = limits.store_strict, limits.store_patience
-        self._writer = Writer(record, store, patience, self._unwritable, strict=strict, stored=stored)
+        self._writer = Writer(record, store, patience, self._on_write_failure, strict=strict, stored=stored)
         self._store = store
         self._events = events
         self.call = call
@@ -87,15 +88,15 @@ class Run:
         self._reason: ServeError | None = None
         self._failure: Exception | None = None
         self._cancelled_at: float | None = None
-        self._calls = CallsInThreads()
+        self._calls = SyncCalls()
         self._in_chain = False
         self._producer: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         self._abandoned: asyncio.Future[None] = loop.create_future()
-        # Made once the chain has ended: until then a run that waits for its model takes that much less memory.
+        # Created once the chain has ended: a run that waits for its model takes less memory without it.
         self._conclusion: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self.over: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
         self.given_up = False
         self.outcome: Outcome | None = None
         self._on_block: Callable[[], None] | None = None
@@ -104,15 +105,18 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Its id."""
+        """The run's id."""
         return self.record.run_id
 
     def observe(self, block: Callable[[], None] | None, stored: Callable[[float], None] | None) -> None:
-        """Calls these for each block of the chain, and with the seconds that each writing took."""
+        """Call `block` for each block of the chain, and `stored` with the seconds of each write to the store."""
         self._on_block, self._writer.on_stored = block, stored
 
     async def start(self) -> None:
-        """Stores the attempt's first block, then runs in a task of its own, in the caller's context, until `over`."""
+        """Store the attempt's first block and start the chain in a new task, in the caller's context.
+
+        The future `ended` resolves after the run's terminal block.
+        """
         if self.record.endpoint in ("stream", "runs"):
             await self._write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
         current_calls.set(self._calls)
@@ -126,12 +130,12 @@ class Run:
             raise Fenced(self.run_id)
 
     def cancel(self, reason: ServeError) -> None:
-        """Tells the chain to stop; the first reason counts. Returns at once: wait for `over`.
+        """Stop the chain and return at once; `ended` resolves later. Only the first reason counts.
 
         Args:
-            reason: what the terminal block will say.
+            reason: The error of the terminal block.
         """
-        if self._reason is not None or self.over.done() or (self._producer is not None and self._producer.done()):
+        if self._reason is not None or self.ended.done() or (self._producer is not None and self._producer.done()):
             return
         self._reason = reason
         self._stop_chain()
@@ -139,7 +143,7 @@ class Run:
     def _time_out(self) -> None:
         self.cancel(RunTimeout())
 
-    def _unwritable(self, failure: Exception) -> None:
+    def _on_write_failure(self, failure: Exception) -> None:
         if self._failure is None and self._producer is not None and not self._producer.done():
             self._failure = failure
             self._stop_chain()
@@ -147,8 +151,8 @@ class Run:
     def _stop_chain(self) -> None:
         self._calls.stop()
         asyncio.get_running_loop().call_later(self._limits.cancel_grace, self._abandon)
-        # While a block is being stored, the producer cancels itself afterwards: an exception at LangServe's
-        # `yield` would not reach the chain's own generators.
+        # While a block is being stored, the producer cancels itself afterwards: an exception at LangServe's `yield`
+        # would not reach the chain's own generators.
         if self._in_chain or self._inner_task() is not None:
             self._cancel_chain()
 
@@ -159,7 +163,7 @@ class Run:
             task.cancel()
 
     def _inner_task(self) -> asyncio.Task[Any] | None:
-        # /stream_log streams in a task of its own and waits for its end, deaf to being cancelled itself.
+        # /stream_log streams in an inner task and awaits it; a cancellation of the outer task is lost.
         inner = self.call.task
         return None if inner is self._producer else inner
 
@@ -179,7 +183,7 @@ class Run:
             error = await self._error_of(producer)
             await self._finish(error)
         except (Fenced, StoreDown) as error:
-            # Nothing can be stored, so nothing is said: the run's readers learn its end from whoever takes it over.
+            # No terminal block can be stored: the readers get it from the owner that takes the run over.
             self.given_up = True
             logger.error("run given up: %r", error, extra=self._extra())
             if isinstance(error, StoreDown):
@@ -189,22 +193,22 @@ class Run:
                 self._deadline.cancel()
             self._writer.close()
             self._producer = None
-            self.over.set_result(None)
+            self.ended.set_result(None)
 
     async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
         if not producer.done():
-            producers.outlive(producer)
+            producers.abandon(producer)
         if isinstance(self._failure, Fenced | StoreDown):
             raise self._failure
         if not producer.done():
             return self._explain(None, still_running=True)
-        cause = self._failure or producers.cause_of(producer)
-        # A chain that catches its cancellation and returns has half an answer: that is no `end` either.
+        cause = self._failure or producers.exception_of(producer)
+        # A cancelled chain that returns without an exception has half an answer, so its run is not done.
         if cause is None and self._reason is None:
             return None
-        still_running = self._reason is not None and not await self._threads_returned()
+        still_running = self._reason is not None and not await self._sync_calls_returned()
         error = self._explain(cause, still_running)
-        producers.release(cause)
+        producers.free_frames(cause)
         return error
 
     def _explain(self, cause: BaseException | None, still_running: bool) -> ServeError:
@@ -221,32 +225,32 @@ class Run:
     def _extra(self) -> dict[str, Any]:
         return {"run_id": self.run_id, "chain": self.record.chain}
 
-    async def _threads_returned(self) -> bool:
-        while self._calls.busy and not self._abandoned.done():
-            calls = [asyncio.wrap_future(call) for call in self._calls.busy]
+    async def _sync_calls_returned(self) -> bool:
+        while self._calls.pending and not self._abandoned.done():
+            calls = [asyncio.wrap_future(call) for call in self._calls.pending]
             await asyncio.wait({*calls, self._abandoned}, return_when=asyncio.FIRST_COMPLETED)
-        return not self._calls.busy
+        return not self._calls.pending
 
     async def _produce(self) -> None:
-        share, whole = FairShare(), False
+        time_slice, complete = TimeSlice(), False
         self._cancel_if_stopping()
         self._in_chain = True
         async for item in self._events:
             self._in_chain = False
-            # LangServe's own `error` says nothing and its cause is raised next; its `metadata` was sent already.
+            # LangServe raises the cause of its `error` next, and its `metadata` was sent already: both are dropped.
             if item["event"] == "data":
-                if self._take(item["data"]):
-                    await self._room()
+                if self._write_data(item["data"]):
+                    await self._drain()
             elif item["event"] == "end":
-                whole = True
-            if share.is_spent():
-                await self._let_others_run()
+                complete = True
+            if time_slice.is_spent():
+                await self._yield_to_loop()
             self._cancel_if_stopping()
             self._in_chain = True
         inner = self._inner_task()
         if inner is not None and inner.cancelled():
             raise asyncio.CancelledError
-        if not whole:
+        if not complete:
             raise RuntimeError("the stream ended without its end event")
 
     def _cancel_if_stopping(self) -> None:
@@ -255,15 +259,15 @@ class Run:
         if self._cancelled_at is None or time.monotonic() - self._cancelled_at > CANCEL_AGAIN:
             self._cancel_chain()
 
-    async def _let_others_run(self) -> None:
+    async def _yield_to_loop(self) -> None:
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
-            # The chain has no place of its own to be cancelled at: it never waits.
+            # The chain never waits, so the cancellation is raised inside it here.
             await self._events.athrow(asyncio.CancelledError())
 
-    def _take(self, data: str) -> bool:
-        """Stores what the chain gave; True: there is to be room before the next."""
+    def _write_data(self, data: str) -> bool:
+        # True: the writer must drain before the next block.
         if self._on_block is not None:
             self._on_block()
         number = self._writer.next_seq
@@ -276,32 +280,21 @@ class Run:
             return False
         try:
             return self._writer.write(block)
-        except Exception as failure:  # the chain is stopped first, in its own frames
+        except Exception as failure:  # kept: the chain is cancelled first, so that its generators close in order
             self._failure = failure
             return False
 
-    async def _room(self) -> None:
+    async def _drain(self) -> None:
         try:
-            await self._writer.room()
-        except Exception as failure:  # likewise
+            await self._writer.drain()
+        except Exception as failure:  # kept, as in `_write_data`
             self._failure = failure
 
     async def _write(self, block: bytes) -> None:
         if self._writer.write(block):
-            await self._writer.room()
+            await self._writer.drain()
 
     async def _finish(self, error: ServeError | None) -> None:
-        seq = self._writer.next_seq
-        if error is None:
-            outcome, block = Outcome("done", output=self.call.output), end_block(seq)
-        else:
-            body = error.event(self.run_id)
-            outcome, block = Outcome(_status_of(error), body), error_block(seq, body)
+        block, outcome = terminal(self._writer.next_seq, self.run_id, error, self.call.output)
         await self._writer.finish(block, outcome)
         self.outcome = outcome
-
-
-def _status_of(error: ServeError) -> Status:
-    if isinstance(error, Cancelled):
-        return "cancelled"
-    return "lost" if isinstance(error, RunLost) else "error"

@@ -1,4 +1,4 @@
-"""Runs: the runs of this process. Starts them, cancels them, ends them at shutdown."""
+"""The runs of this process: their start, their cancellation and their end at shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamserve.runs.attempt import Recoverer
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.live import LiveRun
 from streamserve.runs.lost import LostRuns
-from streamserve.runs.observer import Load, Observer, Watch
+from streamserve.runs.observer import Load, Observer, RunHooks
 from streamserve.runs.readers import Readers
 from streamserve.runs.reaper import Reaper
 from streamserve.runs.run import Events, Run
@@ -28,22 +28,22 @@ logger = logging.getLogger(__name__)
 
 OnDisconnect = Literal["continue", "cancel"]
 
-# How long readers get to take their terminal block at shutdown, in seconds.
+# Seconds for readers to receive the terminal block at shutdown.
 LAST_BLOCK = 1.0
 
 
 class Runs:
-    """The runs of this process and the store they are kept in.
+    """The runs of this process and their store.
 
     Args:
-        settings: the bounds.
-        store: default: in memory.
+        settings: The settings with the bounds of runs.
+        store: The store of the runs. Default: the store that the settings name.
     """
 
     def __init__(self, settings: Settings, store: RunStore | None = None) -> None:
         self.settings = settings
         self.store = store or store_at(settings)
-        self.store.on_cancel = self._cancel_here
+        self.store.on_cancel = self._on_cancel
         self.recovery: Recoverer | None = None
         self.observer = Observer()
         self.draining = False
@@ -65,29 +65,29 @@ class Runs:
         on_disconnect: OnDisconnect,
         alone: bool = False,
     ) -> tuple[RunRecord, bool]:
-        """Stores a run and starts it, or finds the one that its key names.
+        """Store and start a run, or find the run with the same idempotency key.
 
         Args:
-            record: not stored yet.
-            events: LangServe's iterator; closed unstarted if the run exists.
-            call: the request's.
-            timeout: of the chain, in seconds; None: the server's.
-            on_disconnect: what happens when the last reader leaves.
-            alone: only if no live run has its thread.
+            record: The record, not stored yet.
+            events: LangServe's iterator; closed without a start if the run exists.
+            call: The request's call.
+            timeout: The chain's timeout in seconds; None: the server's timeout.
+            on_disconnect: The action when the last reader leaves.
+            alone: True to refuse the run while another live run has its thread. Default: False.
 
         Returns:
-            The record, and whether it is new.
+            The record, and True if the run is new.
 
         Raises:
-            IdempotencyConflict: the key names a run made from another body.
-            ThreadBusy: a live run has its thread.
-            ShuttingDown: no new runs are taken.
+            IdempotencyConflict: The key belongs to a run with another request body.
+            ThreadBusy: Another live run has the thread.
+            ShuttingDown: The server takes no new runs.
         """
         with self._being_stored():
             try:
                 stored, new = await self.claim(record, alone=alone)
             except (StoreDown, ServeError):
-                await events.aclose()  # before any call of a model
+                await events.aclose()  # not started, so no model was called
                 raise
             if not new:
                 await events.aclose()
@@ -95,16 +95,16 @@ class Runs:
                     raise IdempotencyConflict()
                 return stored, False
             run = Run(stored, self.store, events, call, RunLimits.of(self.settings, timeout))
-            live = await self._begin(run, self._grace(record, on_disconnect))
+            live = await self._start(run, self._grace(record, on_disconnect))
             if call.slot:
                 call.slot.keep()
             if record.endpoint == "runs":
-                live.orphan()  # nobody reads it yet, and perhaps nobody will
+                live.start_orphan_timer()  # it has no reader yet, and may never have one
             return stored, True
 
     @contextmanager
     def _being_stored(self) -> Iterator[None]:
-        """While a run is being stored, it is not among the live ones; a shutdown waits for it all the same."""
+        # A run that is being stored is not live yet; a shutdown waits for it too.
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._storing.add(stored)
         try:
@@ -114,15 +114,18 @@ class Runs:
             stored.set_result(None)
 
     async def claim(self, record: RunRecord, *, alone: bool) -> tuple[RunRecord, bool]:
-        """Stores a run, or finds the one that its key names.
+        """Store a run, or find the run with the same idempotency key.
 
         Args:
-            record: not stored yet.
-            alone: only if no live run has its thread.
+            record: The record, not stored yet.
+            alone: True to refuse the run while another live run has its thread.
+
+        Returns:
+            The record, and True if the run is new.
 
         Raises:
-            ThreadBusy: a live run has its thread.
-            ShuttingDown: no new runs are taken.
+            ThreadBusy: Another live run has the thread.
+            ShuttingDown: The server takes no new runs.
         """
         if self.draining:
             raise ShuttingDown()
@@ -133,49 +136,49 @@ class Runs:
 
     @property
     def busy(self) -> int:
-        """How many runs and calls are under way here."""
+        """The number of runs and calls in this process."""
         return len(self._live) + len(self._calls)
 
     @contextmanager
     def cancellable(self, run_id: str, cancel: Callable[[ServeError], None]) -> Iterator[None]:
-        """Lets a run of this process that nobody reads be cancelled by its id."""
+        """Let a run without blocks, such as a call of /invoke, be cancelled by its id inside the `with` block."""
         self._cancellers[run_id] = cancel
         try:
             yield
         finally:
             del self._cancellers[run_id]
 
-    async def _begin(self, run: Run, grace: float | None) -> LiveRun:
-        watched = self.observer.begin(run.record, run.call)
-        run.observe(watched.block, self.observer.stored)
+    async def _start(self, run: Run, grace: float | None) -> LiveRun:
+        hooks = self.observer.begin(run.record, run.call)
+        run.observe(hooks.block, self.observer.stored)
         live = self._live[run.run_id] = LiveRun(run, grace, self._readers.cancel_if_orphaned)
         await run.start()
-        run.over.add_done_callback(lambda _over: self._ended(live, watched))
+        run.ended.add_done_callback(lambda _ended: self._on_ended(live, hooks))
         return live
 
     def _grace(self, record: RunRecord, on_disconnect: OnDisconnect) -> float | None:
         if on_disconnect == "continue":
             return None
-        # Without a key, and without knowing the id before its connection broke, a caller cannot come back.
-        can_return = record.key is not None or record.request is not None or record.endpoint == "runs"
-        return self.settings.orphan_grace if can_return else 0.0
+        # A caller that has neither an idempotency key nor the run's id cannot resume.
+        can_resume = record.key is not None or record.request is not None or record.endpoint == "runs"
+        return self.settings.orphan_grace if can_resume else 0.0
 
-    def _ended(self, live: LiveRun, watched: Watch) -> None:
+    def _on_ended(self, live: LiveRun, hooks: RunHooks) -> None:
         run_id = live.run.run_id
-        live.watch()
+        live.stop_orphan_timer()
         if live.run.call.slot:
             live.run.call.slot.release(kept=True)
-        if self._live.get(run_id) is live:  # not if this process has recovered it meanwhile
+        if self._live.get(run_id) is live:  # another object if this process has recovered the run meanwhile
             del self._live[run_id]
             if live.run.given_up:
-                self._readers.moved_away(run_id)
-        watched.ended(live.run.outcome)
+                self._readers.release_run(run_id)
+        hooks.ended(live.run.outcome)
 
     async def find(self, run_id: str, principal: str) -> RunRecord:
-        """The record of a run that this principal made.
+        """Return the record of a run of this principal.
 
         Raises:
-            NotFound: there is none, or it is somebody else's.
+            NotFound: The run does not exist, or belongs to another principal.
         """
         record = await self.store.get(run_id)
         if record is None or record.principal != principal:
@@ -183,29 +186,29 @@ class Runs:
         return record
 
     def reading(self, run_id: str, drop: Callable[[], None]) -> AbstractContextManager[None]:
-        """Counts the current task as a reader of a run while it reads.
+        """Count the current task as a reader of a run inside the `with` block.
 
         Args:
-            run_id: of the run, under way or not.
-            drop: ends the reader.
+            run_id: The id of the run, live or ended.
+            drop: Function that ends the reader.
 
         Raises:
-            TooManyReaders: the run has as many as it may.
-            ShuttingDown: another process has the run's blocks as well, and does not shut down.
+            TooManyReaders: The run has the maximum number of readers.
+            ShuttingDown: This process shuts down, and another process can serve the run's blocks.
         """
         if self.draining and not self.store.immediate and run_id not in self._live:
             raise ShuttingDown()
         return self._readers.reading(run_id, drop)
 
     async def cancel(self, record: RunRecord, wait: float) -> RunRecord:
-        """Cancels a run, whichever process it runs in.
+        """Cancel a run in any process.
 
         Args:
-            record: of the run.
-            wait: seconds to wait for its end.
+            record: The record of the run.
+            wait: Maximum seconds to wait for the run's end.
 
         Returns:
-            The record, ended or not.
+            The latest record, ended or not.
         """
         if record.ended:
             return record
@@ -214,7 +217,7 @@ class Runs:
         return await self.wait(record, wait)
 
     async def wait(self, record: RunRecord, seconds: float) -> RunRecord:
-        """The record once the run has ended, or after so many seconds."""
+        """Return the record once the run has ended, or after this number of seconds."""
         woken = asyncio.Event()
         unsubscribe = self.store.subscribe(record.run_id, woken.set)
         try:
@@ -230,7 +233,7 @@ class Runs:
             unsubscribe()
         return await self.store.get(record.run_id) or record
 
-    def _cancel_here(self, run_id: str) -> None:
+    def _on_cancel(self, run_id: str) -> None:
         live = self._live.get(run_id)
         if live is not None:
             live.run.cancel(Cancelled())
@@ -239,12 +242,12 @@ class Runs:
         self._lost.cancel(run_id)
 
     def load(self) -> Load:
-        """What is open in this process."""
-        return Load(len(self._live), len(self._calls), len(self._readers), self.reaper.away)
+        """Return the load of this process."""
+        return Load(len(self._live), len(self._calls), len(self._readers), self.reaper.store_down)
 
     @contextmanager
     def calling(self, task: asyncio.Task[object]) -> Iterator[None]:
-        """Keeps a non-stream call where the shutdown finds it."""
+        """Let a shutdown wait for a call of /invoke or /batch inside the `with` block."""
         self._calls.add(task)
         try:
             yield
@@ -259,33 +262,33 @@ class Runs:
             if found is None:
                 return False
             grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
-            await asyncio.create_task(self._begin(found.run, grace), context=found.context)
-        self._readers.moved_here(record.run_id)
+            await asyncio.create_task(self._start(found.run, grace), context=found.context)
+        self._readers.adopt_run(record.run_id)
         return True
 
     async def drain(self) -> None:
-        """Takes no new runs, lets those under way be finished and read within the drain time, then ends the rest."""
+        """Refuse new runs, wait for the live ones and their readers for the drain time, then end the rest."""
         self.draining = True
-        await self._idle(self.settings.drain_time)
+        await self._wait_until_idle(self.settings.drain_time)
         self.end_all(ShuttingDown())
-        await self._idle(self.settings.cancel_grace + LAST_BLOCK)
+        await self._wait_until_idle(self.settings.cancel_grace + LAST_BLOCK)
         self._readers.drop_all()
 
     def end_all(self, reason: ServeError) -> None:
-        """Cancels every run and call with a reason."""
+        """Cancel all runs and calls."""
         for live in list(self._live.values()):
             live.run.cancel(reason)
         for task in self._calls:
             task.cancel()
 
-    async def _idle(self, seconds: float) -> None:
+    async def _wait_until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while pending := self._under_way():
+        while pending := self._pending():
             left = deadline - time.monotonic()
             if left <= 0:
                 return
             await asyncio.wait(pending, timeout=left)
 
-    def _under_way(self) -> set[asyncio.Future[Any]]:
+    def _pending(self) -> set[asyncio.Future[Any]]:
         found: set[asyncio.Future[Any]] = {*self._storing, *self._calls, *self._readers.tasks}
-        return found.union(live.run.over for live in self._live.values())
+        return found.union(live.run.ended for live in self._live.values())

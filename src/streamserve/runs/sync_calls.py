@@ -1,7 +1,7 @@
-"""The threads in which LangChain runs sync models and tools, counted per run.
+"""The calls of sync models and tools, which LangChain runs in OS threads, per run.
 
-A cancelled task leaves its thread running until the sync code returns: only with this count can a run tell the
-truth about its end, and only from within can it be stopped, at a model's next token.
+A cancelled task leaves its OS thread running until the sync code returns. With a list of these calls, a run's end
+waits for them; the code itself stops from within, at a model's next token.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
 
-class CallsInThreads:
-    """What one run does in threads."""
+class SyncCalls:
+    """The sync calls of one run in OS threads."""
 
     def __init__(self) -> None:
-        self.busy: set[Future[Any]] = set()
+        self.pending: set[Future[Any]] = set()
         self.stopper = _Stopper()
 
     def stop(self) -> None:
-        """Makes sync code end when it calls a model or tool next, or its model has the next token."""
+        """Stop sync code at its next call of a model or tool, or at its model's next token."""
         self.stopper.stopped = True
 
 
@@ -34,19 +34,22 @@ class _Stopper(BaseCallbackHandler):
     stopped = False
 
     def _check(self, *_args: Any, **_kwargs: Any) -> None:
-        # No Exception: retries and fallbacks would call the next model.
+        # Not an Exception: retries and fallbacks would call the next model.
         if self.stopped:
             raise asyncio.CancelledError
 
     on_llm_new_token = on_llm_start = on_chat_model_start = on_tool_start = _check
 
 
-# The calls of the run whose context this is; None outside a run.
-current_calls: ContextVar[CallsInThreads | None] = ContextVar("current_calls", default=None)
+# The calls of the current context's run; None outside a run.
+current_calls: ContextVar[SyncCalls | None] = ContextVar("current_calls", default=None)
 
 
-class _StopperInThread:
-    """What LangChain's configure hook reads like a ContextVar: async code is cancelled by its task and pays nothing."""
+class _StopperInOSThread:
+    """A stand-in for the ContextVar of LangChain's configure hook.
+
+    It is empty on the event loop: async code is cancelled through its task and pays nothing for this handler.
+    """
 
     def get(self) -> _Stopper | None:
         calls = current_calls.get()
@@ -61,17 +64,17 @@ def _in_event_loop() -> bool:
     return True
 
 
-register_configure_hook(cast("ContextVar[Any]", _StopperInThread()), inheritable=True)
+register_configure_hook(cast("ContextVar[Any]", _StopperInOSThread()), inheritable=True)
 
 
-class RunThreads(ThreadPoolExecutor):
-    """The event loop's default executor, which LangChain and LangGraph hand sync code to."""
+class SyncCallExecutor(ThreadPoolExecutor):
+    """The event loop's default executor, in which LangChain and LangGraph run sync code."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As the base class, remembering the call for the current run."""
+        """Submit a call and add it to the current run's sync calls."""
         calls = current_calls.get()
         future = super().submit(fn, *args, **kwargs)
         if calls is not None:
-            calls.busy.add(future)
-            future.add_done_callback(calls.busy.discard)
+            calls.pending.add(future)
+            future.add_done_callback(calls.pending.discard)
         return future

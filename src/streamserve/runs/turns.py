@@ -1,4 +1,4 @@
-"""One run of a thread at a time: whose turn it is, by the strategy that its chain's record declares."""
+"""The turns of a thread's runs: one run at a time, by the multitask strategy of the chain."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from streamserve.errors import Cancelled, ServeError, ShuttingDown
 from streamserve.errors.failures import classify
 from streamserve.graphs.thread_keys import thread_key
 from streamserve.runs.runs import Runs
+from streamserve.runs.terminal import terminal
 from streamserve.runs.writer import Writer
-from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, Status, StoreDown
-from streamserve.wire.blocks import end_block, error_block
+from streamserve.stores import Fenced, RunRecord, RunStore, StoreDown
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at the queue if nobody tells that a run has ended.
-LOOK_AGAIN = 1.0
-# The least pause between two looks, in seconds: a run tells of each block.
+# Seconds between two polls of the queue without a notification that a run has ended.
+POLL_INTERVAL = 1.0
+# Minimum seconds between two polls: a run notifies for each of its blocks.
 PAUSE = 0.02
 
 R = TypeVar("R")
 
 
 async def take_turn(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> list[str]:
-    """Waits until no run of the thread is ahead.
+    """Wait until no run of the thread is ahead.
 
     Args:
-        store: where the runs are.
-        run: stored, with its thread.
-        strategy: `interrupt` and `rollback` cancel those ahead.
+        store: The store of the runs.
+        run: The stored record of the run, with its thread.
+        strategy: The strategy; `interrupt` and `rollback` cancel the runs ahead.
 
     Returns:
-        The ids of those that were cancelled for it.
+        The ids of the runs that were cancelled for this run.
     """
-    asked: dict[str, None] = {}
-    while ahead := await _despite_the_store(lambda: store.ahead(run)):
+    cancelled: dict[str, None] = {}
+    while ahead := await _retry_while_down(lambda: store.ahead(run)):
         if strategy in ("interrupt", "rollback"):
-            asked |= dict.fromkeys(ahead)
-            for run_id in ahead:  # again at each look: a run that is just being started may not hear it
-                await _despite_the_store(partial(store.request_cancel, run_id))
-        await _news_of(store, ahead)
-    return [run_id for run_id in asked if await _was_stopped(store, run_id)]
+            cancelled |= dict.fromkeys(ahead)
+            for run_id in ahead:  # again at each poll: a run that is just starting may miss the first request
+                await _retry_while_down(partial(store.request_cancel, run_id))
+        await _wait_for_change(store, ahead)
+    return [run_id for run_id in cancelled if await _was_stopped(store, run_id)]
 
 
 async def _was_stopped(store: RunStore, run_id: str) -> bool:
-    record = await _despite_the_store(lambda: store.get(run_id))
+    record = await _retry_while_down(lambda: store.get(run_id))
     return record is None or record.status != "done"
 
 
-async def _news_of(store: RunStore, run_ids: Sequence[str]) -> None:
-    told = asyncio.Event()
-    unsubscribers = [store.subscribe(run_id, told.set) for run_id in run_ids]
+async def _wait_for_change(store: RunStore, run_ids: Sequence[str]) -> None:
+    changed = asyncio.Event()
+    unsubscribers = [store.subscribe(run_id, changed.set) for run_id in run_ids]
     try:
-        async with asyncio.timeout(LOOK_AGAIN):
-            await told.wait()
+        async with asyncio.timeout(POLL_INTERVAL):
+            await changed.wait()
             await asyncio.sleep(PAUSE)
     except TimeoutError:
         pass
@@ -70,33 +70,33 @@ async def _news_of(store: RunStore, run_ids: Sequence[str]) -> None:
             unsubscribe()
 
 
-async def _despite_the_store(ask: Callable[[], Awaitable[R]]) -> R:
+async def _retry_while_down(operation: Callable[[], Awaitable[R]]) -> R:
     while True:
         try:
-            return await ask()
+            return await operation()
         except StoreDown as error:
             logger.warning("the turn of a run waits for the store: %s", error)
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_INTERVAL)
 
 
 def of_run(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> Turn:
-    """The turn of a run that is stored with its thread before it begins."""
+    """Return the turn of a run that is stored with its thread before it starts."""
 
     @asynccontextmanager
-    async def turn(thread_id: str, run_id: str) -> AsyncIterator[list[str]]:  # noqa: ARG001 - those of the run
+    async def turn(thread_id: str, run_id: str) -> AsyncIterator[list[str]]:  # noqa: ARG001 - `run` has both
         yield await take_turn(store, run, strategy)
 
     return turn
 
 
 def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) -> Turn:
-    """The turns of a call without a stream: each of its inputs is a run on its thread.
+    """Return the turns of a call of /invoke or /batch: each of its inputs is a run on its thread.
 
     Args:
-        runs: of this process.
-        call: the guard has said whose it is once the chain begins.
-        endpoint: the last part of the path.
-        strategy: of the chain.
+        runs: The runs of this process.
+        call: The call; its principal is set before the chain starts.
+        endpoint: The last part of the path.
+        strategy: The chain's multitask strategy.
     """
 
     def turn(thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
@@ -110,52 +110,52 @@ def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) 
 
 @asynccontextmanager
 async def on_thread(runs: Runs, run: RunRecord, strategy: MultitaskStrategy) -> AsyncIterator[list[str]]:
-    """Makes what the current task does a run on its thread; it is stored for its state only, without output.
+    """Make the current task a run on its thread inside the `with` block; its state is stored, its output is not.
 
     Args:
-        runs: of this process.
-        run: not stored yet.
-        strategy: of the chain.
+        runs: The runs of this process.
+        run: The record, not stored yet.
+        strategy: The chain's multitask strategy.
 
-    Returns:
-        The runs that were cancelled for it, once it is its turn.
+    Yields:
+        The ids of the runs that were cancelled for this run, at its turn.
 
     Raises:
-        ThreadBusy: the strategy is `reject`, and another run has the thread.
-        Cancelled: somebody cancelled the run.
+        ThreadBusy: The strategy is `reject`, and another run has the thread.
+        Cancelled: The run was cancelled.
     """
-    call = _Call()
+    current = _CurrentTask()
     error: ServeError | None = None
-    with runs.cancellable(run.run_id, call.cancel):
+    with runs.cancellable(run.run_id, current.cancel):
         await runs.claim(run, alone=strategy == "reject")
         try:
             yield await take_turn(runs.store, run, strategy)
         except asyncio.CancelledError:
-            error = call.reason or (ShuttingDown() if runs.draining else Cancelled("The caller left"))
-            if call.reason is None:
+            error = current.reason or (ShuttingDown() if runs.draining else Cancelled("The caller left"))
+            if current.reason is None:
                 raise
-            call.task.uncancel()
-            raise call.reason from None
+            current.task.uncancel()
+            raise current.reason from None
         except Exception as failure:
             error = classify(failure)
             raise
         finally:
-            call.over = True
+            current.ended = True
             await asyncio.shield(asyncio.create_task(_end(runs, run, error)))
 
 
-class _Call:
-    """The current task, and why it was cancelled."""
+class _CurrentTask:
+    """The current task, and the reason of its cancellation."""
 
     def __init__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.task = task
         self.reason: ServeError | None = None
-        self.over = False
+        self.ended = False
 
     def cancel(self, reason: ServeError) -> None:
-        if self.reason is None and not self.over:
+        if self.reason is None and not self.ended:
             self.reason = reason
             self.task.cancel()
 
@@ -163,12 +163,7 @@ class _Call:
 async def _end(runs: Runs, run: RunRecord, error: ServeError | None) -> None:
     writer = Writer(run, runs.store, runs.settings.store_patience, lambda _failure: None)
     try:
-        if error is None:
-            await writer.finish(end_block(writer.next_seq), Outcome("done"))
-        else:
-            body = error.event(run.run_id)
-            status: Status = "cancelled" if isinstance(error, Cancelled) else "error"
-            await writer.finish(error_block(writer.next_seq, body), Outcome(status, body))
+        await writer.finish(*terminal(writer.next_seq, run.run_id, error))
     except (Fenced, StoreDown) as failure:
         logger.error("the end of a run is not stored: %r", failure, extra={"run_id": run.run_id, "chain": run.chain})
     finally:

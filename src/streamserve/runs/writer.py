@@ -1,6 +1,6 @@
-"""Writes a run's blocks to its store, in order, exactly once, and survives a store that is away for a while.
+"""The writer of a run's blocks: in order, exactly once, and through short outages of the store.
 
-Group batching without timers: while one append is under way, the blocks that come pile up for the next.
+It batches without timers: blocks that arrive during one append go into the next.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from streamserve.stores import Gap, ImmediateStore, Outcome, RunRecord, RunStore
 
 logger = logging.getLogger(__name__)
 
-# Blocks in one append at most: a store serves nobody else while it works on one.
+# Maximum blocks per append: a store serves no other run during an append.
 MAX_BATCH = 512
-# Unstored blocks at which the chain has to wait for the store.
+# Number of unstored blocks above which the chain waits for the store.
 HIGH_WATER = 4096
-# Pause between tries while the store is away, in seconds.
+# Seconds between two tries while the store is unreachable.
 RETRY_PAUSE = 0.1
 
 
@@ -26,12 +26,12 @@ class Writer:
     """The writer of one run.
 
     Args:
-        record: of the run; its `last_id` follows what is stored.
-        store: where to.
-        patience: seconds that the store may be away before the run is given up.
-        strict: show a block only once it is stored; the terminal block always is.
-        stored: the blocks up to the record's last, of a run that was begun elsewhere.
-        on_failure: called once with what ended the writing, which may be noticed between two blocks.
+        record: The record of the run; the writer keeps its `last_id` at the last stored block.
+        store: The store for the blocks.
+        patience: Seconds without a reachable store before the writing fails.
+        on_failure: Function that is called once with the exception that ended the writing.
+        strict: True to show a block only once it is stored, as always for the terminal block. Default: True.
+        stored: The blocks of earlier attempts. Default: none.
     """
 
     __slots__ = (
@@ -69,13 +69,13 @@ class Writer:
         self._patience = patience
         self._on_failure = on_failure
         self._strict = strict
-        # All blocks from the first: a store that lost the run gets it again.
+        # All blocks from the first: after a data loss of the store, the whole run is stored again.
         self._blocks: list[bytes] = list(stored)
         self._outcome: Outcome | None = None
         self._error: Exception | None = None
-        # What is under way: an append, a pause or a restoring; one at a time.
+        # True during an append, a pause or a restore; only one of them at a time.
         self._busy = False
-        # When the append that is under way was first tried.
+        # Time of the pending append's first try.
         self._tried_at: float | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -85,14 +85,14 @@ class Writer:
 
     @property
     def next_seq(self) -> int:
-        """Number of the next block."""
+        """The sequence number of the next block."""
         return (len(self._blocks) if self._append_now is None else self._record.last_id) + 1
 
     def write(self, block: bytes) -> bool:
-        """Takes a block. True: too much is unstored, and `room` is to be waited for before the next.
+        """Write a block; return True if `drain` must be awaited before the next one.
 
         Raises:
-            Fenced: the run has another owner, or has ended.
+            Fenced: The run has another owner, or has ended.
         """
         record = self._record
         if self._append_now is not None:
@@ -106,21 +106,21 @@ class Writer:
             self._post_next()
         return self._error is not None or len(self._blocks) - record.last_id > HIGH_WATER
 
-    async def room(self) -> None:
-        """Waits until the next block may come.
+    async def drain(self) -> None:
+        """Wait until the number of unstored blocks is below the high-water mark.
 
         Raises:
-            Fenced: the run has another owner, or has ended.
-            StoreDown: the store was away for too long.
+            Fenced: The run has another owner, or has ended.
+            StoreDown: The store was unreachable for longer than `patience`.
         """
-        await self._unstored(HIGH_WATER)
+        await self._wait_for_store(HIGH_WATER)
 
     async def finish(self, block: bytes, outcome: Outcome) -> None:
-        """Takes the terminal block, and waits until all is stored.
+        """Write the terminal block, and wait until all blocks are stored.
 
         Raises:
-            Fenced: the run has another owner, or has ended.
-            StoreDown: the store was away for too long.
+            Fenced: The run has another owner, or has ended.
+            StoreDown: The store was unreachable for longer than `patience`.
         """
         record = self._record
         if self._append_now is not None:
@@ -131,17 +131,17 @@ class Writer:
         self._outcome = outcome
         if not self._busy:
             self._post_next()
-        await self._unstored(0)
+        await self._wait_for_store(0)
 
-    async def _unstored(self, allowed: int) -> None:
-        while self._error is None and len(self._blocks) - self._record.last_id > allowed:
+    async def _wait_for_store(self, unstored: int) -> None:
+        while self._error is None and len(self._blocks) - self._record.last_id > unstored:
             self._waiting = self._loop.create_future()
             await self._waiting
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Stops the writing of a run that was given up."""
+        """Stop the writing."""
         if self._error is None:
             self._error = StoreDown("closed")
         if self._restoring is not None:
@@ -158,23 +158,23 @@ class Writer:
         self._busy = True
         if self._tried_at is None:
             self._tried_at = self._loop.time()
-        self._store.post(record.run_id, record.attempt, start + 1, batch, outcome, self._answered)
+        self._store.post(record.run_id, record.attempt, start + 1, batch, outcome, self._on_result)
 
-    def _answered(self, result: int | Exception) -> None:
+    def _on_result(self, result: int | Exception) -> None:
         if self._error is not None:
             return
         if isinstance(result, int):
-            self._go_on(result)
+            self._advance(result)
         elif isinstance(result, StoreDown):
-            self._wait_for_store(result)
+            self._retry_later(result)
         elif isinstance(result, UnknownRun):
             self._restoring = self._loop.create_task(self._restore())
         elif isinstance(result, Gap):
-            self._go_on(result.next_seq)
+            self._advance(result.next_seq)
         else:
             self._fail(result)
 
-    def _go_on(self, next_seq: int) -> None:
+    def _advance(self, next_seq: int) -> None:
         self._record.last_id = next_seq - 1
         if self.on_stored is not None and self._tried_at is not None:
             self.on_stored(self._loop.time() - self._tried_at)
@@ -187,8 +187,8 @@ class Writer:
             self._post_next()
         self._wake()
 
-    def _wait_for_store(self, error: StoreDown) -> None:
-        # A try may take seconds, so the limit does not wait for its end.
+    def _retry_later(self, error: StoreDown) -> None:
+        # A timer of its own: one try may take seconds.
         if self._deadline is None:
             tried_at = self._tried_at or self._loop.time()
             self._deadline = self._loop.call_at(tried_at + self._patience, self._fail, error)
@@ -199,11 +199,11 @@ class Writer:
         try:
             await self._store.restore(self._record)
         except StoreDown as error:
-            self._wait_for_store(error)
+            self._retry_later(error)
         except Exception as error:
             self._fail(error)
         else:
-            self._go_on(1)
+            self._advance(1)
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

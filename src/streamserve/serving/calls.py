@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from streamserve.errors import Cancelled, ShuttingDown
 from streamserve.http.direct import Handler
 from streamserve.runs.runs import Runs
-from streamserve.runs.sync_calls import CallsInThreads, current_calls
+from streamserve.runs.sync_calls import SyncCalls, current_calls
 
 
 async def while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
@@ -22,7 +22,7 @@ async def while_connected(request: Request, runs: Runs, handler: Handler) -> Res
     """
     if runs.draining:
         raise ShuttingDown()
-    calls = CallsInThreads()
+    calls = SyncCalls()
     current_calls.set(calls)
     task = asyncio.create_task(handler(request))
     leaving = asyncio.create_task(_left(request))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from streamserve.call import Call
 from streamserve.errors import Cancelled
 from streamserve.errors.failures import classify
-from streamserve.runs.observer import Observer, Watch
+from streamserve.runs.observer import Observer, RunHooks
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord
@@ -52,7 +52,7 @@ class Telemetry(Observer):
         self._langsmith = langsmith.bounded_client()
         self.stored = self.metrics.writes.observe if self.metrics else None
 
-    def begin(self, record: RunRecord, call: Call) -> Watch:
+    def begin(self, record: RunRecord, call: Call) -> RunHooks:
         log_run(record.run_id, record.chain)
         trace = self.tracing.begin(record.run_id, record.chain, record.endpoint) if self.tracing else None
         metrics = self.metrics
@@ -66,7 +66,7 @@ class Telemetry(Observer):
             if trace is not None:
                 trace.end(state, (outcome.error or {}).get("code") if outcome else state)
 
-        return Watch(metrics.watch(record.chain, record.endpoint, call.began) if metrics else None, ended)
+        return RunHooks(metrics.watch(record.chain, record.endpoint, call.began) if metrics else None, ended)
 
     @contextmanager
     def calling(self, call: Call, endpoint: str) -> Iterator[None]:
