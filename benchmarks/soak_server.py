@@ -12,6 +12,7 @@ from typing import Any
 from langchain_core.runnables import RunnableGenerator
 
 from streamserve import Chain
+from streamserve.api.services import services_in
 from streamserve.app import create_app
 from streamserve.catalog.registry import RegisteredChain, Registry
 from streamserve.settings import Settings
@@ -53,7 +54,7 @@ async def left() -> dict[str, int]:
     """Return the counts of objects in this process, without this request."""
     gc.collect()
     pages = int(STATM.read_text("ascii").split()[1])  # noqa: ASYNC240 - memory, not a disk
-    runs = app.state.runs
+    runs = services_in(app).runs
     return {
         "memory_kb": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "tasks": len(asyncio.all_tasks()),

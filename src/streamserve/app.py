@@ -6,18 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response, params
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from streamserve.api import health, openapi
 from streamserve.api import runs as api
+from streamserve.api.services import Services, install
 from streamserve.auth import Auth
 from streamserve.auth.shares import ShareTokens
 from streamserve.catalog.registry import Registry, discover
-from streamserve.doors.langserve import mount
-from streamserve.doors.langserve.route import RunRoute
+from streamserve.doors.langserve import routes as langserve
 from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, Unauthenticated, error_body
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.http import cors as browsers
@@ -68,18 +68,15 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from another server
         redoc_url=None,
     )
-    app.state.runs = Runs(settings)
-    app.state.limits = Limits(settings)
-    auth = app.state.auth = Auth(settings, guard)
-    telemetry = app.state.telemetry = app.state.runs.observer = Telemetry(settings)
-    app.state.checkpoints = Checkpoints(settings)
+    services = _services(settings, guard)
+    install(app, services)
+    auth, telemetry, runs = services.auth, services.telemetry, services.runs
     dependencies = auth.dependencies
-    chains = _mount_chains(app, registry, dependencies)
-    measured = exposition.router(telemetry.metrics, app.state.runs, settings, dependencies)
+    chains = _mount_chains(app, registry, services)
     for router in (
-        api.router(dependencies),
+        api.router(auth),
         health.router,
-        measured,
+        exposition.router(telemetry.metrics, runs, settings, dependencies),
         home.router(chains, registry.broken, dependencies),
         reference.router(app, [] if settings.public_docs else dependencies),
     ):
@@ -96,6 +93,19 @@ def create_app(
     return app
 
 
+def _services(settings: Settings, guard: Callable[..., Any] | None) -> Services:
+    services = Services(
+        settings=settings,
+        runs=Runs(settings),
+        limits=Limits(settings),
+        auth=Auth(settings, guard),
+        telemetry=Telemetry(settings),
+        checkpoints=Checkpoints(settings),
+    )
+    services.runs.observer = services.telemetry
+    return services
+
+
 def _add(app: FastAPI, router: APIRouter) -> None:
     # Not include_router, which keeps the router whole: LangGraph's server puts its auth around single routes.
     app.router.routes.extend(router.routes)
@@ -107,14 +117,15 @@ def create_default_app() -> FastAPI:
     return create_app(discover(settings.chains), settings)
 
 
-def _mount_chains(app: FastAPI, registry: Registry, dependencies: Sequence[params.Depends]) -> list[ServedRunnable]:
-    chains = [serve(entry, app.state.checkpoints) for entry in registry.chains.values()]
+def _mount_chains(app: FastAPI, registry: Registry, services: Services) -> list[ServedRunnable]:
+    chains = [serve(entry, services.checkpoints) for entry in registry.chains.values()]
+    services.auth.require({served.served.name: served.served.chain.scopes for served in chains})
+    recovery = services.runs.recovery = Recovery(chains, services.checkpoints)
     for served in chains:
-        _add(app, mount.chain_router(served, dependencies))
-    # A request is compared with one route after the other, and there are dozens for each chain.
-    app.router.routes.sort(key=lambda route: not (isinstance(route, RunRoute) and route.is_frequent))
-    app.state.auth.require({served.served.name: served.served.chain.scopes for served in chains})
-    app.state.recovery = app.state.runs.recovery = Recovery(chains, app.state.checkpoints)
+        _add(app, langserve.chain_router(served, recovery, services.auth.dependencies))
+    # A request is compared with one route after another, and 20 chains have 650: for the last chain that is 0.86 ms
+    # as upstream, 0.26 ms with RunRoute.matches, and 0.05 ms with the frequent routes in front.
+    app.router.routes.sort(key=lambda route: not (isinstance(route, langserve.RunRoute) and route.is_frequent))
     return chains
 
 

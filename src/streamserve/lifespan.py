@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from streamserve.api.services import services_in
 from streamserve.errors import ShuttingDown
 from streamserve.runs.runs import Runs
 from streamserve.runs.sync_calls import SyncCallExecutor
@@ -24,13 +25,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """FastAPI's lifespan of the application."""
-    app.state.auth.require_private()
-    runs: Runs = app.state.runs
-    async with app.state.checkpoints.opened(), app.state.telemetry.measuring(runs), _running(runs):
+    services = services_in(app)
+    services.auth.require_private()
+    runs = services.runs
+    async with services.checkpoints.opened(), services.telemetry.measuring(runs), _running(runs):
         try:
             yield
         finally:
-            await app.state.limits.close()
+            await services.limits.close()
 
 
 @asynccontextmanager

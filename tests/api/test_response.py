@@ -15,6 +15,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator
 
 from streamserve.api.follower import EAGER, MAX_INTERVAL, Follower
+from streamserve.api.services import services_in
 from streamserve.settings import Settings
 from tests.fakes import Gate
 from tests.runs.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
@@ -195,7 +196,7 @@ def read_in_thread(client: httpx.Client, path: str) -> tuple[threading.Thread, l
 @pytest.mark.parametrize("late", [1, 3], ids=["live", "ended"])
 def test_blocks_that_arrive_in_the_seam_between_replay_and_live_are_sent_once(side: str, late: int) -> None:
     bench = Bench(keepalive=60)
-    store = bench.app.state.runs.store = PausingStore(bench.app.state.runs.store)
+    store = services_in(bench.app).runs.store = PausingStore(services_in(bench.app).runs.store)
     with client_of(bench.app) as client, streaming(client, "/count/stream") as first:
         bench.gate.open(2)
         whole = [first.next() for _ in range(3)]
@@ -226,13 +227,13 @@ def test_many_small_blocks_go_out_in_few_writes() -> None:
     with client_of(app) as client:
         run_id = client.post("/burst/runs", json={"input": "x"}).json()["run_id"]
         ended(client, run_id)
-    writes = writes_of(app.state.runs, run_id)
+    writes = writes_of(services_in(app).runs, run_id)
     assert b"".join(writes).count(b"\n\n") == 502
     assert len(writes) <= 4
 
 
 def test_a_reader_too_slow_for_the_retention_gets_an_error_not_a_short_answer(bench: Bench) -> None:
-    store = bench.app.state.runs.store = PausingStore(bench.app.state.runs.store)
+    store = services_in(bench.app).runs.store = PausingStore(services_in(bench.app).runs.store)
     with client_of(bench.app) as client:
         bench.gate.open(5)
         with streaming(client, "/count/stream") as first:

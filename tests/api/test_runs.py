@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
+from streamserve.api.services import install, services_in
 from streamserve.runs.runs import Runs
 from streamserve.stores import MemoryStore
 from tests.fakes import Gate
@@ -27,8 +29,9 @@ class Bench:
         self.now = 1000.0
         self.gate = Gate()
         self.app = app_of({"count": RunnableGenerator(self.count)}, caller)
-        self.runs = Runs(self.app.state.runs.settings, MemoryStore(clock=lambda: self.now))
-        self.app.state.runs = self.runs
+        services = services_in(self.app)
+        self.runs = Runs(services.settings, MemoryStore(clock=lambda: self.now))
+        install(self.app, replace(services, runs=self.runs))
         # By the machine's clock, the server would soon find every run of this one past its retention.
         self.runs.reaper.run = asyncio.Event().wait  # type: ignore[method-assign, assignment]
 

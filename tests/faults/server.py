@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableGenerator
 from pydantic import BaseModel, Field
 
 from streamserve import Chain
+from streamserve.api.services import services_in
 from streamserve.app import create_app
 from streamserve.settings import Settings
 from tests.fakes import registry_of
@@ -60,7 +61,7 @@ def application() -> FastAPI:
         chains["talk"] = Chain(runnable=AsyncHttpModel(url=url), input_type=Any, output_type=Any)
     app = create_app(registry_of(chains), Settings(keepalive=KEEPALIVE, _env_file=None))
     if phase := os.environ.get(DIES):
-        die_at(phase, app.state.runs.store)
+        die_at(phase, services_in(app).runs.store)
     return app
 
 

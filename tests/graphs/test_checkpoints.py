@@ -20,6 +20,7 @@ from streamserve_sdk import RemoteRunnable
 from deploy.cluster import Replica, postgres
 from deploy.services import Missing, Service, free_port
 from streamserve import Chain
+from streamserve.api.services import services_in
 from streamserve.app import create_app
 from streamserve.call import Call, current_call
 from streamserve.graphs.checkpoints import Checkpoints
@@ -217,5 +218,5 @@ def test_checkpoints_that_reach_less_far_than_the_runs_are_warned_of(
 async def test_without_graphs_nothing_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "never.sqlite"
     app = create_app(LCEL, Settings(checkpoints=f"sqlite:///{path}", _env_file=None))
-    async with app.state.checkpoints.opened():
+    async with services_in(app).checkpoints.opened():
         assert not path.exists()

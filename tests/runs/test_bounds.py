@@ -12,6 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator
 
 from streamserve import Chain
+from streamserve.api.services import services_in
 from tests.fakes import Gate
 from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, streaming, writes_of
 
@@ -131,7 +132,7 @@ def test_a_reader_who_takes_nothing_is_dropped_and_holds_up_nobody() -> None:
         silent = SilentReader(str(client.base_url), f"/runs/{run_id}/stream")
         with streaming(client, f"/runs/{run_id}/stream", method="GET") as other:
             assert len(other.rest()) == 302
-        wait_for(lambda: not bench.app.state.runs._readers)
+        wait_for(lambda: not services_in(bench.app).runs._readers)
     # The server has stopped, though its buffer for this reader was never taken.
     with silent.socket:
         got = silent.read_to_the_end()
@@ -154,6 +155,6 @@ def test_one_write_to_a_reader_is_bounded_by_bytes() -> None:
     with client_of(bench.app) as client:
         run_id = client.post("/large/runs", json={"input": "x"}).json()["run_id"]
         ended(client, run_id)
-    sizes = [len(write) for write in writes_of(bench.app.state.runs, run_id)]
+    sizes = [len(write) for write in writes_of(services_in(bench.app).runs, run_id)]
     assert sum(sizes) > 30_000_000
     assert max(sizes) < 2 * 100_100

@@ -12,6 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from langchain_core.tools import tool
 
+from streamserve.api.services import services_in
 from tests.fakes import Gate
 from tests.runs.support import LIMIT, PACE, app_of, client_of, error_of, streaming
 
@@ -187,7 +188,7 @@ def test_a_sync_tool_that_is_still_in_its_thread_is_named(bench: Bench, client: 
 
 def test_a_sync_tool_that_returns_within_the_grace_is_not_named(client: httpx.Client) -> None:
     bench = Bench()
-    bench.app.state.runs.settings.cancel_grace = LIMIT
+    services_in(bench.app).runs.settings.cancel_grace = LIMIT
     with client_of(bench.app) as client, streaming(client, "/tool/stream", input={"given": "x"}) as reader:
         assert bench.entered.wait(LIMIT)
         assert client.post(f"/runs/{reader.run_id}/cancel").status_code == 202
@@ -206,7 +207,7 @@ def test_a_chain_that_swallows_its_cancellation_does_not_pass_half_an_answer_for
 
 def test_a_chain_that_lost_its_cancellation_is_cancelled_again_long_before_the_grace_is_over() -> None:
     bench = Bench()
-    bench.app.state.runs.settings.cancel_grace = 10 * LIMIT
+    services_in(bench.app).runs.settings.cancel_grace = 10 * LIMIT
     with client_of(bench.app) as client, streaming(client, "/losing/stream") as reader:
         reader.until(b'"token"')
         assert client.post(f"/runs/{reader.run_id}/cancel?wait=5").json()["status"] == "cancelled"

@@ -15,6 +15,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 
 from streamserve import Chain
+from streamserve.api.services import services_in
 from tests.fakes import Gate
 from tests.runs.support import (
     AsyncHttpModel,
@@ -275,4 +276,4 @@ def test_an_unknown_policy_is_refused_before_the_chain_runs() -> None:
     with client_of(bench.app) as client:
         answer = client.post("/plain/stream", json={"input": "x"}, headers={"Run-On-Disconnect": "perhaps"})
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
-        assert not bench.app.state.runs._live
+        assert not services_in(bench.app).runs._live

@@ -14,6 +14,7 @@ from limits import parse_many
 
 from deploy.services import free_port
 from streamserve import Chain
+from streamserve.api.services import services_in
 from streamserve.serving.limits import Limits
 from streamserve.settings import Settings
 from tests.fakes import Gate
@@ -77,7 +78,8 @@ def test_requests_above_the_rate_are_refused_for_each_caller_and_chain(model: Mo
 
 async def test_what_was_refused_does_not_count() -> None:
     app = app_of({"free": RunnableLambda(lambda value: value)}, guard=caller, rate_limit="2/hour; 3/day")
-    limits: Limits = app.state.limits
+    limits = services_in(app).limits
+    assert isinstance(limits, Limits)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answers = [await client.post("/free/invoke", json={"input": 1}, headers=ANN) for _ in range(6)]

@@ -7,7 +7,6 @@ from typing import cast
 from fastapi import Request
 
 from streamserve.errors import BadRequest
-from streamserve.runs.runs import Runs
 
 # Who asks when no guard says it: one caller for all.
 ANONYMOUS = "anonymous"
@@ -19,11 +18,6 @@ def principal_of(request: Request) -> str:
     """Who asks, as the guard has found out (`request.state.principal`)."""
     # As `request.state` has it, which raises and catches where there is none.
     return cast(str, request.scope.get("state", {}).get("principal", ANONYMOUS))
-
-
-def runs_of(request: Request) -> Runs:
-    """The application's runs."""
-    return cast(Runs, request.app.state.runs)
 
 
 def runs_base(request: Request, run_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from streamserve.api.access import runs_of
+from streamserve.api.services import services_of
 from streamserve.errors import ShuttingDown, StoreUnavailable
 from streamserve.graphs.checkpoints import CheckpointsDown
 from streamserve.stores import StoreDown
@@ -30,12 +30,12 @@ async def readyz(request: Request) -> dict[str, str]:
         ShuttingDown: no new runs are taken.
         StoreUnavailable: the runs' store is away, or that of the conversations; the detail says which.
     """
-    runs = runs_of(request)
-    if runs.draining:
+    services = services_of(request)
+    if services.runs.draining:
         raise ShuttingDown()
     try:
-        await runs.store.check()
-        await request.app.state.checkpoints.check()
+        await services.runs.store.check()
+        await services.checkpoints.check()
     except StoreDown as error:
         raise StoreUnavailable(str(error) if isinstance(error, CheckpointsDown) else None) from error
     return {"status": "ready"}

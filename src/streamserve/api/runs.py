@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Query, Request, Response, params
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base, runs_of
+from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base
 from streamserve.api.response import resume, run_headers
-from streamserve.auth import shares
-from streamserve.auth.guard import auth_of
+from streamserve.api.services import services_of
+from streamserve.auth import Auth, shares
 from streamserve.errors import NoOutput, RunExpired
 from streamserve.runs.output import output_of
 from streamserve.runs.runs import Runs
@@ -34,14 +33,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(dependencies: Sequence[params.Depends] = ()) -> APIRouter:
-    """The routes under /runs.
+def router(auth: Auth) -> APIRouter:
+    """Return the routes under /runs.
 
     Args:
-        dependencies: what every route must pass first.
+        auth: the guard of every route, and of requests with a token.
     """
-    routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(dependencies))
-    _add_shared(routes)
+    routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(auth.dependencies))
+    _add_shared(routes, auth)
     routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)
     routes.get("/{run_id}/stream", summary="Stream a run from a cursor", responses=STREAM)(stream)
     routes.get(
@@ -53,7 +52,7 @@ def router(dependencies: Sequence[params.Depends] = ()) -> APIRouter:
     return routes
 
 
-def _add_shared(routes: APIRouter) -> None:
+def _add_shared(routes: APIRouter, auth: Auth) -> None:
     # In front of the guarded ones, for requests with a token only.
     for path, endpoint, method, action in (
         ("", status, "GET", "read"),
@@ -61,7 +60,7 @@ def _add_shared(routes: APIRouter) -> None:
         ("/output", output, "GET", "read"),
         ("/cancel", cancel, "POST", "cancel"),
     ):
-        allowed = [Depends(shares.shared(cast(shares.Action, action)))]
+        allowed = [Depends(shares.shared(cast(shares.Action, action), auth))]
         routes.routes.append(
             shares.SharedRoute(
                 f"/runs/{{run_id}}{path}",
@@ -77,7 +76,7 @@ def _add_shared(routes: APIRouter) -> None:
 async def status(run_id: str, request: Request) -> Response:
     """What is known of the run."""
     record = await _find(run_id, request)
-    return _state(record, request, status=await _status_of(record, runs_of(request)))
+    return _state(record, request, status=await _status_of(record, services_of(request).runs))
 
 
 async def stream(
@@ -90,12 +89,12 @@ async def stream(
     cursor = last_event_id(request)
     if cursor is None:
         cursor = record.last_id if after == "now" else parse_cursor(after or "0", "after")
-    return resume(runs_of(request), record, cursor, runs_base(request, run_id))
+    return resume(services_of(request).runs, record, cursor, runs_base(request, run_id))
 
 
 async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:
     """The whole output once the run is done; 202 while it runs, 409 with the run's error if it failed."""
-    runs = runs_of(request)
+    runs = services_of(request).runs
     record = await runs.wait(await _find(run_id, request), wait)
     if not record.ended:
         return _state(record, request, 202)
@@ -120,13 +119,13 @@ async def _output(runs: Runs, record: RunRecord) -> Response:
 
 async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:
     """Asks the run to stop: 200 once it has ended, 202 as long as the chain still runs. Any number of times."""
-    record = await runs_of(request).cancel(await _find(run_id, request), wait)
+    record = await services_of(request).runs.cancel(await _find(run_id, request), wait)
     return _state(record, request, 200 if record.ended else 202)
 
 
 async def delete(run_id: str, request: Request) -> Response:
     """Cancels the run if it is under way, then drops its blocks."""
-    runs = runs_of(request)
+    runs = services_of(request).runs
     record = await runs.cancel(await _find(run_id, request), runs.settings.cancel_grace + 1.0)
     await runs.store.purge(record.run_id)
     return Response(status_code=204)
@@ -135,13 +134,13 @@ async def delete(run_id: str, request: Request) -> Response:
 async def share(run_id: str, asked: shares.ShareRequest, request: Request) -> shares.Share:
     """A token with which others read or cancel this run only, in `?token=`: EventSource sends no headers."""
     record = await _find(run_id, request)
-    return shares.make(request, record.run_id, record.principal, asked, runs_base(request, run_id))
+    return shares.make(services_of(request).auth, record.run_id, record.principal, asked, runs_base(request, run_id))
 
 
 async def _find(run_id: str, request: Request) -> RunRecord:
-    record = await runs_of(request).find(run_id, principal_of(request))
+    record = await services_of(request).runs.find(run_id, principal_of(request))
     if not shares.is_shared(request):
-        auth_of(request).check(request, record.chain)
+        services_of(request).auth.check(request, record.chain)
     return record
 
 

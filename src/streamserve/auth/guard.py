@@ -98,13 +98,6 @@ class Auth:
             require_private(self.settings)
 
 
-def auth_of(request: Request) -> Auth:
-    """Return the application's Auth."""
-    found = request.app.state.auth
-    assert isinstance(found, Auth)
-    return found
-
-
 def require_private(settings: Settings) -> None:
     """Raise AuthError if other machines reach the address, unless the settings allow it.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamserve.auth.guard import auth_of
+from streamserve.auth.guard import Auth
 from streamserve.auth.identity import Identity
 from streamserve.errors import Forbidden
 
@@ -67,11 +67,11 @@ class SharedRoute(APIRoute):
         return super().matches(scope) if STATE in scope.get("state", {}) else (Match.NONE, {})
 
 
-def shared(action: Action) -> Callable[[Request], Awaitable[None]]:
+def shared(action: Action, auth: Auth) -> Callable[[Request], Awaitable[None]]:
     """Return the dependency that requires a token for the path's run and for an action."""
 
     async def allowed(request: Request) -> None:
-        content = auth_of(request).signer.read("share", getattr(request.state, STATE))
+        content = auth.signer.read("share", getattr(request.state, STATE))
         if content["run"] != request.path_params["run_id"] or action not in content["allow"]:
             raise Forbidden("The token is for another run or action")
         Identity(content["principal"]).attach(request)
@@ -85,11 +85,11 @@ def is_shared(request: Request) -> bool:
     return bool(getattr(request.state, "shared", False))
 
 
-def make(request: Request, run_id: str, principal: str, wanted: ShareRequest, base: str) -> Share:
+def make(auth: Auth, run_id: str, principal: str, wanted: ShareRequest, base: str) -> Share:
     """Return a token for one run.
 
     Args:
-        request: request of the run's owner.
+        auth: signs the token.
         run_id: id of the run.
         principal: owner of the run, in whose name the token's holder will call.
         wanted: permissions and lifetime.
@@ -97,5 +97,5 @@ def make(request: Request, run_id: str, principal: str, wanted: ShareRequest, ba
     """
     ends = time.time() + wanted.expires_in
     content: dict[str, Any] = {"run": run_id, "principal": principal, "allow": sorted(set(wanted.allow))}
-    token = auth_of(request).signer.sign("share", content, ends)
+    token = auth.signer.sign("share", content, ends)
     return Share(token=token, url=f"{base}/stream?token={token}", expires_at=ends)

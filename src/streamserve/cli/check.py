@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from streamserve.app import create_app
 from streamserve.catalog.registry import BrokenModules, RegisteredChain, Registry, discover
 from streamserve.doors.langserve.playground import playground_of
-from streamserve.doors.langserve.route import REQUIRED
+from streamserve.doors.langserve.request import REQUIRED
 from streamserve.serving.served import serve
 from streamserve.settings import Settings
 

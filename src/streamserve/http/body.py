@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import orjson
 from fastapi import Request
+from starlette.types import Receive, Scope
 
 from streamserve.errors.places import invalid
 from streamserve.http.json_bounds import passed_bound
@@ -25,7 +26,17 @@ _parsers = ThreadPoolExecutor(2, thread_name_prefix="parse")
 
 
 class ChainRequest(Request):
-    """A request whose body is read by a parser that no input can break."""
+    """A request whose body is read by a parser that no input can break.
+
+    Args:
+        scope: ASGI's.
+        receive: ASGI's.
+        settings: the bounds of the body.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, settings: Settings) -> None:
+        super().__init__(scope, receive)
+        self._settings = settings
 
     async def json(self) -> Any:
         """The parsed body.
@@ -34,8 +45,8 @@ class ChainRequest(Request):
             InvalidInput: it is not JSON, or has more than it may.
         """
         if not hasattr(self, "_json"):
-            body, settings = await self.body(), self.app.state.runs.settings
-            self._json = await aside(body, parse_bounded, body, settings)
+            body = await self.body()
+            self._json = await aside(body, parse_bounded, body, self._settings)
         return self._json
 
     async def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response, params
 from fastapi.responses import HTMLResponse
 from pydantic_core import to_jsonable_python
 
-from streamserve.auth.guard import auth_of
+from streamserve.api.services import services_of
 from streamserve.auth.sessions import COOKIE
 from streamserve.catalog.chain import Playground
 from streamserve.catalog.registry import BrokenModule
@@ -43,7 +43,7 @@ def router(
 
     @routes.get("/", dependencies=list(dependencies))
     async def home(request: Request) -> HTMLResponse:
-        allowed = [card for card in cards if auth_of(request).allows(request, card.name)]
+        allowed = [card for card in cards if services_of(request).auth.allows(request, card.name)]
         return HTMLResponse(
             page(allowed, broken, origin_of(request), root_of(request), signed_in=COOKIE in request.cookies),
             headers=PAGE_HEADERS,

@@ -10,14 +10,15 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from streamserve.auth.guard import Auth, auth_of
+from streamserve.api.services import services_of
+from streamserve.auth.guard import Auth
 from streamserve.pages import assets
 
 
 def wants_page(request: Request) -> bool:
     """Whether a browser asks for a page, and can begin a session here."""
     accepts = request.headers.get("accept", "")
-    return auth_of(request).sessions is not None and request.method == "GET" and "text/html" in accepts
+    return services_of(request).auth.sessions is not None and request.method == "GET" and "text/html" in accepts
 
 
 def sign_in(request: Request) -> HTMLResponse:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from fastapi import Request, Response
 
 from streamserve.errors import Cancelled, ShuttingDown
-from streamserve.http.direct import Handler
 from streamserve.runs.runs import Runs
 from streamserve.runs.sync_calls import SyncCalls, current_calls
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 async def while_connected(request: Request, runs: Runs, handler: Handler) -> Response:

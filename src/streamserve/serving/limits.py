@@ -17,7 +17,8 @@ from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage,
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import ConfigurationError, StorageError
 
-from streamserve.api.access import principal_of, runs_of
+from streamserve.api.access import principal_of
+from streamserve.api.services import services_of
 from streamserve.call import Call, current_call
 from streamserve.catalog.chain import Chain
 from streamserve.errors import Overloaded, RateLimited, StoreUnavailable, TooManyRuns
@@ -93,7 +94,7 @@ class Limits:
             StoreUnavailable: the requests' counter cannot be reached.
         """
         principal = principal_of(request)
-        if starts_run and runs_of(request).busy >= self._settings.max_runs:
+        if starts_run and services_of(request).runs.busy >= self._settings.max_runs:
             raise Overloaded()
         if starts_run:
             self._take_slot(current_call.get(), chain, (principal, name))

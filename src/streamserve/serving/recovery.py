@@ -27,7 +27,7 @@ from streamserve.runs.run import Events, Run
 from streamserve.serving.request_body import read_kwargs
 from streamserve.serving.served import ServedRunnable
 from streamserve.stores import RunRecord, RunStore
-from streamserve.wire.input_types import with_types
+from streamserve.wire.input_types import decode_input_types
 from streamserve.wire.serializer import to_line, typed_line
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ async def _blocks_of(record: RunRecord, store: RunStore) -> list[bytes]:
 def _continued(
     served: ServedRunnable, graph: Graph, record: RunRecord, kept: dict[str, Any], store: RunStore
 ) -> tuple[Call, Events]:
-    with_types(kept, "input")
+    decode_input_types(kept, "input")
     kwargs = read_arguments(read_kwargs(kept, NAMES), served.served.chain, graph)
     call = Call(
         run_id=record.run_id,

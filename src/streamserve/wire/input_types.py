@@ -38,7 +38,7 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def with_types(body: dict[str, Any], field: str) -> None:
+def decode_input_types(body: dict[str, Any], field: str) -> None:
     """Gives the input in a body its types, in place; what a name does not fit stays as it is.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 from fastapi.routing import APIRoute
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
-from streamserve.doors.langserve.route import REQUIRED
+from streamserve.doors.langserve.request import REQUIRED
 from tests.fakes import Gate
 from tests.frames import config_hash
 from tests.runs.support import LIMIT, app_of, caller, client_of, ended, streaming
@@ -203,7 +203,7 @@ def test_the_metadata_block_the_headers_and_the_trace_share_one_id(bench: Bench,
         reader.rest()
 
 
-def test_a_request_looks_at_its_own_route_only_among_those_of_many_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_compared_with_its_own_route_only(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_of({f"chain{number}": RunnableLambda(str) for number in range(20)})
     looked: list[str] = []
     matches = APIRoute.matches

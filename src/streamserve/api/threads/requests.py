@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from streamserve.errors import InvalidInput
 from streamserve.errors.places import entry, invalid
-from streamserve.wire.input_types import with_types
+from streamserve.wire.input_types import decode_input_types
 
 # Each state of a page is a whole conversation.
 MAX_PAGE = 100
@@ -154,10 +154,10 @@ async def read(request: Request, model: type[Asked], thread_id: str) -> Asked:
 
 
 def _read_types(body: dict[str, Any]) -> None:
-    with_types(body, "values")
+    decode_input_types(body, "values")
     supersteps = body.get("supersteps")
     for step in supersteps if isinstance(supersteps, list) else ():
         updates = step.get("updates") if isinstance(step, dict) else None
         for update in updates if isinstance(updates, list) else ():
             if isinstance(update, dict):
-                with_types(update, "values")
+                decode_input_types(update, "values")

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BaseModel
 
-from streamserve.api.access import runs_of
+from streamserve.api.services import services_of
 from streamserve.api.threads.requests import (
     DEFAULT_PAGE,
     Checkpoint,
@@ -222,7 +222,7 @@ class ThreadsApi:
         """Keeps runs away from the thread, in whatever process, or says which one has it."""
         call = current_call.get() or Call()
         with _working():
-            async with of_call(runs_of(request), call, "threads", "reject")(thread_id, call.run_id):
+            async with of_call(services_of(request).runs, call, "threads", "reject")(thread_id, call.run_id):
                 yield
 
 

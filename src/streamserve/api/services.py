@@ -1,0 +1,63 @@
+"""What the application holds for its requests: one record with a type, the only thing in `app.state`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import FastAPI, Request
+
+from streamserve.auth import Auth
+from streamserve.catalog.chain import Chain
+from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.runs.runs import Runs
+from streamserve.settings import Settings
+from streamserve.telemetry import Telemetry
+
+
+class Admission(Protocol):
+    """Bounds what one caller may ask of a chain, and what a worker takes on."""
+
+    async def admit(self, request: Request, name: str, chain: Chain, *, starts_run: bool) -> None:
+        """Count a request, and take a place for its run; raise if the caller or the worker has too many."""
+
+    async def close(self) -> None:
+        """Close the connections of the counter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of one application.
+
+    Args:
+        settings: the bounds of everything else.
+        runs: the runs of this process and their store.
+        auth: the guard, and the scopes of each chain.
+        limits: the counter of requests and of runs under way.
+        checkpoints: the store of the graphs' threads.
+        telemetry: the metrics and traces.
+    """
+
+    settings: Settings
+    runs: Runs
+    auth: Auth
+    limits: Admission
+    checkpoints: Checkpoints
+    telemetry: Telemetry
+
+
+def install(app: FastAPI, services: Services) -> None:
+    """Give an application its services, in place of those that it had."""
+    app.state.streamserve = services
+
+
+def services_in(app: FastAPI) -> Services:
+    """Return the services of an application."""
+    found = app.state.streamserve
+    assert isinstance(found, Services)
+    return found
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that a request came to."""
+    return services_in(request.app)

@@ -1,0 +1,303 @@
+"""LangServe's endpoints of one chain, as `add_routes` makes them: event streams become runs, failures typed answers.
+
+An exception that left the application would make uvicorn close the keep-alive connection, and the caller's next
+request on that connection would fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+
+from fastapi import APIRouter, HTTPException, Request, Response, params
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from langserve import add_routes
+from pydantic import ValidationError
+from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Scope
+
+from streamserve.api.access import idempotency_key, last_event_id, principal_of, runs_base
+from streamserve.api.answers import answer
+from streamserve.api.response import StreamResponse, resume, run_headers
+from streamserve.api.services import Services, services_of
+from streamserve.api.threads.routes import add_thread_routes
+from streamserve.call import Call, current_call
+from streamserve.doors.langserve.plain_stream import PlainStream
+from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
+from streamserve.doors.langserve.render import add_types, batch_answer, invoke_answer
+from streamserve.doors.langserve.request import REQUIRED, read_body
+from streamserve.errors import (
+    Cancelled,
+    Internal,
+    InvalidInput,
+    InvalidOutput,
+    ServeError,
+    ShuttingDown,
+    ThreadBusy,
+    Unauthenticated,
+    UnknownThread,
+)
+from streamserve.errors.failures import explain, record
+from streamserve.graphs.progress import marked
+from streamserve.http import direct
+from streamserve.http.body import LARGE, ChainRequest, aside, parse
+from streamserve.http.direct import Handler
+from streamserve.runs import turns
+from streamserve.runs.run import Events
+from streamserve.runs.runs import OnDisconnect, Runs
+from streamserve.serving.calls import while_connected
+from streamserve.serving.config_keys import require_plausible
+from streamserve.serving.output_forms import BatchResults, OtherOutput
+from streamserve.serving.prepare import admit, begin_call, prepare
+from streamserve.serving.recovery import HEADER, Recovery
+from streamserve.serving.request_body import locate
+from streamserve.serving.served import ServedRunnable
+from streamserve.serving.start import ON_DISCONNECT, Order, read_on_disconnect, start
+from streamserve.stores import StoreDown
+from streamserve.wire.serializer import Serializer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Door:
+    """The parts that all routes of one chain share.
+
+    Args:
+        served: the chain.
+        recovery: decides which runs are recovered.
+        plain: streams requests without a config.
+    """
+
+    served: ServedRunnable
+    recovery: Recovery
+    plain: PlainStream
+
+
+def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
+    """Return all routes of one chain, under `/{name}`.
+
+    Args:
+        served: the chain.
+        recovery: decides which runs are recovered.
+        dependencies: the guard of every route.
+    """
+    serializer = Serializer()
+    door = Door(served, recovery, PlainStream(served, serializer))
+    router = APIRouter(route_class=type("RunRoute", (RunRoute,), {"door": door}), dependencies=list(dependencies))
+    playground = playground_of(served)
+    add_routes(
+        router,
+        served,
+        path=served.served.path,
+        playground_type=playground or "default",
+        disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
+        per_req_config_modifier=_with_run_id,
+        serializer=serializer,
+    )
+    _add_background_runs(router)
+    add_thread_routes(router, served.served.name, served.graph)
+    return router
+
+
+def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
+    # One id for the run, LangServe's metadata and the trace; each run of a batch has an id of its own.
+    call = current_call.get()
+    if call is None or request.scope["path"].endswith("/batch"):
+        return config
+    # Another attempt at the run begins with this config.
+    asked = call.configs[0] if call.configs else {}
+    named = {**config, **{key: value for key, value in asked.items() if key != "configurable"}, "run_id": call.run_id}
+    call.config = marked(named, call.run_id) if call.recover else named
+    return call.config
+
+
+def _add_background_runs(router: APIRouter) -> None:
+    """Add `/runs` beside each `/stream`, with the same body."""
+    streams = [route for route in router.routes if isinstance(route, RunRoute) and route.endpoint_name == "stream"]
+    for route in streams:
+        documented = route.include_in_schema
+        router.add_api_route(
+            f"{route.path.removesuffix('stream')}runs",
+            route.endpoint,
+            methods=["POST"],
+            status_code=202,
+            tags=route.tags,
+            include_in_schema=documented,
+            name=route.name.replace("stream", "runs"),
+            description="Runs in the background with the same body as /stream." if documented else None,
+        )
+
+
+class RunRoute(APIRoute):
+    """One route of one chain."""
+
+    door: ClassVar[Door]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fixed = self.path.partition("{")[0]
+        if direct.admission(self.dependencies) and self._direct_handler():
+            self.app = direct.application(self.get_route_handler())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As upstream, without a regular expression for a path that cannot match."""
+        return super().matches(scope) if self._fixed in scope["path"] else (Match.NONE, {})
+
+    @property
+    def is_frequent(self) -> bool:
+        """Whether the route starts runs, and its path has no parameter."""
+        return self.endpoint_name in REQUIRED and self._fixed == self.path and not self.include_in_schema
+
+    @property
+    def endpoint_name(self) -> str:
+        """The last part of the path: invoke, stream, ..."""
+        return self.path.rpartition("/")[2]
+
+    def get_route_handler(self) -> Handler:
+        """Return LangServe's handler with ours around it; FastAPI's hook."""
+        guard, handler = self._guard(), self._direct_handler() or self._langserves_handler()
+        served = self.door.served
+
+        async def handle(request: Request) -> Response:
+            services = services_of(request)
+            request = ChainRequest(request.scope, request.receive, services.settings)
+            call = begin_call(served)
+            try:
+                await guard(request)
+                await admit(request, call, served, starts_run=self.endpoint_name in REQUIRED)
+                return await self._answer(request, call, services, handler)
+            except (HTTPException, StoreDown, Unauthenticated):
+                raise  # the application's handlers answer
+            except ClientDisconnect:
+                return answer(Cancelled("The caller left"))
+            except Exception as error:
+                return answer(await self._explain(request, call, error), call.run_id)
+            finally:
+                if call.slot:
+                    call.slot.release()
+
+        return handle
+
+    def _guard(self) -> Callable[[Request], Coroutine[Any, Any, object]]:
+        plain = direct.admission(self.dependencies)
+        return plain or APIRoute(self.path, _admitted, dependencies=self.dependencies).get_route_handler()
+
+    def _direct_handler(self) -> Handler | None:
+        return direct.handler(self.endpoint) if self.endpoint_name in REQUIRED else None
+
+    def _langserves_handler(self) -> Handler:
+        # FastAPI puts a route's dependencies first; LangServe's handler is called without them.
+        whole = self.dependant
+        self.dependant = replace(whole, dependencies=whole.dependencies[len(self.dependencies) :])
+        handler = super().get_route_handler()
+        self.dependant = whole
+        return handler
+
+    async def _answer(self, request: ChainRequest, call: Call, services: Services, handler: Handler) -> Response:
+        config_hash = str(request.path_params.get("config_hash", ""))
+        require_plausible(config_hash, services.settings.max_config_hash)
+        if request.method != "POST" or self.endpoint_name not in REQUIRED:
+            self.door.served.config_keys.read_hash(config_hash)
+            return await (playground_answer(request, handler) if is_playground(self.path) else handler(request))
+        await self._prepare(request, call, config_hash, services.settings.max_batch)
+        if self.endpoint_name in ("invoke", "batch"):
+            return await self._call(request, call, services.runs, handler)
+        return await self._stream(request, call, services.runs, await self._events(request, call, handler))
+
+    async def _prepare(self, request: ChainRequest, call: Call, config_hash: str, max_batch: int) -> None:
+        served = self.door.served
+        body, call.events = read_body(await request.json(), self.endpoint_name, max_batch)
+        said = request.headers.get(HEADER)
+        prepare(call, served, self.door.recovery, self.endpoint_name, body, config_hash, said)
+        raw = await request.body()
+        if len(raw) >= LARGE and (error := await aside(raw, locate, body, *served.request_schemas)):
+            raise error  # LangServe would look for the places on the event loop
+
+    async def _call(self, request: ChainRequest, call: Call, runs: Runs, handler: Handler) -> Response:
+        strategy = self.door.served.served.chain.multitask_strategy
+        call.turn = turns.of_call(runs, call, self.endpoint_name, strategy)
+        with runs.observer.calling(call, self.endpoint_name):
+            try:
+                response = add_types(await while_connected(request, runs, handler), call.types)
+            except BatchResults as batch:
+                response = batch_answer(batch.results, call)
+            except OtherOutput as other:
+                response = invoke_answer(other.output, call)
+        response.headers["Run-Id"] = call.run_id
+        return response
+
+    async def _events(self, request: ChainRequest, call: Call, handler: Handler) -> Events:
+        if self.endpoint_name in ("stream", "runs") and (events := self.door.plain.events(request, call)):
+            return events
+        response = await handler(request)
+        assert isinstance(response, EventSourceResponse)
+        return cast(Events, response.body_iterator)
+
+    async def _stream(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
+        order = await self._order(request, call, runs)
+        record, new = await start(runs, self.door.served, call, order, call.body["input"], events)
+        base = runs_base(request, record.run_id)
+        if self.endpoint_name == "runs":
+            body = {"run_id": record.run_id, "status": record.status}
+            return JSONResponse(body, 202, headers=run_headers(record.run_id, base))
+        if new:
+            return StreamResponse(runs, record.run_id, 0, base)
+        return resume(runs, record, last_event_id(request) or 0, base)
+
+    async def _order(self, request: ChainRequest, call: Call, runs: Runs) -> Order:
+        key = idempotency_key(request, self.path)
+        on_disconnect = self._on_disconnect(request, runs)
+        return Order(
+            endpoint=self.endpoint_name,
+            principal=principal_of(request),
+            on_disconnect=on_disconnect,
+            key=key,
+            fingerprint=await request.fingerprint() if key else "",
+            request=await self._packed(request, call, on_disconnect),
+        )
+
+    async def _packed(self, request: ChainRequest, call: Call, on_disconnect: OnDisconnect) -> bytes | None:
+        if not call.recover:
+            return None
+        body, said = parse(await request.body()), request.headers.get(HEADER)
+        return self.door.recovery.pack(self.door.served, body, call, on_disconnect, said)
+
+    def _on_disconnect(self, request: Request, runs: Runs) -> OnDisconnect:
+        default: OnDisconnect = "continue" if self.endpoint_name == "runs" else "cancel"
+        declared = self.door.served.served.chain.on_disconnect or runs.settings.on_disconnect
+        return read_on_disconnect(request.headers.get(ON_DISCONNECT), declared or default)
+
+    async def _explain(self, request: Request, call: Call, error: Exception) -> ServeError:
+        if call.phase == "input":
+            return await self._explain_input(request, error)
+        shown = explain(error, call)
+        if call.phase == "output" and isinstance(error, ValidationError):
+            shown = InvalidOutput()
+        quiet = isinstance(error, Cancelled | ShuttingDown | ThreadBusy | UnknownThread)
+        if not quiet and not isinstance(shown, InvalidInput):
+            record(shown, error, call.run_id, call.chain)
+        return shown
+
+    async def _explain_input(self, request: Request, error: Exception) -> ServeError:
+        if isinstance(error, ServeError):
+            return error
+        place = None
+        if request.method == "POST":
+            place = locate(await request.json(), *self.door.served.request_schemas)
+        if place is not None:
+            return place
+        if isinstance(error, RequestValidationError):
+            raise error
+        logger.error("%s failed before its chain ran", self.path, exc_info=error)
+        return Internal()
+
+
+async def _admitted() -> Response:
+    return Response()

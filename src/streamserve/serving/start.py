@@ -1,0 +1,111 @@
+"""From a call to its run: store the run, wait for its thread, start it, or find the run that its key names."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from streamserve.call import Call
+from streamserve.errors import BadRequest
+from streamserve.graphs.thread_heads import require_begun
+from streamserve.graphs.thread_keys import thread_key
+from streamserve.runs import turns
+from streamserve.runs.run import Events
+from streamserve.runs.runs import OnDisconnect, Runs
+from streamserve.serving.served import ServedRunnable
+from streamserve.stores import RunRecord
+
+# The header that says what happens when the last reader leaves.
+ON_DISCONNECT = "Run-On-Disconnect"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a door says about the run to start.
+
+    Args:
+        endpoint: the name of the endpoint, for the run's record.
+        principal: the caller.
+        on_disconnect: what happens when the last reader leaves.
+        key: the caller's key of the run; None: every request is a run of its own.
+        fingerprint: the digest of the body; a key stands for one body.
+        request: the request, packed for another attempt; None: the run is not recovered.
+    """
+
+    endpoint: str
+    principal: str
+    on_disconnect: OnDisconnect
+    key: str | None = None
+    fingerprint: str = ""
+    request: bytes | None = None
+
+
+def read_on_disconnect(said: str | None, default: OnDisconnect) -> OnDisconnect:
+    """Return what happens when the last reader of a run leaves.
+
+    Args:
+        said: the request's header.
+        default: what holds without the header.
+
+    Raises:
+        BadRequest: the header has another value.
+    """
+    if said not in (None, "continue", "cancel"):
+        raise BadRequest(f"{ON_DISCONNECT}: continue or cancel")
+    return cast(OnDisconnect, said or default)
+
+
+async def start(
+    runs: Runs, served: ServedRunnable, call: Call, order: Order, given: Any, events: Events
+) -> tuple[RunRecord, bool]:
+    """Start the run of a call, or find the run that its key names.
+
+    Args:
+        runs: the runs of this process.
+        served: the chain.
+        call: prepared.
+        order: what the door says about the run.
+        given: the input.
+        events: the chain's events, not started.
+
+    Returns:
+        The run's record, and whether the run is new.
+
+    Raises:
+        ServeError: the thread is busy, has not begun or is missing; the key names a run with another body; or the
+            server shuts down.
+    """
+    record = RunRecord(
+        run_id=call.run_id,
+        chain=served.served.name,
+        endpoint=order.endpoint,
+        principal=order.principal,
+        created_at=time.time(),
+        key=order.key,
+        fingerprint=order.fingerprint,
+        request=order.request,
+    )
+    chain = served.served.chain
+    await _put_on_thread(runs, served, call, record, given)
+    return await runs.start(
+        record,
+        events,
+        call,
+        timeout=chain.timeout,
+        on_disconnect=order.on_disconnect,
+        alone=chain.multitask_strategy == "reject",
+    )
+
+
+async def _put_on_thread(runs: Runs, served: ServedRunnable, call: Call, record: RunRecord, given: Any) -> None:
+    graph = served.graph
+    if graph is None:
+        return
+    thread_id = (call.configs[0].get("configurable") or {}).get("thread_id") or None
+    if thread_id is not None:
+        record.thread = thread_key(record.chain, record.principal, thread_id)
+        call.turn = turns.of_run(runs.store, record, served.served.chain.multitask_strategy)
+    # A run ahead may begin the thread.
+    if not await runs.store.ahead(record):
+        await require_begun(graph, thread_id, given)
