@@ -117,7 +117,7 @@ def test_the_factory_alone_loads_no_server_and_no_provider() -> None:
 def test_requests_go_over_aiohttp_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     installed: list[object] = [None, object()]
-    monkeypatch.setattr("streamserve.models.find_spec", lambda name: installed[0])
+    monkeypatch.setattr("streamserve.models.choice.find_spec", lambda name: installed[0])
     carried = [type(chat_model().http_async_client).__name__]  # type: ignore[attr-defined]
     installed.reverse()
     carried.append(type(chat_model().http_async_client).__name__)  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamserve.models.gguf import wait_until_it_works
+from streamserve.models.gguf import wait_until_ready
 
 from .sayer import CHATML, REASONING, TOOLS, make_gguf
 
@@ -41,7 +41,7 @@ def llama_server(path: Path) -> Iterator[Upstream]:
     params.ui = False
     params.cpuparams.n_threads = 1
     server = xllamacpp.Server(params)
-    wait_until_it_works(server.listening_address)
+    wait_until_ready(server.listening_address)
     try:
         yield Upstream(f"{server.listening_address}/v1", path)
     finally:

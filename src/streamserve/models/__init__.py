@@ -1,4 +1,4 @@
-"""Chat models: the one that the environment names, and what it is made of."""
+"""Chat models, chosen by the environment."""
 
 from streamserve.models.choice import chat_model
 

@@ -1,4 +1,4 @@
-"""Which chat model serves: OpenAI, a compatible server, a local GGUF file, or the offline model."""
+"""Choice of the chat model: OpenAI, a compatible server, a local GGUF file, or the offline model."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +14,13 @@ from streamserve.models.offline import OfflineChatModel
 if TYPE_CHECKING:
     from streamserve.models.gguf import EmbeddedServer
 
-# The smallest OpenAI model that streams at once for every account, without a reasoning pause before it.
+# The smallest OpenAI model that every account may use and that streams without a pause for reasoning.
 DEFAULT_OPENAI_MODEL = "gpt-4.1-mini"
-# llama.cpp and LM Studio serve what they have loaded under any name.
+# llama.cpp and LM Studio serve their loaded model under any name.
 DEFAULT_LOCAL_MODEL = "default"
-# Local servers check no key, but the client refuses to be made without one.
+# Local servers check no key, but the client requires one.
 NO_KEY = "not-needed"
-# A host that has not answered by then is down; the retries of the client come on top.
+# Seconds after which a host without an answer counts as down; the client's retries come on top.
 CONNECT_TIMEOUT = 10.0
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 GGUF_PREFIX = "gguf:"
@@ -57,14 +57,14 @@ class ModelSettings(BaseSettings):
 
 
 def chat_model(**kwargs: Any) -> BaseChatModel:
-    """The chat model that the environment names; making it needs no key and opens no connection.
+    """Return the chat model that the environment names, without a key check or a connection.
 
     Args:
-        kwargs: arguments of ChatOpenAI, such as `temperature`; the offline model has no use for them.
+        kwargs: arguments of ChatOpenAI, such as `temperature`; the offline model ignores them.
 
     Raises:
-        FileNotFoundError: `STREAMSERVE_MODEL=gguf:PATH` and there is no such file.
-        ModuleNotFoundError: the extra `local` or `aiohttp` is needed and is not installed.
+        FileNotFoundError: the file of `STREAMSERVE_MODEL=gguf:PATH` does not exist.
+        ModuleNotFoundError: the extra `local` or `aiohttp` is required but not installed.
     """
     settings = ModelSettings()
     name = settings.model or ""
@@ -83,7 +83,7 @@ def _openai(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
     compatible = {
         "base_url": url,
         "model": settings.model or DEFAULT_LOCAL_MODEL,
-        # Model names alone make the client switch to an API that other servers do not have.
+        # The client would choose OpenAI's newer API by the model's name, and other servers lack that API.
         "use_responses_api": False,
     }
     is_loopback = urlsplit(url).hostname in LOOPBACK
@@ -117,8 +117,8 @@ def _embedded(path: Path, settings: ModelSettings, kwargs: dict[str, Any]) -> Ba
 def _loopback_clients(server: "EmbeddedServer | None" = None) -> dict[str, Any]:
     from openai import DEFAULT_CONNECTION_LIMITS, DefaultAsyncHttpxClient, DefaultHttpxClient
 
-    # Without the environment, as no proxy can reach loopback; without kept connections, as they would outlive
-    # the event loop that made them, and a new one costs nothing here.
+    # No proxies from the environment, because a proxy cannot reach loopback. No kept connections, because they
+    # would outlive their event loop, and a new one costs nothing here.
     limits = type(DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=0)
     common: dict[str, Any] = {"trust_env": False, "limits": limits}
     hooks = {"request": [server.redirect]} if server else {}
@@ -139,7 +139,7 @@ def _client(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
         "stream_usage": True,
         "fast_stream": settings.fast_openai,
         "timeout": Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT),
-        # Counts chunks where `timeout` counts bytes: keep-alive comments must not hide a stalled model.
+        # `timeout` limits the wait for bytes, this one the wait for chunks: comments must not hide a stalled model.
         "stream_chunk_timeout": settings.model_timeout,
     }
     return CompatibleChatOpenAI(**(defaults | kwargs))

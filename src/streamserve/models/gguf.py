@@ -1,4 +1,4 @@
-"""A GGUF model served in this process: llama.cpp's own server, on a loopback port that only we know."""
+"""A GGUF model served in this process by llama.cpp's own server, on a private loopback port."""
 
 import asyncio
 import atexit
@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-# Requests that llama.cpp decodes side by side; they share one context (kv_unified), so more cost no memory.
+# Requests that llama.cpp decodes at the same time. They share one context (kv_unified), so more cost no memory.
 PARALLEL_REQUESTS = 4
-# llama.cpp logs every request at its default level; below zero it is silent.
+# llama.cpp logs every request at its default level and nothing below zero.
 QUIET = -1
-# The model is loaded by then; only the first turn of the work loop is awaited.
+# Maximum wait for the first turn of llama.cpp's work loop, in seconds; the model is loaded before it.
 START_TIMEOUT = 30.0
 
 
@@ -24,11 +24,11 @@ class EmbeddedServer:
     """llama.cpp's HTTP server for one model file, started by the first request.
 
     Args:
-        path: the GGUF file.
-        start: makes a server that listens from a model path and an API key; tests give their own.
+        path: path of the GGUF file.
+        start: factory of a listening server from a model path and an API key (default: llama.cpp's server).
     """
 
-    # Never looked up: every request is sent to the address of the running server.
+    # A placeholder: `redirect` sends every request to the address of the running server.
     base_url = "http://gguf.invalid/v1"
 
     def __init__(self, path: Path, start: Callable[[Path, str], Any] | None = None) -> None:
@@ -40,11 +40,11 @@ class EmbeddedServer:
 
     @property
     def running(self) -> bool:
-        """Whether the model is loaded."""
+        """Return whether the model is loaded."""
         return self._server is not None
 
     def address(self) -> str:
-        """The address it listens at, as `http://127.0.0.1:PORT`; loads the model if need be."""
+        """Return the server's address as `http://127.0.0.1:PORT`, after loading the model if necessary."""
         with self._lock:
             if self._server is None:
                 self._server = self._start(self.path, self.key)
@@ -52,7 +52,7 @@ class EmbeddedServer:
             return str(self._server.listening_address)
 
     def close(self) -> None:
-        """Stop serving and free the model; the next request would load it again."""
+        """Stop the server and free the model; the next request loads it again."""
         with self._lock:
             self._server = None
         atexit.unregister(self.close)
@@ -63,7 +63,7 @@ class EmbeddedServer:
         request.url = request.url.copy_with(host=parts.hostname, port=parts.port)
 
     async def aredirect(self, request: Any) -> None:
-        """`redirect` for async clients: the event loop runs on while the model loads."""
+        """Send an async client's request to this server, without blocking the event loop while the model loads."""
         if not self.running:
             await asyncio.to_thread(self.address)
         self.redirect(request)
@@ -71,10 +71,10 @@ class EmbeddedServer:
 
 @cache
 def embedded_server(path: Path) -> EmbeddedServer:
-    """The one server of a model file in this process; nothing is loaded yet.
+    """Return this process's server of a model file, without loading the model.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ModuleNotFoundError: the extra `local` is not installed.
     """
     if not path.is_file():
@@ -98,12 +98,12 @@ def _start_llama(path: Path, key: str) -> Any:
     params.ui = False
     params.verbosity = QUIET
     server = xllamacpp.Server(params)
-    wait_until_it_works(server.listening_address, key)
+    wait_until_ready(server.listening_address, key)
     return server
 
 
-def wait_until_it_works(address: str, key: str = "") -> None:
-    """Let llama.cpp's work loop answer once: stopped before that loop runs, the server blocks for ever."""
+def wait_until_ready(address: str, key: str = "") -> None:
+    """Wait for one answer of llama.cpp's work loop: a server that is stopped before that loop runs blocks forever."""
     request = Request(f"{address}/slots", headers={"Authorization": f"Bearer {key}"})  # noqa: S310 -- http only
     with build_opener(ProxyHandler({})).open(request, timeout=START_TIMEOUT) as response:
         response.read()

@@ -1,7 +1,7 @@
-"""ChatOpenAI that tells the truth about servers other than OpenAI's.
+"""ChatOpenAI for servers other than OpenAI's.
 
-Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason is an error,
-and llama.cpp's context overflow has the type that OpenAI's has.
+Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason raises an error,
+and llama.cpp's context overflow has the same type as OpenAI's.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,22 +22,22 @@ COMPATIBLE = "openai-compatible"
 
 
 class CompatibleChatOpenAI(ChunkChatOpenAI):
-    """The chat model for OpenAI and for every server that speaks its protocol.
+    """The chat model for OpenAI and for every server with OpenAI's protocol.
 
-    Takes ChatOpenAI's arguments. Raises what ChatOpenAI raises, `UpstreamTruncated` for a stream that stops
-    before its end, and `langchain_core.exceptions.ContextOverflowError` for a prompt that is too long.
+    The arguments and errors are ChatOpenAI's. In addition, a stream that stops before its end raises
+    `UpstreamTruncated`, and a prompt that is too long raises `langchain_core.exceptions.ContextOverflowError`.
     """
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with _truthful_end() as saw:
+        with _require_finish() as observe:
             for chunk in super()._stream(*args, **kwargs):
-                saw(chunk)
+                observe(chunk)
                 yield chunk
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with _truthful_end() as saw:
+        with _require_finish() as observe:
             async for chunk in super()._astream(*args, **kwargs):
-                saw(chunk)
+                observe(chunk)
                 yield chunk
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
@@ -70,7 +70,7 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
 
     def _get_generation_chunk_from_completion(self, completion: openai.BaseModel) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        # This chunk repeats what was streamed: kept, the reasoning would be there twice.
+        # This chunk repeats the whole answer, so the reasoning would appear twice.
         chunk.message.additional_kwargs.pop("reasoning_content", None)
         return chunk
 
@@ -85,27 +85,27 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
 
 
 @contextmanager
-def _truthful_end() -> Iterator[Callable[[ChatGenerationChunk], None]]:
+def _require_finish() -> Iterator[Callable[[ChatGenerationChunk], None]]:
     started = finished = False
 
-    def saw(chunk: ChatGenerationChunk) -> None:
+    def observe(chunk: ChatGenerationChunk) -> None:
         nonlocal started, finished
         started = True
         finished = finished or _ends(chunk)
 
     try:
         with _typed_overflow():
-            yield saw
+            yield observe
     except ModelConnectionError as error:
         if not started:
             raise
-        raise UpstreamTruncated("The model server broke off in the middle of its answer.") from error
+        raise UpstreamTruncated("The model server broke off before its answer was complete.") from error
     if not finished:
         raise UpstreamTruncated("The model server ended its stream without a finish reason.")
 
 
 def _ends(chunk: ChatGenerationChunk) -> bool:
-    # Chat Completions say it with a finish reason, the Responses API with the chunk's position.
+    # Chat Completions mark the end with a finish reason, the Responses API with the chunk's position.
     position = getattr(chunk.message, "chunk_position", None)
     return position == "last" or bool((chunk.generation_info or {}).get("finish_reason"))
 

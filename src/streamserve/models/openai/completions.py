@@ -1,4 +1,4 @@
-"""ChatOpenAI that streams chat completions without an object for every part of every chunk."""
+"""ChatOpenAI with a stream of chat completions that makes no object for each part of a chunk."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ S = TypeVar("S")
 class ChunkChatOpenAI(ChatOpenAI):
     """ChatOpenAI with a cheaper stream of the same message chunks and errors.
 
-    Structured output (`response_format`), the Responses API and clients that are not the `openai` package's own go
-    ChatOpenAI's way.
+    ChatOpenAI handles structured output (`response_format`), the Responses API and clients other than the `openai`
+    package's own.
 
     Args:
-        fast_stream: false is ChatOpenAI's way for all (default true).
+        fast_stream: whether to use the cheaper stream; if false, ChatOpenAI handles every stream (default true).
     """
 
     fast_stream: bool = Field(True, exclude=True)
@@ -38,7 +38,7 @@ class ChunkChatOpenAI(ChatOpenAI):
         model = self
         if self._can_be_fast(self.async_client, AsyncCompletions, kwargs):
             completions = _AsyncChunkCompletions(self.async_client, self.stream_chunk_timeout, self.model_name)
-            # The stream keeps the time itself: LangChain makes a task for every chunk.
+            # The stream has its own time limit, because LangChain's makes a task for every chunk.
             model = self.model_copy(update={"async_client": completions, "stream_chunk_timeout": None})
         async for chunk in super(ChunkChatOpenAI, model)._astream(*args, **kwargs):
             yield chunk
@@ -53,11 +53,11 @@ class ChunkChatOpenAI(ChatOpenAI):
 
 
 class _ChunkCompletions:
-    """What LangChain uses of `chat.completions` to stream."""
+    """The part of `chat.completions` with which LangChain streams."""
 
     def __init__(self, completions: Completions) -> None:
         self._raw = completions.with_raw_response
-        self.with_raw_response = _With(self._respond)
+        self.with_raw_response = _RawCompletions(self._respond)
 
     def create(self, **payload: Any) -> ChunkStream:
         return self._respond(**payload).parse()
@@ -68,30 +68,30 @@ class _ChunkCompletions:
 
 
 class _AsyncChunkCompletions:
-    """The same, asynchronous, with a limit of time for each chunk."""
+    """The asynchronous _ChunkCompletions, with a time limit for each chunk."""
 
     def __init__(self, completions: AsyncCompletions, timeout: float | None, model_name: str) -> None:
         self._raw = completions.with_raw_response
         self._timeout = timeout
         self._model_name = model_name
-        self.with_raw_response = _With(self._respond)
+        self.with_raw_response = _RawCompletions(self._respond)
 
     async def create(self, **payload: Any) -> AsyncChunkStream:
         return (await self._respond(**payload)).parse()
 
     async def _respond(self, **payload: Any) -> _Response[AsyncChunkStream]:
         raw = await self._raw.create(**payload)
-        return _Response(raw, lambda: raw.parse(to=AsyncChunkStream).limited(self._timeout, self._model_name))
+        return _Response(raw, lambda: raw.parse(to=AsyncChunkStream).limit(self._timeout, self._model_name))
 
 
 @dataclass(frozen=True)
-class _With:
+class _RawCompletions:
     create: Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class _Response(Generic[S]):
-    """What LangChain uses of a raw response."""
+    """The part of a raw response that LangChain uses."""
 
     raw: Any
     parse: Callable[[], S]

@@ -1,7 +1,7 @@
-"""Decodes an event stream from bytes, for the streams of the `openai` package.
+"""Decoder of event streams for the `openai` package.
 
-Divergence from that package's decoder: an event without data is not dispatched, as the specification has it
-(https://html.spec.whatwg.org/multipage/server-sent-events.html#dispatchMessage); there it is an error.
+Divergence from that package's decoder: an event without data is ignored, as the specification requires
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#dispatchMessage); the package raises an error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class SSEEvent:
     """One event of a stream.
 
     Args:
-        data: its data lines, joined.
-        event: its type, if it names one.
+        data: the data lines, joined by line feeds.
+        event: the type (default None).
     """
 
     __slots__ = ("data", "event")
@@ -30,23 +30,27 @@ class SSEEvent:
         self.event = event
 
     def json(self) -> Any:
-        """The data as JSON; raises `json.JSONDecodeError`."""
+        """Return the data parsed as JSON.
+
+        Raises:
+            json.JSONDecodeError: the data is not JSON.
+        """
         try:
             return orjson.loads(self.data)
         except orjson.JSONDecodeError:
-            # The standard library's parser takes NaN and lone surrogates too, and its errors are what is expected.
+            # The standard library's parser accepts NaN and lone surrogates, and callers expect its errors.
             return json.loads(self.data)
 
 
 class SSEDecoder:
-    """Finds the events in bytes that come in pieces of any size; linear in the number of bytes."""
+    """Decode events from bytes in pieces of any size, in time linear to the number of bytes."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._after_cr = False
 
     def feed(self, data: bytes) -> Iterator[SSEEvent]:
-        """The events that these bytes complete."""
+        """Return the events that these bytes complete."""
         if b"\r" in data or self._after_cr:
             data = self._with_lf_only(data)
         if not self._pending and data.endswith(EVENT_END):
@@ -54,12 +58,12 @@ class SSEDecoder:
         return self._completed(data)
 
     def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[SSEEvent]:
-        """The events of a stream; one that is cut off is none."""
+        """Yield the events of a stream; an incomplete last event is ignored."""
         for data in iterator:
             yield from self.feed(data)
 
     async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[SSEEvent]:
-        """The events of a stream; one that is cut off is none."""
+        """Yield the events of a stream; an incomplete last event is ignored."""
         async for data in iterator:
             for event in self.feed(data):
                 yield event
@@ -81,12 +85,12 @@ class SSEDecoder:
 
 
 def _events(complete: bytes) -> Iterator[SSEEvent]:
-    # One by one: those before an event that is not UTF-8 are good.
+    # Lazily, so that the events before one that is not UTF-8 are still delivered.
     return filter(None, map(_event, complete.split(EVENT_END)))
 
 
 def _event(block: bytes) -> SSEEvent | None:
-    # The shape of nearly every event: one line of data.
+    # Fast path: nearly every event is one line of data.
     if block.startswith(b"data: ") and b"\n" not in block:
         return SSEEvent(block.decode()[6:])
     lines, kind = [], ""

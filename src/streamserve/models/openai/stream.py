@@ -1,6 +1,6 @@
-"""Streams of chat completions as plain dicts: the `openai` package makes a tree of objects for every chunk.
+"""Streams of chat completions as plain dicts instead of the `openai` package's tree of objects per chunk.
 
-All else stays the package's own: requests, retries, errors, `[DONE]`, closing. LangChain takes dicts as they are.
+Requests, retries, errors, `[DONE]` and closing remain the package's own. LangChain accepts dicts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from langchain_openai import StreamChunkTimeoutError
 from openai import AsyncStream, Stream
 from openai.types.chat import ChatCompletionChunk
 
-from streamserve.models.openai.silence import Silence
+from streamserve.models.openai.idle_timeout import IdleTimeout
 from streamserve.models.openai.sse import SSEDecoder
 
 logger = logging.getLogger(__name__)
 
 
 class ChunkStream(Stream[object]):
-    """A stream of chunks: each a dict, or the package's object where that says more."""
+    """A stream of chunks: dicts, or the package's objects where LangChain needs them."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -35,7 +35,7 @@ class ChunkStream(Stream[object]):
 
 
 class AsyncChunkStream(AsyncStream[object]):
-    """The same, asynchronous."""
+    """The asynchronous ChunkStream."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,14 +43,14 @@ class AsyncChunkStream(AsyncStream[object]):
         self._timeout: float | None = None
         self._model_name: str | None = None
         self._received = 0
-        self._silence: Silence | None = None
+        self._idle: IdleTimeout | None = None
 
-    def limited(self, timeout: float | None, model_name: str | None) -> AsyncChunkStream:
-        """This stream, which now raises `StreamChunkTimeoutError` when a chunk takes too long.
+    def limit(self, timeout: float | None, model_name: str | None) -> AsyncChunkStream:
+        """Return this stream, which now raises `StreamChunkTimeoutError` when a chunk takes too long.
 
         Args:
-            timeout: seconds; none, zero and less are no limit, as they are for ChatOpenAI.
-            model_name: for the error.
+            timeout: maximum wait for one chunk, in seconds; None, zero and less mean no limit, as for ChatOpenAI.
+            model_name: name of the model in the error.
         """
         self._timeout = timeout if timeout and timeout > 0 else None
         self._model_name = model_name
@@ -62,24 +62,24 @@ class AsyncChunkStream(AsyncStream[object]):
     async def __anext__(self) -> object:
         if self._timeout is None:
             return chunk_of(await self._iterator.__anext__())
-        silence = self._silence = self._silence or Silence(self._timeout)
-        silence.begin()
+        idle = self._idle = self._idle or IdleTimeout(self._timeout)
+        idle.begin()
         try:
             chunk = await self._iterator.__anext__()
         except asyncio.CancelledError:
-            silence.stop()
-            if silence.is_over():
-                raise self._silent() from TimeoutError()  # as with asyncio.timeout
+            idle.stop()
+            if idle.has_expired():
+                raise self._timeout_error() from TimeoutError()  # as with asyncio.timeout
             raise
         except BaseException:
-            silence.stop()
+            idle.stop()
             raise
         finally:
-            silence.end()
+            idle.end()
         self._received += 1
         return chunk_of(chunk)
 
-    def _silent(self) -> StreamChunkTimeoutError:
+    def _timeout_error(self) -> StreamChunkTimeoutError:
         assert self._timeout is not None
         found = {"timeout_s": self._timeout, "model_name": self._model_name, "chunks_received": self._received}
         logger.warning("stream_chunk_timeout fired", extra={"source": "stream_chunk_timeout", **found})
@@ -87,19 +87,19 @@ class AsyncChunkStream(AsyncStream[object]):
 
 
 def _decoder() -> Any:
-    # The package asks for events of its own class, and uses what ours have.
+    # The type checker expects the package's own class of events; ours have the members that it uses.
     return SSEDecoder()
 
 
 def chunk_of(data: object) -> object:
-    """What LangChain converts to the same message chunk as the package's object of this data."""
+    """Return the dict, or the package's object where LangChain reads more from the object than from the dict."""
     if not isinstance(data, dict) or is_plain(data):
         return data
     return ChatCompletionChunk.construct(None, **data)
 
 
 def is_plain(chunk: dict[str, Any]) -> bool:
-    """Whether the package's object of this chunk would add nothing that is read from it."""
+    """Return whether LangChain reads the same from this dict as from the package's object."""
     choices = chunk.get("choices")
     if not choices:
         return True

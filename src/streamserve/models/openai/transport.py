@@ -1,4 +1,4 @@
-"""The `openai` package's aiohttp client, one for each event loop: its connections are bound to theirs."""
+"""The `openai` package's aiohttp client, one for each event loop because connections belong to their loop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
 
 class LoopBoundClient(DefaultAsyncHttpxClient):
-    """A client that sends through a client of the running event loop, which ends with its loop.
+    """An HTTP client that delegates to a client of the running event loop and closes it with the loop.
 
     Args:
-        trust_env: whether the environment's proxies are used (default true).
+        trust_env: whether to use the environment's proxies (default true).
     """
 
     def __init__(self, *, trust_env: bool = True) -> None:
@@ -24,18 +24,18 @@ class LoopBoundClient(DefaultAsyncHttpxClient):
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = WeakKeyDictionary()
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
-        """Sends a request and gives its response, as every client does."""
-        client = await self._of(asyncio.get_running_loop())
+        """Send a request and return its response."""
+        client = await self._client_of(asyncio.get_running_loop())
         return await client.send(*args, **kwargs)
 
-    async def _of(self, loop: asyncio.AbstractEventLoop) -> DefaultAsyncHttpxClient:
+    async def _client_of(self, loop: asyncio.AbstractEventLoop) -> DefaultAsyncHttpxClient:
         if loop not in self._loops:
-            clients = self._opened(loop)
+            clients = self._open(loop)
             self._loops[loop] = (clients, await anext(clients))
         return self._loops[loop][1]
 
-    async def _opened(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[DefaultAsyncHttpxClient, None]:
-        # An event loop closes the asynchronous generators that it has seen before it ends.
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[DefaultAsyncHttpxClient, None]:
+        # An event loop closes its asynchronous generators before it ends, and so this client.
         client = DefaultAioHttpClient(trust_env=self.trust_env)
         try:
             yield client
@@ -49,10 +49,10 @@ _Clients = tuple[AsyncGenerator[DefaultAsyncHttpxClient, None], DefaultAsyncHttp
 
 @cache
 def aiohttp_client(*, trust_env: bool = True) -> LoopBoundClient:
-    """The process's client for requests over aiohttp.
+    """Return the process's client for requests over aiohttp.
 
     Args:
-        trust_env: whether the environment's proxies are used (default true).
+        trust_env: whether to use the environment's proxies (default true).
 
     Raises:
         ModuleNotFoundError: aiohttp is not installed.

@@ -1,6 +1,6 @@
-"""A limit on the silence of what a task waits for again and again: one timer, however many waits.
+"""A time limit for each of many waits of one task, with a single timer.
 
-`asyncio.timeout` makes and cancels a timer for each, that is, for each token.
+`asyncio.timeout` makes and cancels a timer for each wait, that is, for each token.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 
 
-class Silence:
-    """Cancels the waiting task once a wait has taken too long.
+class IdleTimeout:
+    """Cancel the waiting task when one wait takes too long.
 
     Args:
-        limit: seconds.
+        limit: maximum duration of one wait, in seconds.
     """
 
     __slots__ = ("_expired", "_limit", "_loop", "_since", "_task", "_timer")
@@ -26,32 +26,32 @@ class Silence:
         self._expired = False
 
     def begin(self) -> None:
-        """The current task begins to wait."""
+        """Start a wait of the current task."""
         self._task, self._since = asyncio.current_task(), self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limit, self._ring)
+            self._timer = self._loop.call_later(self._limit, self._check)
 
     def end(self) -> None:
-        """It does not wait any more."""
+        """End the wait."""
         self._task = None
 
     def stop(self) -> None:
-        """There will be no further wait."""
+        """Free the timer after the last wait."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def is_over(self) -> bool:
-        """Whether a cancellation that has just come is the limit's, and nobody else's besides; asked once."""
+    def has_expired(self) -> bool:
+        """Return whether this limit alone caused the cancellation just raised; call it once per cancellation."""
         return self._expired and self._task is not None and self._task.uncancel() == 0
 
-    def _ring(self) -> None:
-        self._timer = None  # of somebody who does not wait: the next wait makes another
+    def _check(self) -> None:
+        self._timer = None
         if self._task is None:
-            return
+            return  # no timer between waits: the next wait starts one
         left = self._since + self._limit - self._loop.time()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._ring)
+            self._timer = self._loop.call_later(left, self._check)
         else:
             self._expired = True
             self._task.cancel()
