@@ -67,7 +67,7 @@ def test_a_broken_module_stops_the_start_with_one_report(team: Team) -> None:
     assert f"{worse}:2: ValueError: no" in str(raised.value)
 
 
-def test_in_development_the_others_are_served(team: Team, caplog: pytest.LogCaptureFixture) -> None:
+def test_development_serves_the_chains_that_load(team: Team, caplog: pytest.LogCaptureFixture) -> None:
     bad = team.write("bad.py", "import no_such_module\n")
     team.write("joke.py", WORKING)
     with serving(create_app(team.discover(), Settings(dev=True))) as url, httpx.Client(base_url=url) as client:
@@ -76,7 +76,7 @@ def test_in_development_the_others_are_served(team: Team, caplog: pytest.LogCapt
     assert f"left out: {bad}:1: ModuleNotFoundError" in caplog.text
 
 
-def test_a_folder_without_a_server_file_is_served_by_its_settings(team: Team) -> None:
+def test_settings_serve_a_folder_without_a_server_file(team: Team) -> None:
     team.write("joke.py", WORKING)
     with serving(create_default_app()) as url:
         assert httpx.post(f"{url}/joke/invoke", json={"input": "hi"}).json()["output"] == "hi"
@@ -110,7 +110,7 @@ def test_a_chain_has_a_playground(client: httpx.Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["playground", "playground/", "c/N4XyA/playground/", "playground/index.html"])
-def test_a_chain_that_wants_no_playground_has_none(client: httpx.Client, path: str) -> None:
+def test_a_chain_can_have_no_playground(client: httpx.Client, path: str) -> None:
     assert client.get(f"/hidden/{path}").status_code == 404
     assert client.post("/hidden/invoke", json={"input": {"topic": "cats"}}).status_code == 200
 
@@ -122,9 +122,7 @@ def test_a_playground_serves_no_file_outside_its_folder(client: httpx.Client) ->
 # Failures
 
 
-def test_what_a_chain_says_when_it_fails_stays_in_the_log(
-    client: httpx.Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_text_of_a_chains_error_stays_in_the_log(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     for path, body in (("invoke", {"input": {"topic": "x"}}), ("batch", {"inputs": [{"topic": "x"}]})):
         response = client.post(f"/failing/{path}", json=body)
         assert response.status_code == 500
@@ -136,7 +134,7 @@ def test_what_a_chain_says_when_it_fails_stays_in_the_log(
 
 @pytest.mark.parametrize("endpoint", ["stream", "stream_log", "stream_events"])
 @pytest.mark.parametrize("name", ["failing", "odd"])
-def test_a_stream_that_fails_ends_in_one_error(client: httpx.Client, name: str, endpoint: str) -> None:
+def test_a_failing_stream_ends_in_one_error(client: httpx.Client, name: str, endpoint: str) -> None:
     response = client.post(f"/{name}/{endpoint}", json={"input": {"topic": "x"}})
     found = events(response)
     assert [kind for kind, _ in found].count("error") == 1

@@ -255,7 +255,7 @@ def test_every_field_of_the_chain_record_is_explained() -> None:
     assert {f.name for f in fields(Chain)} - set(re.findall(r"`(\w+)`", text[text.index("| field |") :])) == set()
 
 
-def test_the_figures_of_the_text_are_those_that_were_measured() -> None:
+def test_the_figures_of_the_text_are_the_measured_ones() -> None:
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text("utf-8"))
     figures = results["first_token"]["figures"]
     text = (ROOT / "docs" / "streaming.md").read_text("utf-8")

@@ -36,7 +36,7 @@ def start_without(missing: list[str], **settings: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss+cluster"])
-def test_a_redis_store_without_its_extra_says_what_to_install(scheme: str) -> None:
+def test_redis_without_its_extra_names_what_to_install(scheme: str) -> None:
     done = start_without(["redis", "redis.asyncio"], store=f"{scheme}://127.0.0.1:1/0", checkpoints="memory:")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -44,7 +44,7 @@ def test_a_redis_store_without_its_extra_says_what_to_install(scheme: str) -> No
     assert "pip install 'streamserve[redis]'" in last
 
 
-def test_limits_in_redis_without_its_extra_say_what_to_install() -> None:
+def test_redis_limits_without_the_extra_name_what_to_install() -> None:
     done = start_without(["redis"], store="memory:", limits_store="redis://127.0.0.1:1/0", checkpoints="memory:")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -53,7 +53,7 @@ def test_limits_in_redis_without_its_extra_say_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("missing", [["psycopg"], ["psycopg_pool"]])
-def test_checkpoints_in_postgres_without_their_extra_say_what_to_install(missing: list[str]) -> None:
+def test_postgres_without_its_extra_names_what_to_install(missing: list[str]) -> None:
     done = start_without(missing, store="memory:", checkpoints="postgres://somebody:secret@127.0.0.1:1/none")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -61,7 +61,7 @@ def test_checkpoints_in_postgres_without_their_extra_say_what_to_install(missing
     assert "secret" not in done.stderr
 
 
-def test_without_either_extra_a_server_starts_on_what_comes_with_it(tmp_path: Path) -> None:
+def test_a_server_starts_without_extras(tmp_path: Path) -> None:
     missing = ["redis", "redis.asyncio", "psycopg", "psycopg_pool", "langgraph.checkpoint.postgres"]
     done = start_without(missing, store=f"sqlite:///{tmp_path}/runs.sqlite")
     assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr

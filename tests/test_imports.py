@@ -36,9 +36,9 @@ def test_the_record_and_the_models_load_no_server() -> None:
 
 
 @pytest.mark.parametrize("module", [entry.module for entry in discover("chains").require_whole().chains.values()])
-def test_a_chain_loads_no_server_and_needs_neither_key_nor_network(module: str) -> None:
+def test_a_chain_needs_no_server_no_key_and_no_network(module: str) -> None:
     assert loaded_by(f"import {module}", *SERVER) == []
 
 
-def test_what_is_asked_for_is_seen() -> None:
+def test_the_probe_finds_a_loaded_module() -> None:
     assert loaded_by("import fastapi", *SERVER) == ["fastapi", "starlette"]

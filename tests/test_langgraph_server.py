@@ -153,13 +153,13 @@ async def _end(process: Process) -> None:
         await process.wait()
 
 
-async def test_it_serves_every_graph_of_langgraph_json(client: LangGraphClient) -> None:
+async def test_the_server_of_langgraph_serves_every_graph(client: LangGraphClient) -> None:
     declared = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
     assistants = await client.assistants.search()
     assert {assistant["graph_id"] for assistant in assistants} == set(declared)
 
 
-async def test_its_client_streams_the_tokens_of_the_research_agent(client: LangGraphClient) -> None:
+async def test_the_client_of_langgraph_streams_the_tokens(client: LangGraphClient) -> None:
     question = {"messages": [{"role": "user", "content": "What is 17 * 24?"}]}
     parts = [
         part async for part in client.runs.stream(None, "research_agent", input=question, stream_mode="messages-tuple")
@@ -171,7 +171,7 @@ async def test_its_client_streams_the_tokens_of_the_research_agent(client: LangG
     assert "408" in "".join(tokens)
 
 
-async def test_a_story_stops_for_the_reader_and_goes_on_in_its_thread(client: LangGraphClient) -> None:
+async def test_a_story_stops_for_a_choice_and_resumes_in_its_thread(client: LangGraphClient) -> None:
     thread = (await client.threads.create())["thread_id"]
     await client.runs.wait(thread, "story", input={"premise": "a lighthouse"})
     (stop,) = (await client.threads.get_state(thread))["interrupts"]

@@ -99,7 +99,7 @@ def test_a_comment_follows_the_headers_at_once(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("keepalive", [0.05])
-def test_a_silent_stream_gets_comments_and_never_a_blank_line(keepalive: float) -> None:
+def test_a_silent_stream_gets_comments_and_no_blank_lines(keepalive: float) -> None:
     bench = Bench(keepalive=keepalive)
     with client_of(bench.app) as client, client.stream("POST", "/count/stream", json={"input": "x"}) as response:
         parts, got = response.iter_raw(), b""
@@ -139,7 +139,7 @@ def test_many_readers_get_identical_bytes(bench: Bench, client: httpx.Client) ->
 
 
 @pytest.mark.parametrize("cursor", range(7))
-def test_every_cursor_gets_exactly_what_comes_after_it(bench: Bench, client: httpx.Client, cursor: int) -> None:
+def test_every_cursor_gets_exactly_the_blocks_after_it(bench: Bench, client: httpx.Client, cursor: int) -> None:
     bench.gate.open(5)
     with streaming(client, "/count/stream") as first:
         whole = first.rest()
@@ -194,7 +194,7 @@ def read_in_thread(client: httpx.Client, path: str) -> tuple[threading.Thread, l
 
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("late", [1, 3], ids=["live", "ended"])
-def test_blocks_that_arrive_in_the_seam_between_replay_and_live_are_sent_once(side: str, late: int) -> None:
+def test_blocks_between_replay_and_live_are_sent_once(side: str, late: int) -> None:
     bench = Bench(keepalive=60)
     store = services_in(bench.app).runs.store = PausingStore(services_in(bench.app).runs.store)
     with client_of(bench.app) as client, streaming(client, "/count/stream") as first:
@@ -232,7 +232,7 @@ def test_many_small_blocks_go_out_in_few_writes() -> None:
     assert len(writes) <= 4
 
 
-def test_a_reader_too_slow_for_the_retention_gets_an_error_not_a_short_answer(bench: Bench) -> None:
+def test_a_reader_slower_than_the_retention_gets_an_error(bench: Bench) -> None:
     store = services_in(bench.app).runs.store = PausingStore(services_in(bench.app).runs.store)
     with client_of(bench.app) as client:
         bench.gate.open(5)
@@ -247,7 +247,7 @@ def test_a_reader_too_slow_for_the_retention_gets_an_error_not_a_short_answer(be
     assert b'"code":"run_expired"' in got[-1]
 
 
-def test_a_reader_that_leaves_is_not_in_the_servers_log(
+def test_a_reader_that_leaves_is_not_logged_as_an_error(
     bench: Bench, client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with streaming(client, "/count/stream", Run_On_Disconnect="continue") as reader:
@@ -286,7 +286,7 @@ async def writes_while_it_runs(interval: float) -> list[bytes]:
     return writes
 
 
-async def test_blocks_that_come_faster_than_the_interval_go_out_together() -> None:
+async def test_blocks_within_one_interval_are_sent_in_one_write() -> None:
     single, together = await writes_while_it_runs(0), await writes_while_it_runs(0.05)
     assert b"".join(single).count(b"event: data") == b"".join(together).count(b"event: data") == 100
     assert max(write.count(b"event: data") for write in single) <= 2
@@ -323,7 +323,7 @@ async def test_writes_are_further_apart_while_the_loop_is_late() -> None:
         assert time.monotonic() - began > 0.9 * MAX_INTERVAL
 
 
-async def test_without_an_interval_a_write_never_waits_however_late_the_loop_is() -> None:
+async def test_without_an_interval_a_write_never_waits() -> None:
     async with woken_late(2 * MAX_INTERVAL, interval=0) as follower:
         await follower.send(sent_nowhere, b"block")
         with pytest.raises(StopIteration):

@@ -65,7 +65,7 @@ def finished(bench: Bench, client: httpx.Client) -> str:
         return reader.run_id
 
 
-def test_the_state_of_a_run_under_way_and_of_one_that_has_ended(bench: Bench, client: httpx.Client) -> None:
+def test_a_run_has_a_state_while_it_is_live_and_once_it_ended(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/count/stream") as reader:
         bench.gate.open()
         reader.until(b'"0"')
@@ -88,7 +88,7 @@ def test_a_cursor_at_or_past_the_end_has_no_content(bench: Bench, client: httpx.
     assert client.get(f"/runs/{run_id}/stream", headers={"Last-Event-ID": "5"}).status_code == 204
 
 
-def test_after_now_gives_only_what_comes(bench: Bench, client: httpx.Client) -> None:
+def test_after_now_streams_only_later_blocks(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/count/stream") as first:
         bench.gate.open(1)
         first.until(b'"0"')
@@ -98,19 +98,19 @@ def test_after_now_gives_only_what_comes(bench: Bench, client: httpx.Client) -> 
             assert [block.split(b"\n")[0] for block in second.rest()] == [b"id: 3", b"id: 4", b"id: 5"]
 
 
-def test_the_last_event_id_goes_before_the_parameter(bench: Bench, client: httpx.Client) -> None:
+def test_the_last_event_id_overrides_the_parameter(bench: Bench, client: httpx.Client) -> None:
     run_id = finished(bench, client)
     with streaming(client, f"/runs/{run_id}/stream?after=1", method="GET", Last_Event_ID="3") as reader:
         assert reader.next().startswith(b"id: 4\n")
 
 
-def test_an_empty_last_event_id_is_none(bench: Bench, client: httpx.Client) -> None:
+def test_an_empty_last_event_id_is_ignored(bench: Bench, client: httpx.Client) -> None:
     run_id = finished(bench, client)
     assert len(blocks_of(client, f"/runs/{run_id}/stream", Last_Event_ID="")) == 5
 
 
 @pytest.mark.parametrize("cursor", ["-1", "1.5", "x", "\u0661", "1e3", "9" * 16, " 1", "0x1"])
-def test_a_cursor_that_is_no_number_is_refused(bench: Bench, client: httpx.Client, cursor: str) -> None:
+def test_a_cursor_that_is_not_a_number_is_refused(bench: Bench, client: httpx.Client, cursor: str) -> None:
     run_id = finished(bench, client)
     answer = client.get(f"/runs/{run_id}/stream", params={"after": cursor})
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
@@ -125,7 +125,7 @@ def test_an_unknown_run_is_not_found(client: httpx.Client, method: str, path: st
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_somebody_elses_run_is_not_found(bench: Bench, client: httpx.Client, method: str, path: str) -> None:
+def test_the_run_of_another_principal_is_not_found(bench: Bench, client: httpx.Client, method: str, path: str) -> None:
     with streaming(client, "/count/stream", X_Caller="me") as reader:
         other = client.request(method, f"/runs/{reader.run_id}{path}", headers={"X-Caller": "you"})
         unknown = client.request(method, f"/runs/{UNKNOWN}{path}", headers={"X-Caller": "you"})
@@ -158,7 +158,7 @@ def test_a_run_expires_leaves_a_tombstone_and_is_forgotten(bench: Bench, client:
     assert client.get(f"/runs/{run_id}").status_code == 404
 
 
-def test_a_run_under_way_never_expires(bench: Bench, client: httpx.Client) -> None:
+def test_a_live_run_never_expires(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/count/stream") as reader:
         reader.next()
         bench.turn_clock(1e9)
@@ -175,7 +175,7 @@ def test_a_deleted_run_is_cancelled_and_gone(bench: Bench, client: httpx.Client)
     assert client.delete(f"/runs/{reader.run_id}").status_code == 204
 
 
-def test_an_output_that_is_not_there_yet_is_waited_for(bench: Bench, client: httpx.Client) -> None:
+def test_the_output_of_a_live_run_is_awaited(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/count/stream") as reader:
         reader.next()
         answer = client.get(f"/runs/{reader.run_id}/output")

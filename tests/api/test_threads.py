@@ -130,7 +130,7 @@ def assert_error(response: httpx.Response, status: int, code: str) -> None:
     assert response.json().keys() >= ERROR_FIELDS
 
 
-def test_a_state_has_langgraphs_fields_and_its_types_beside_them(client: httpx.Client, thread: str) -> None:
+def test_a_state_has_the_fields_of_langgraph_and_its_types(client: httpx.Client, thread: str) -> None:
     state = client.get(f"{thread}/state").json()
     assert [message["type"] for message in state["values"]["messages"]] == ["human", "ai"]
     assert state["next"] == ["ask"]
@@ -215,7 +215,7 @@ UPDATE = {"values": {"notes": ["x"]}}
         ),
     ],
 )
-def test_a_wrong_update_is_refused_with_its_place_and_changes_nothing(
+def test_an_invalid_update_is_refused_and_changes_nothing(
     client: httpx.Client, thread: str, body: Any, place: list[Any]
 ) -> None:
     before = client.get(f"{thread}/history").content
@@ -232,7 +232,7 @@ def test_an_ambiguous_update_asks_for_the_node(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("query", "place"), [("limit=0", "limit"), (f"limit={MAX_PAGE + 1}", "limit"), ("before=%00", "before")]
 )
-def test_a_wrong_question_is_refused_with_its_place(client: httpx.Client, thread: str, query: str, place: str) -> None:
+def test_an_invalid_search_is_refused_with_its_place(client: httpx.Client, thread: str, query: str, place: str) -> None:
     assert places(client.get(f"{thread}/history?{query}")) == [["query", place]]
 
 
@@ -246,7 +246,7 @@ def test_a_wrong_question_is_refused_with_its_place(client: httpx.Client, thread
         ("state/checkpoint", b"{", ["body", 1]),
     ],
 )
-def test_a_wrong_body_is_refused_with_its_place(
+def test_an_invalid_body_is_refused_with_its_place(
     client: httpx.Client, thread: str, path: str, body: Any, place: list[Any]
 ) -> None:
     sent: Any = {"content": body, "headers": JSON} if isinstance(body, bytes) else {"json": body}
@@ -265,7 +265,7 @@ def test_a_wrong_body_is_refused_with_its_place(
         ("DELETE", "", None),
     ],
 )
-def test_an_unknown_thread_is_a_404_of_its_own(client: httpx.Client, method: str, path: str, body: Any) -> None:
+def test_an_unknown_thread_has_a_404_code_of_its_own(client: httpx.Client, method: str, path: str, body: Any) -> None:
     assert_error(client.request(method, f"/letter/threads/unknown{path}", json=body), 404, "unknown_thread")
 
 
@@ -279,20 +279,20 @@ def test_an_unknown_thread_is_a_404_of_its_own(client: httpx.Client, method: str
         ("POST", "/state", {**UPDATE, "checkpoint": {"checkpoint_ns": "some"}}),
     ],
 )
-def test_an_unknown_checkpoint_is_a_404_of_its_own(
+def test_an_unknown_checkpoint_has_a_404_code_of_its_own(
     client: httpx.Client, thread: str, method: str, path: str, body: Any
 ) -> None:
     assert_error(client.request(method, thread + path, json=body), 404, "unknown_checkpoint")
 
 
-def test_a_deleted_thread_is_unknown_and_may_begin_again(client: httpx.Client, thread: str) -> None:
+def test_a_deleted_thread_is_unknown_and_can_start_again(client: httpx.Client, thread: str) -> None:
     assert client.delete(thread).status_code == 204
     assert_error(client.get(f"{thread}/state"), 404, "unknown_thread")
     assert client.post(f"{thread}/state", json={**UPDATE, "as_node": "write"}).status_code == 200
     assert client.get(f"{thread}/state").json()["values"] == {"messages": [], "notes": ["x"]}
 
 
-def test_what_a_graphs_own_code_raises_is_told_without_its_text(client: httpx.Client) -> None:
+def test_an_error_of_the_graphs_own_code_hides_its_text(client: httpx.Client) -> None:
     answer = client.post("/broken/threads/one/state", json={**UPDATE, "as_node": "keep"})
     assert_error(answer, 500, "internal")
     assert "secret" not in answer.text
@@ -313,7 +313,7 @@ def test_no_route_of_a_thread_skips_the_guard(client: httpx.Client, thread: str,
     assert client.request(method, thread + path, headers={"x-name": ""}).status_code == 401
 
 
-def test_a_chain_that_is_no_graph_has_no_threads(client: httpx.Client) -> None:
+def test_only_graphs_have_threads(client: httpx.Client) -> None:
     assert client.get("/plain/threads/one/state").status_code == 404
     assert not [path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/plain/threads")]
 
@@ -359,7 +359,7 @@ def test_langgraphs_own_client_reads_and_writes_threads(client: httpx.Client, th
             threads.get_state(name)
 
 
-def test_a_message_from_python_comes_back_as_it_was(client: httpx.Client, thread: str) -> None:
+def test_a_message_from_python_comes_back_unchanged(client: httpx.Client, thread: str) -> None:
     said = HumanMessage("typed", id="typed", additional_kwargs={"mark": 1})
     update = {"values": {"messages": [said.model_dump()]}, "as_node": "write"}
     assert client.post(f"{thread}/state", json=update).status_code == 200
@@ -368,7 +368,7 @@ def test_a_message_from_python_comes_back_as_it_was(client: httpx.Client, thread
 
 
 @pytest.mark.parametrize(("method", "path", "body"), [("POST", "/state", UPDATE), ("DELETE", "", None)])
-def test_a_thread_with_a_run_under_way_is_neither_changed_nor_deleted(
+def test_a_thread_with_a_live_run_cannot_be_changed_or_deleted(
     client: httpx.Client, method: str, path: str, body: Any
 ) -> None:
     name = f"busy-{next(_threads)}"

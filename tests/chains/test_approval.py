@@ -69,7 +69,7 @@ def test_a_rejected_draft_is_not_sent_and_the_model_reads_why(
     assert "Not sent" in last.text
 
 
-def test_an_answer_that_is_none_can_be_given_again(mail: Any, sent: list[dict[str, str]]) -> None:
+def test_an_invalid_answer_can_be_given_again(mail: Any, sent: list[dict[str, str]]) -> None:
     mail.invoke(ASKED, THREAD)
     with pytest.raises(ValidationError, match="'approve', 'edit' or 'reject'"):
         mail.invoke(Command(resume="perhaps"), THREAD)
@@ -84,7 +84,7 @@ def test_several_drafts_are_reviewed_at_once() -> None:
     assert drafts({"messages": [AIMessage("done")]}) == "__end__"
 
 
-def test_a_draft_that_lacks_something_goes_back_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_draft_goes_back_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approval, "interrupt", lambda *_, **__: approval.Decision(type="approve"))
     (told,) = review(tool_call(name="send_mail", args={"to": "Ada"}, id="1"))["messages"]
     assert isinstance(told, ToolMessage)

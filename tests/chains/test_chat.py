@@ -20,12 +20,12 @@ def test_stream_and_invoke_give_the_same_text() -> None:
     assert "".join(chunk.text for chunk in runnable.stream(QUESTION)) == runnable.invoke(QUESTION).text
 
 
-def test_the_model_reads_the_system_prompt_and_the_whole_conversation() -> None:
+def test_the_model_reads_system_prompt_and_conversation() -> None:
     messages = chat.prompt.invoke(QUESTION).to_messages()
     assert messages == [SystemMessage(chat.SYSTEM), *QUESTION["messages"]]
 
 
-def test_the_input_schema_is_one_list_of_messages_as_the_chat_playground_wants_it() -> None:
+def test_the_input_schema_suits_the_chat_playground() -> None:
     properties = chat.chain.build().get_input_jsonschema()["properties"]
     assert list(properties) == ["messages"]
     assert properties["messages"]["type"] == "array"

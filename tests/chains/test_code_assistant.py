@@ -25,7 +25,7 @@ async def test_the_async_stream_gives_the_same_chunks() -> None:
     assert [chunk async for chunk in runnable.astream(REQUEST)] == list(runnable.stream(REQUEST))
 
 
-def test_the_last_chunk_is_what_invoke_gives() -> None:
+def test_the_last_chunk_is_the_output_of_invoke() -> None:
     runnable = code_assistant.chain.build()
     assert list(runnable.stream(REQUEST))[-1] == runnable.invoke(REQUEST)
 
@@ -35,6 +35,6 @@ def test_code_and_language_can_be_left_out() -> None:
     assert "Language: Python" in text
 
 
-def test_code_with_braces_reaches_the_model_as_it_is() -> None:
+def test_code_with_braces_reaches_the_model_unchanged() -> None:
     code = 'print(f"{name}")'
     assert code in code_assistant.prompt.invoke({**REQUEST, "code": code}).to_string()

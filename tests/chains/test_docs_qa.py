@@ -35,11 +35,11 @@ def test_sources_stream_before_the_answer_that_cites_them(index: DocumentIndex) 
     assert_sources_then_answer(list(docs_qa.answer_from(index).stream(QUESTION)))
 
 
-async def test_the_async_stream_does_the_same(index: DocumentIndex) -> None:
+async def test_the_async_stream_equals_the_sync_stream(index: DocumentIndex) -> None:
     assert_sources_then_answer([chunk async for chunk in docs_qa.answer_from(index).astream(QUESTION)])
 
 
-def test_the_chunks_add_up_to_what_invoke_gives(index: DocumentIndex) -> None:
+def test_the_chunks_add_up_to_the_output_of_invoke(index: DocumentIndex) -> None:
     runnable = docs_qa.answer_from(index)
     first, *rest = runnable.stream(QUESTION)
     whole = sum(rest, start=first)

@@ -39,14 +39,14 @@ async def test_the_tokens_of_the_answer_stream() -> None:
     assert "408" in "".join(token.text for token in tokens)
 
 
-def test_a_refused_calculation_is_told_to_the_model_and_the_run_goes_on() -> None:
+def test_a_refused_calculation_is_an_answer_to_the_model() -> None:
     *_, result, answer = graph.invoke(asked("What is 1 / 0?"))["messages"]
     assert result.status == "error"
     assert "division by zero" in result.content
     assert answer.text
 
 
-def test_wrong_arguments_are_told_to_the_model() -> None:
+def test_invalid_arguments_are_an_answer_to_the_model() -> None:
     call = {"name": "calculator", "args": {}, "id": "1", "type": "tool_call"}
     (result,) = _tools_alone().invoke({"messages": [AIMessage("", tool_calls=[call])]})["messages"][1:]
     assert result.status == "error"

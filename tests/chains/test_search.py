@@ -52,7 +52,7 @@ def test_a_file_without_headings_is_found_under_its_name(index: DocumentIndex) -
     assert index.search("chain")[0].metadata == {"source": "chains.md", "section": "chains", "line": 1}
 
 
-def test_no_more_sections_than_asked_for(index: DocumentIndex) -> None:
+def test_a_search_returns_at_most_k_sections(index: DocumentIndex) -> None:
     assert len(index.search("chain connection tokens")) == 3
     assert len(index.search("chain connection tokens", limit=2)) == 2
 

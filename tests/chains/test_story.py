@@ -19,7 +19,7 @@ def story() -> Any:
     return graph.copy({"checkpointer": InMemorySaver()})
 
 
-def test_a_story_stops_after_each_scene_and_ends_after_the_last_choice(story: Any) -> None:
+def test_a_story_stops_after_each_scene_and_ends_at_the_last(story: Any) -> None:
     state = story.invoke(PREMISE, THREAD)
     for number in range(1, ROUNDS + 1):
         (stop,) = state["__interrupt__"]
@@ -38,7 +38,7 @@ def test_the_input_schema_refuses_a_story_without_a_premise(given: dict[str, str
         chain.build().get_input_schema().model_validate(given)
 
 
-async def test_scenes_stream_token_by_token_before_and_after_the_choice(story: Any) -> None:
+async def test_scenes_stream_token_by_token_around_the_choice(story: Any) -> None:
     for given in (PREMISE, Command(resume="2")):
         chunks = [chunk async for chunk, _ in story.astream(given, THREAD, stream_mode="messages")]
         assert len(chunks) > 5
@@ -71,7 +71,7 @@ def test_a_choice_is_a_number_or_own_words(answer: object, choice: str) -> None:
     assert as_choice(answer, ["left", "right"]) == choice
 
 
-def test_the_model_reads_what_was_told_and_chosen(story: Any) -> None:
+def test_the_model_reads_earlier_scenes_and_choices(story: Any) -> None:
     scene = story.invoke(PREMISE, THREAD)["messages"][-1].text
     state = story.invoke(Command(resume="I sing"), THREAD)
     told = scene_input({**state, "messages": state["messages"][:1]})

@@ -112,7 +112,7 @@ def say(client: httpx.Client, gate: Gate, thread: str) -> list[Any]:
     return messages
 
 
-def test_a_run_whose_checkpoints_go_away_ends_as_such_and_the_conversation_goes_on_afterwards(place: Place) -> None:
+def test_a_conversation_resumes_after_an_outage_of_checkpoints(place: Place) -> None:
     gate = Gate()
     with talking(place, gate) as client:
         assert len(say(client, gate, "outage")) == 2
@@ -154,7 +154,7 @@ def raising(error: Exception) -> Any:
     [sqlite3.OperationalError("no such table"), psycopg.OperationalError("away"), psycopg_pool.PoolTimeout("busy")],
     ids=lambda error: type(error).__name__ + type(error).__module__,
 )
-def test_a_database_of_the_chains_own_that_fails_is_the_chains_failure(error: Exception, tmp_path: Path) -> None:
+def test_a_failure_of_the_chains_own_database_is_the_chains(error: Exception, tmp_path: Path) -> None:
     app = create_app(
         registry_of({"bot": Chain(runnable=raising(error), input_type=Conversation)}),
         Settings(store="memory:", checkpoints=f"sqlite:///{tmp_path}/checkpoints.sqlite", _env_file=None),

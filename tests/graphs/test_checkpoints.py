@@ -89,7 +89,7 @@ def assert_turn(state: dict[str, Any], number: int) -> None:
     assert ("__interrupt__" in state) == (number < 4)
 
 
-def test_a_conversation_goes_on_after_a_restart(place: str, tmp_path: Path) -> None:
+def test_a_conversation_resumes_after_a_restart(place: str, tmp_path: Path) -> None:
     with replicas(tmp_path, 1, STREAMSERVE_CHECKPOINTS=place) as (server,):
         assert_turn(tell(server, "restart", {"premise": "a lighthouse"}), 1)
         assert server.stop() == 0
@@ -121,7 +121,7 @@ def test_a_restart_of_postgres_costs_no_conversation(database: tuple[Service, st
         assert_turn(tell(server, "outage", CHOICE), 2)
 
 
-def test_a_postgres_that_is_away_stops_the_start_and_says_so(tmp_path: Path) -> None:
+def test_startup_fails_if_postgres_is_unreachable(tmp_path: Path) -> None:
     url = f"postgres://somebody:secret@127.0.0.1:{free_port()}/none"
     with (
         pytest.raises(RuntimeError, match="refused") as caught,
@@ -131,7 +131,7 @@ def test_a_postgres_that_is_away_stops_the_start_and_says_so(tmp_path: Path) -> 
     assert "secret" not in str(caught.value)
 
 
-async def test_many_that_migrate_at_once_all_come_up(place: str) -> None:
+async def test_servers_that_migrate_at_once_all_start(place: str) -> None:
     async def open_one(ending: AsyncExitStack) -> None:
         checkpoints = Checkpoints(Settings(checkpoints=place, _env_file=None))
         checkpoints.bind(echo_graph())
@@ -142,7 +142,7 @@ async def test_many_that_migrate_at_once_all_come_up(place: str) -> None:
         assert results == [None] * REPLICAS_AT_ONCE
 
 
-async def test_a_graph_has_the_saver_as_long_as_the_lifespan(tmp_path: Path) -> None:
+async def test_a_graph_has_the_saver_during_the_lifespan(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Settings(checkpoints=f"sqlite:///{tmp_path}/c.sqlite", _env_file=None))
     graph = checkpoints.bind(echo_graph())
     config: Any = {"configurable": {"thread_id": "one"}}
@@ -155,7 +155,7 @@ async def test_a_graph_has_the_saver_as_long_as_the_lifespan(tmp_path: Path) -> 
         assert len(state["messages"]) == 2 * turn
 
 
-def test_the_declared_graph_stays_as_it_is() -> None:
+def test_the_declared_graph_is_not_changed() -> None:
     declared, own = echo_graph(), InMemorySaver()
     checkpoints = Checkpoints(Settings(_env_file=None))
     assert checkpoints.bind(declared) is not declared
@@ -179,7 +179,7 @@ def test_the_declared_graph_stays_as_it_is() -> None:
         ("redis://localhost/0", "", ""),
     ],
 )
-def test_checkpoints_are_kept_beside_the_runs_unless_said_otherwise(store: str, given: str, url: str) -> None:
+def test_by_default_checkpoints_are_kept_beside_the_runs(store: str, given: str, url: str) -> None:
     assert Checkpoints(Settings(store=store, checkpoints=given, _env_file=None)).url == url
 
 
@@ -197,7 +197,7 @@ def redis_store(monkeypatch: pytest.MonkeyPatch) -> str:
     return "redis://127.0.0.1:1/0"
 
 
-def test_replicas_that_share_runs_must_say_where_conversations_are(redis_store: str) -> None:
+def test_replicas_that_share_runs_need_a_place_for_checkpoints(redis_store: str) -> None:
     with pytest.raises(ValueError, match=r"STREAMSERVE_CHECKPOINTS is not set.*postgres://"):
         create_app(BOT, Settings(store=redis_store, _env_file=None))
     create_app(LCEL, Settings(store=redis_store, _env_file=None))
@@ -207,7 +207,7 @@ def test_replicas_that_share_runs_must_say_where_conversations_are(redis_store: 
     ("given", "warned"),
     [("memory:", True), ("sqlite:///c.sqlite", True), ("postgres://db/x", False)],
 )
-def test_checkpoints_that_reach_less_far_than_the_runs_are_warned_of(
+def test_checkpoints_shared_less_widely_than_runs_warn(
     given: str, warned: bool, redis_store: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "streamserve.graphs.checkpoints"):

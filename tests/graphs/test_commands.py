@@ -153,7 +153,7 @@ def test_a_question_and_its_answer_keep_their_types(graphs: Any, value: Any) -> 
 
 
 @each_value
-async def test_a_stream_carries_them_too(graphs: Any, value: Any) -> None:
+async def test_a_stream_keeps_the_types_of_a_question(graphs: Any, value: Any) -> None:
     place = thread()
     asked = [chunk async for chunk in graphs["one"].astream({"asked": value}, place, stream_mode="updates")]
     assert [stop.value for stop in asked[-1]["__interrupt__"]] == [value]
@@ -202,7 +202,7 @@ def test_two_questions_at_once_are_answered_together(graphs: Any, client: httpx.
     assert [stop["value"] for stop in answered["__interrupt__"]] == ["last?"]
 
 
-def test_one_answer_for_two_questions_is_refused_and_changes_nothing(graphs: Any, client: httpx.Client) -> None:
+def test_one_answer_for_two_questions_is_refused(graphs: Any, client: httpx.Client) -> None:
     place = thread()
     ids = asked_in(graphs["several"].invoke({"asked": "last?"}, place))
     sent = {"input": {"__type__": "command", "resume": "both"}, "config": place}
@@ -227,7 +227,7 @@ def test_a_command_goes_and_updates_as_in_process(graphs: Any) -> None:
         assert graphs["ways"].invoke(given, place) == local.invoke(given, place), given
 
 
-def test_the_stock_client_s_command_is_one(client: httpx.Client) -> None:
+def test_a_command_of_the_stock_client_is_a_command(client: httpx.Client) -> None:
     graph = langserve.RemoteRunnable(f"{client.base_url}/one")
     place = thread()
     graph.invoke({"asked": "a"}, place)
@@ -265,12 +265,12 @@ def test_the_questions_of_a_stream_equal_those_of_its_output(graphs: Any) -> Non
 
 
 @pytest.mark.parametrize("types", [[], "tuple", {"/asked": 3}, {"asked": "tuple"}])
-def test_types_that_are_none_are_refused(client: httpx.Client, types: Any) -> None:
+def test_malformed_types_are_refused(client: httpx.Client, types: Any) -> None:
     refused = client.post("/one/invoke", json={"input": {"asked": [1]}, "types": types})
     assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "types"])
 
 
-def test_a_type_that_does_not_fit_changes_nothing(client: httpx.Client) -> None:
+def test_a_type_that_does_not_fit_is_ignored(client: httpx.Client) -> None:
     types = {"/asked": "datetime", "/nowhere/0": "tuple", "": "datetime", "/asked/0": "no such type"}
     answered = client.post("/one/invoke", json={"input": {"asked": [1]}, "types": types})
     assert answered.json()["output"]["asked"] == [1]

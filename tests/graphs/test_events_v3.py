@@ -198,7 +198,7 @@ both_ways = pytest.mark.parametrize("remote", [remote_sync, remote_async], ids=[
 @both_ways
 @pytest.mark.parametrize("more", [[], [UpdatesTransformer, CustomTransformer]], ids=["plain", "transformers"])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_graphs_events_are_those_in_process(
+def test_the_events_of_a_graph_equal_those_in_process(
     url: str, name: str, more: list[Any], remote: Callable[..., list[Any]]
 ) -> None:
     thread, example = f"v3 {next(_threads)}", EXAMPLES[name]
@@ -215,7 +215,7 @@ def test_a_graphs_events_are_those_in_process(
 
 @both_ways
 @pytest.mark.parametrize(("name", "model"), [("model", OFFLINE), ("thinker", THINKER)])
-def test_a_chat_models_events_are_those_in_process(
+def test_the_events_of_a_chat_model_equal_those_in_process(
     url: str, name: str, model: BaseChatModel, remote: Callable[..., list[Any]]
 ) -> None:
     assert_same(remote(f"{url}/{name}", [QUESTION]), asyncio.run(local_events(model, QUESTION)))
@@ -223,7 +223,7 @@ def test_a_chat_models_events_are_those_in_process(
 
 @both_ways
 @pytest.mark.parametrize("name", CHAINS)
-def test_a_chain_tells_of_its_models_message_as_the_model_does_and_then_of_its_output(
+def test_a_chain_streams_its_models_message_and_then_its_output(
     url: str, name: str, remote: Callable[..., list[Any]]
 ) -> None:
     *messages, last = remote(f"{url}/{name}", [QUESTION])
@@ -240,7 +240,7 @@ def _gist(output: Any) -> list[Any]:
     return [output] if isinstance(output, str) else [output.content, output.tool_calls, output.usage_metadata]
 
 
-async def test_a_message_stream_has_the_projections_of_the_one_in_process(url: str) -> None:
+async def test_a_message_stream_projects_as_in_process(url: str) -> None:
     async with RemoteRunnable[Any, Any](f"{url}/thinker") as remote:
         came = await remote.astream_events(QUESTION, version="v3")
         assert isinstance(came, AsyncChatModelStream)
@@ -261,7 +261,7 @@ async def _list(items: AsyncIterator[Any]) -> list[Any]:
     return [item async for item in items]
 
 
-def test_a_sync_message_stream_has_the_projections_of_the_one_in_process(url: str) -> None:
+def test_a_sync_message_stream_projects_as_in_process(url: str) -> None:
     with RemoteRunnable[Any, Any](f"{url}/thinker") as remote:
         came, local = (one.stream_events(QUESTION, version="v3") for one in (remote, THINKER))
         assert isinstance(came, ChatModelStream)
@@ -269,7 +269,7 @@ def test_a_sync_message_stream_has_the_projections_of_the_one_in_process(url: st
     assert_same([shown[0]], [shown[1]])
 
 
-async def test_a_run_stream_has_the_projections_of_the_one_in_process(url: str) -> None:
+async def test_a_run_stream_projects_as_in_process(url: str) -> None:
     thread, example = of_thread(f"v3 {next(_threads)}"), EXAMPLES["nested"]
     graph = example.builder.compile(name="nested", checkpointer=InMemorySaver())
     shown = []
@@ -309,7 +309,7 @@ async def _all_of(run: Any) -> dict[str, Any]:
     return {**found, "output": await run.output()}
 
 
-def test_an_interrupted_run_tells_its_interrupts(url: str) -> None:
+def test_an_interrupted_run_shows_its_interrupts(url: str) -> None:
     thread = of_thread(f"v3 {next(_threads)}")
     with RemoteRunnable[Any, Any](f"{url}/questions") as remote:
         run = remote.stream_events({"answers": []}, thread, version="v3")
@@ -393,7 +393,7 @@ async def test_a_cancelled_run_ends_its_events_with_an_error(url: str, name: str
 
 
 @pytest.mark.parametrize("reading", [True, False], ids=["cancelled", "closed"])
-async def test_a_graph_that_is_stopped_has_closed_its_nodes(reading: bool) -> None:
+async def test_a_stopped_graph_has_closed_its_nodes(reading: bool) -> None:
     closed: list[str] = []
     begun = asyncio.Event()
 
@@ -423,7 +423,7 @@ async def test_a_graph_that_is_stopped_has_closed_its_nodes(reading: bool) -> No
     assert closed == ["wait"]
 
 
-def test_an_agent_that_a_tool_call_began_keeps_its_name_and_cause() -> None:
+def test_an_agent_started_by_a_tool_call_keeps_name_and_cause() -> None:
     begun = {"event": "started", "namespace": ["tools:7"], "graph_name": "helper", "trigger_call_id": "7"}
     lifecycle = [
         {**begun, "cause": {"type": "toolCall", "tool_call_id": "call 1"}},
@@ -460,7 +460,7 @@ def _body(text: str, name: str = "", **kwargs: Any) -> dict[str, Any]:
     return {"input": messages if graph else text, "kwargs": {"version": "v3", **kwargs}}
 
 
-async def test_a_message_that_breaks_off_before_a_fallback_is_told_as_broken(url: str) -> None:
+async def test_a_message_cut_by_a_fallback_is_marked_as_failed(url: str) -> None:
     texts, errors = [], []
     async with asyncio.timeout(LIMIT), RemoteRunnable[Any, Any](f"{url}/falling-back") as remote:
         run = await remote.astream_events(QUESTION, version="v3")
@@ -494,7 +494,7 @@ def test_an_unknown_version_is_refused_with_its_place(client: httpx.Client, name
         ({}, {"unknown": 1}, ["body", "kwargs", "unknown"]),
     ],
 )
-def test_what_version_3_has_not_is_refused_with_its_place(
+def test_features_missing_in_version_3_are_refused_by_place(
     client: httpx.Client, more: dict[str, Any], kwargs: dict[str, Any], place: list[str]
 ) -> None:
     response = client.post("/tools/stream_events", json={**_body(QUESTION, "tools", **kwargs), **more})
@@ -502,7 +502,7 @@ def test_what_version_3_has_not_is_refused_with_its_place(
     assert [detail["loc"] for detail in response.json()["detail"]] == [place]
 
 
-async def test_the_sdk_refuses_what_there_is_not(url: str) -> None:
+async def test_the_sdk_refuses_missing_features(url: str) -> None:
     async with RemoteRunnable[Any, Any](f"{url}/tools") as remote:
         with pytest.raises(ValueError, match="'v4'"):
             remote.astream_events(QUESTION, version="v4")
@@ -513,14 +513,14 @@ async def test_the_sdk_refuses_what_there_is_not(url: str) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "v2"])
-def test_version_2_is_as_it_was(client: httpx.Client, version: str | None) -> None:
+def test_version_2_is_unchanged(client: httpx.Client, version: str | None) -> None:
     body = {"input": QUESTION, "kwargs": {"version": version} if version else {}}
     with client.stream("POST", "/streamed/stream_events", json=body) as response:
         blocks = b"".join(BlockReader(response).rest())
     assert b'"event":"on_chat_model_stream"' in blocks
 
 
-def test_only_allowed_stream_modes_are_told(client: httpx.Client) -> None:
+def test_only_allowed_stream_modes_are_sent(client: httpx.Client) -> None:
     with client.stream("POST", "/secret/stream_events", json=_body("What is 17 * 24?", "secret")) as response:
         blocks = b"".join(BlockReader(response).rest())
     assert b"content-block-delta" in blocks or b"408" in blocks
@@ -537,7 +537,7 @@ def test_a_token_costs_few_bytes_and_metadata_comes_once(client: httpx.Client, n
     assert sum(b'"ls_provider"' in block for block in blocks) == (0 if name == "model" else 1)
 
 
-def test_an_event_that_is_none_is_a_broken_protocol() -> None:
+def test_a_malformed_event_is_a_protocol_error() -> None:
     for value in ([1], [0, 9, {}], {"method": "values"}, "text", None, [0, 0, 0, "x", "unknown"]):
         with pytest.raises(ProtocolError):
             Expander(0).run_event(value)

@@ -168,7 +168,7 @@ each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @each_client
 @each_form
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_keeps_the_message_that_it_keeps_in_process(url: str, connect: Connect, name: str, form: Any) -> None:
+def test_a_graph_keeps_the_same_message_as_in_process(url: str, connect: Connect, name: str, form: Any) -> None:
     thread: Any = {"configurable": {"thread_id": "1"}}
     kept = remote(connect, url, name, {"messages": ["before", form]})
     expected = local(name).invoke({"messages": ["before", form]}, thread)
@@ -178,14 +178,14 @@ def test_a_graph_keeps_the_message_that_it_keeps_in_process(url: str, connect: C
 @each_client
 @each_form
 @pytest.mark.parametrize("name", ["talk", "list"])
-def test_a_chain_gets_the_message_that_langchain_makes(url: str, connect: Connect, name: str, form: Any) -> None:
+def test_a_chain_gets_the_message_of_langchain(url: str, connect: Connect, name: str, form: Any) -> None:
     given = {"messages": ["before", form]} if name == "talk" else ["before", form]
     assert remote(connect, url, name, given) == told(convert_to_messages(["before", form]))
 
 
 @each_client
 @pytest.mark.parametrize("message", OBJECTS, ids=lambda message: message.type)
-def test_an_object_arrives_as_what_it_was(url: str, connect: Connect, message: BaseMessage) -> None:
+def test_an_object_arrives_with_its_class(url: str, connect: Connect, message: BaseMessage) -> None:
     assert remote(connect, url, "talk", {"messages": [message]}) == told([message])
     (kept,) = remote(connect, url, "notes", {"messages": [message]})["messages"]
     (expected,) = local("notes").invoke({"messages": [message.model_copy()]}, {"configurable": {"thread_id": "1"}})[
@@ -219,7 +219,7 @@ def test_ids_replace_and_remove_as_in_process(url: str, connect: Connect) -> Non
     assert kept == [[("1", "one"), ("2", "two")], [("1", "uno"), ("2", "two")], [("1", "uno")], [("3", "new")]]
 
 
-def test_a_removal_is_nothing_to_a_chain(client: httpx.Client) -> None:
+def test_a_chain_refuses_a_removal(client: httpx.Client) -> None:
     refused = client.post("/list/invoke", json={"input": ["hi", {"type": "remove", "id": "1"}]})
     assert refused.status_code == 422
     assert refused.json()["detail"][0]["loc"] == ["body", "input", 1]
@@ -231,7 +231,7 @@ def test_messages_stand_wherever_the_state_has_them(client: httpx.Client) -> Non
     assert kept["last"]["type"] == "system"
 
 
-def test_a_dict_that_looks_like_a_message_stays_one_where_none_is_expected(client: httpx.Client, url: str) -> None:
+def test_a_dict_stays_a_dict_where_no_message_is_expected(client: httpx.Client, url: str) -> None:
     given = {"messages": ["hi"], "anything": [LOOK_ALIKE]}
     answered = client.post("/notes/invoke", json={"input": given}).json()
     assert answered["types"] == {"/anything/0": "dict"}
@@ -254,7 +254,7 @@ def test_a_command_updates_with_messages_in_any_form(url: str, client: httpx.Cli
     assert by_http(client, "/state/invoke", sent)["messages"][0]["type"] == "human"
 
 
-def test_what_an_update_does_not_name_stays_as_it_is(url: str) -> None:
+def test_an_update_keeps_the_keys_that_it_does_not_name(url: str) -> None:
     for name in ("strict", "notes"):
         remote(RemoteRunnable, url, name, {"messages": ["one"], "count": 1}, f"partial-{name}")
         kept = remote(RemoteRunnable, url, name, {"messages": ["two"]}, f"partial-{name}")

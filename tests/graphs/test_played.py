@@ -188,7 +188,7 @@ def test_a_question_is_answered_after_a_restart_of_the_server(server: Replica) -
     play_approval(lambda chain, given, thread: by_stream(f"{server.url}/{chain}", given, thread), "killed", killed)
 
 
-def test_an_answer_that_does_not_fit_is_told_with_its_place_and_can_be_given_again(server: Replica) -> None:
+def test_an_invalid_answer_is_refused_and_can_be_given_again(server: Replica) -> None:
     by_http(f"{server.url}/approval", MAIL, "again")
     sent = body_of(Command(resume="perhaps"), "again")
     refused = httpx.post(f"{server.url}/approval/invoke", json=sent, timeout=LIMIT)

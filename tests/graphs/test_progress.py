@@ -58,12 +58,12 @@ async def output_of(found: Any, arguments: Any = {}) -> tuple[list[Any], Any]:  
     return chunks, outputs[0]
 
 
-async def test_a_run_that_left_no_checkpoint_begins_again() -> None:
+async def test_a_run_without_a_checkpoint_starts_again() -> None:
     made = graph(first, second)
     assert await progress_of(made, THREAD, "r", {}) is None
 
 
-async def test_the_checkpoints_of_another_run_on_the_thread_do_not_count() -> None:
+async def test_checkpoints_of_other_runs_on_the_thread_do_not_count() -> None:
     made = graph(first, second)
     await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
     assert await progress_of(made, THREAD, "r", {}) is None
@@ -81,7 +81,7 @@ async def test_finished_steps_do_not_run_again() -> None:
     assert ran == ["first", "second", "second"]
 
 
-async def test_a_run_that_was_through_gives_its_output_and_runs_nothing() -> None:
+async def test_a_complete_run_gives_its_output_and_runs_no_step() -> None:
     made = graph(first, second)
     await made.ainvoke({"text": ""}, RUN)
     found = await progress_of(made, THREAD, "r", {})
@@ -99,7 +99,7 @@ async def test_a_run_that_was_through_gives_its_output_and_runs_nothing() -> Non
         ({}, {"interrupt_after": "*"}),
     ],
 )
-async def test_a_breakpoint_that_nobody_has_passed_is_not_passed_by_recovery(compiled: Any, asked: Any) -> None:
+async def test_recovery_does_not_pass_a_breakpoint(compiled: Any, asked: Any) -> None:
     made = graph(first, second, **compiled)
     await made.ainvoke({"text": ""}, RUN, **asked)
     found = await progress_of(made, THREAD, "r", asked)
@@ -108,7 +108,7 @@ async def test_a_breakpoint_that_nobody_has_passed_is_not_passed_by_recovery(com
     assert ran == ["first"]
 
 
-async def test_a_breakpoint_that_somebody_has_passed_is_passed_again() -> None:
+async def test_recovery_passes_a_breakpoint_that_was_passed_before() -> None:
     made = graph(first, second, interrupt_before=["second"])
     await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
     assert await progress_of(made, THREAD, "r", {}) is None
@@ -126,7 +126,7 @@ async def test_a_question_is_asked_again_without_its_step(version: Literal["v1",
     assert ran == ["first", "ask"]
 
 
-async def test_an_answer_that_was_not_taken_yet_is_given_again() -> None:
+async def test_an_answer_without_a_checkpoint_is_given_again() -> None:
     made = graph(ask, second)
     await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
     assert await progress_of(made, THREAD, "r", {}) is None

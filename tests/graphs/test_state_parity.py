@@ -167,7 +167,7 @@ def in_order(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_states_and_histories_are_those_in_process(name: str, remote: Callable[[str], Any]) -> None:
+def test_states_and_histories_equal_those_in_process(name: str, remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
         for turn in EXAMPLES[name].turns:
             graph.invoke(copy.deepcopy(turn), {**config, "recursion_limit": 2 * STEPS})
@@ -205,7 +205,7 @@ def test_a_history_comes_in_pages_and_stops_at_its_limit(remote: Callable[[str],
     assert assert_alike(play, "loop", remote)[0] == STEPS + 2
 
 
-def test_what_never_was_is_an_empty_state(remote: Callable[[str], Any]) -> None:
+def test_the_state_of_an_unknown_thread_is_empty(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
         yield graph.get_state(config)
         yield list(graph.get_state_history(config))
@@ -275,7 +275,7 @@ def test_several_updates_are_made_in_one_call(remote: Callable[[str], Any]) -> N
     assert_alike(play, "asking", remote)
 
 
-def test_a_fork_goes_on_from_an_older_checkpoint(remote: Callable[[str], Any]) -> None:
+def test_a_fork_continues_from_an_older_checkpoint(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
         asked = graph.invoke({"log": []}, config)[INTERRUPT]
         graph.invoke(Command(resume={one.id: "yes" for one in asked}), config)
@@ -291,7 +291,7 @@ def test_a_fork_goes_on_from_an_older_checkpoint(remote: Callable[[str], Any]) -
     assert_alike(play, "asking", remote)
 
 
-def test_a_subgraph_has_a_state_a_history_and_updates_of_its_own(remote: Callable[[str], Any]) -> None:
+def test_a_subgraph_has_its_own_state_history_and_updates(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
         asked = graph.invoke({"log": []}, config)[INTERRUPT]
         inner = graph.get_state(config).tasks[0].state
@@ -304,7 +304,7 @@ def test_a_subgraph_has_a_state_a_history_and_updates_of_its_own(remote: Callabl
     assert_alike(play, "asking", remote)
 
 
-def test_a_run_goes_on_from_a_checkpoint_of_a_subgraph(remote: Callable[[str], Any]) -> None:
+def test_a_run_resumes_from_a_checkpoint_of_a_subgraph(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
         asked = graph.invoke({"log": []}, config)[INTERRUPT]
         inside = graph.get_state(config, subgraphs=True).tasks[0].state

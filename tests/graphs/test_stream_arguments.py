@@ -113,7 +113,7 @@ async def invoked(url: str, name: str, arguments: dict[str, Any]) -> Any:
         return await chain.ainvoke(first_turn(name), new_thread(), **arguments)
 
 
-def test_the_output_of_version_2_is_a_graph_output_with_its_interrupts(url: str) -> None:
+def test_the_output_of_version_2_is_a_graph_output(url: str) -> None:
     with remote(url, "questions") as chain:
         output = chain.invoke(first_turn("questions"), new_thread(), version="v2")
     assert isinstance(output, GraphOutput)
@@ -123,7 +123,7 @@ def test_the_output_of_version_2_is_a_graph_output_with_its_interrupts(url: str)
 
 @pytest.mark.parametrize("name", ["interrupts", "letter", "questions", "loop"])
 @pytest.mark.parametrize("arguments", [{}, {"stream_mode": "custom"}, {"stream_mode": "debug", "subgraphs": True}])
-def test_the_output_of_a_streamed_run_is_that_of_invoke(url: str, name: str, arguments: dict[str, Any]) -> None:
+def test_the_output_of_a_streamed_run_equals_that_of_invoke(url: str, name: str, arguments: dict[str, Any]) -> None:
     expected = asyncio.run(local_graph(name).ainvoke(first_turn(name), new_thread()))
     runs: list[str] = []
     with remote(url, name) as chain:
@@ -156,7 +156,7 @@ def test_the_output_of_a_streamed_run_is_that_of_invoke(url: str, name: str, arg
         ("context", 3, []),
     ],
 )
-def test_an_argument_that_does_not_fit_is_refused_by_its_name(
+def test_an_invalid_argument_is_refused_by_its_name(
     url: str, endpoint: str, argument: str, value: Any, place: list[str]
 ) -> None:
     field = {"inputs": [{"to": "Ada"}]} if endpoint == "batch" else {"input": {"to": "Ada"}}
@@ -177,7 +177,7 @@ def test_an_argument_that_does_not_fit_is_refused_by_its_name(
         ("letter", {"stream_modes": ["values"]}, "stream_modes"),
     ],
 )
-def test_the_sdk_says_which_argument_was_refused(url: str, name: str, arguments: dict[str, Any], refused: str) -> None:
+def test_the_sdk_names_the_refused_argument(url: str, name: str, arguments: dict[str, Any], refused: str) -> None:
     with remote(url, name) as chain:
         calls: list[Any] = [chain.invoke, lambda *given, **named: list(chain.stream(*given, **named))]
         for call in calls:
@@ -185,12 +185,12 @@ def test_the_sdk_says_which_argument_was_refused(url: str, name: str, arguments:
                 call({"to": "Ada"}, new_thread(), **arguments)
 
 
-def test_a_key_that_no_mode_shows_is_hidden_from_the_output_too(url: str) -> None:
+def test_a_key_hidden_from_all_modes_is_hidden_from_the_output(url: str) -> None:
     with remote(url, "closed") as chain:
         assert chain.invoke({"to": "Ada"}, output_keys="text") == "Dear Ada from nobody"
 
 
-def test_without_a_mode_a_conversation_streams_its_message_chunks_and_then_its_interrupt(url: str) -> None:
+def test_by_default_message_chunks_and_the_interrupt_stream(url: str) -> None:
     with remote(url, "tools") as chain:
         chunks = list(chain.stream(first_turn("tools"), new_thread()))
     assert {type(chunk).__name__ for chunk in chunks} == {"AIMessageChunk", "ToolMessage"}
@@ -200,7 +200,7 @@ def test_without_a_mode_a_conversation_streams_its_message_chunks_and_then_its_i
     assert asked["__interrupt__"][0].value["options"] == ("yes", "no")
 
 
-def test_without_a_mode_subgraphs_add_their_namespace_to_each_message(url: str) -> None:
+def test_by_default_subgraphs_add_a_namespace_to_each_message(url: str) -> None:
     with remote(url, "nested") as chain:
         items = list(chain.stream(first_turn("nested"), new_thread(), subgraphs=True))
     spoken = [chunk for namespace, chunk in items if len(namespace) == 2]
@@ -226,7 +226,7 @@ class Output(BaseCallbackHandler):
         self.kept = outputs
 
 
-def test_a_trace_of_modes_keeps_the_last_item_instead_of_adding_up_tuples(url: str) -> None:
+def test_a_trace_of_modes_keeps_the_last_item(url: str) -> None:
     trace = Output()
     with remote(url, "letter") as chain:
         items = list(chain.stream(first_turn("letter"), {"callbacks": [trace]}, stream_mode=["values", "updates"]))
@@ -265,7 +265,7 @@ async def test_the_log_of_a_graph_takes_its_arguments_and_its_thread(url: str) -
             assert_same(streamed, expected)
 
 
-def test_a_thread_goes_on_from_one_endpoint_to_the_next(url: str) -> None:
+def test_a_thread_continues_from_one_endpoint_to_the_next(url: str) -> None:
     config = new_thread()
     with remote(url, "interrupts") as chain:
         list(chain.stream(first_turn("interrupts"), config, stream_mode="custom"))

@@ -32,17 +32,19 @@ def name_of(mode: Any) -> str:
 @pytest.mark.parametrize("subgraphs", [False, True], ids=["outermost", "subgraphs"])
 @pytest.mark.parametrize("mode", [*MODES, *LISTS], ids=name_of)
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_stream_is_the_one_in_process(url: str, name: str, mode: Any, subgraphs: bool, stream: Stream) -> None:
+def test_a_remote_stream_equals_the_one_in_process(
+    url: str, name: str, mode: Any, subgraphs: bool, stream: Stream
+) -> None:
     assert_parity(url, name, stream, {"stream_mode": mode, "subgraphs": subgraphs})
 
 
 @pytest.mark.parametrize("mode", [*MODES, ["values", "updates", "custom"]], ids=name_of)
 @pytest.mark.parametrize("name", ["tools", "nested", "interrupts", "letter"])
-def test_the_parts_of_version_2_are_those_in_process(url: str, name: str, mode: Any, stream: Stream) -> None:
+def test_the_parts_of_version_2_equal_those_in_process(url: str, name: str, mode: Any, stream: Stream) -> None:
     assert_parity(url, name, stream, {"stream_mode": mode, "subgraphs": True, "version": "v2"})
 
 
-def test_the_examples_show_what_they_are_for(stream: Stream) -> None:
+def test_the_examples_loop_nest_and_interrupt(stream: Stream) -> None:
     del stream
     assert len(local("loop", {"stream_mode": "values", "subgraphs": False})) == STEPS + 1
     assert max(len(ns) for ns, _ in local("nested", {"stream_mode": "custom", "subgraphs": True})) == 2

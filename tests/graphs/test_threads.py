@@ -39,7 +39,7 @@ def inputs(endpoint: str, given: Any) -> Any:
 
 
 @each_endpoint
-def test_a_resume_of_a_thread_that_never_began_is_a_404(served: Threads, endpoint: str, thread: str) -> None:
+def test_a_resume_of_an_unknown_thread_is_a_404(served: Threads, endpoint: str, thread: str) -> None:
     for given in (RESUME, None):
         answer = served.post(f"/ask/{endpoint}", inputs(endpoint, given), thread)
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_thread"), answer.text
@@ -54,19 +54,19 @@ def test_another_principals_thread_does_not_exist(served: Threads, endpoint: str
     assert served.post("/ask/invoke", RESUME, thread).json()["output"]["said"] == ["yes"]
 
 
-def test_principals_with_one_name_for_their_threads_have_one_each(served: Threads, thread: str) -> None:
+def test_two_principals_may_use_the_same_thread_name(served: Threads, thread: str) -> None:
     for turn in (1, 2):
         for name in ("ann", "bob"):
             answer = served.post("/reject/invoke", {"word": f"!{name}"}, thread, caller=name)
             assert answer.json()["output"]["said"] == [f"(!{name})", f"!{name}"] * turn
 
 
-def test_chains_with_one_name_for_their_threads_have_one_each(served: Threads, thread: str) -> None:
+def test_two_chains_may_use_the_same_thread_name(served: Threads, thread: str) -> None:
     for name in ("reject", "enqueue"):
         assert served.post(f"/{name}/invoke", {"word": "!x"}, thread).json()["output"]["said"] == ["(!x)", "!x"]
 
 
-def test_nodes_and_streams_show_the_thread_as_its_caller_named_it(served: Threads, thread: str) -> None:
+def test_nodes_and_streams_show_the_callers_name_of_the_thread(served: Threads, thread: str) -> None:
     body = {"kwargs": {"stream_mode": ["checkpoints", "debug"]}}
     served.post("/look/invoke", {"word": "x"}, thread)  # what is read back has a name, too
     told = chunks(served.post("/look/stream", {"word": "x"}, thread, **body))
@@ -78,7 +78,7 @@ def test_nodes_and_streams_show_the_thread_as_its_caller_named_it(served: Thread
     assert served.seen[-1]["configurable"]["thread_id"] == thread
 
 
-def test_a_checkpoint_that_a_stream_names_can_be_gone_on_from(served: Threads, thread: str) -> None:
+def test_a_run_resumes_from_a_checkpoint_that_a_stream_named(served: Threads, thread: str) -> None:
     body = {"kwargs": {"stream_mode": "checkpoints"}}
     told = chunks(served.post("/look/stream", {"word": "x"}, thread, **body))
     end = [chunk["config"]["configurable"]["checkpoint_id"] for chunk in told][-1]
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_a_stream_names_can_be_gone_on_from(served: Threads, t
 # The config
 
 
-def test_what_a_config_says_reaches_the_chain(served: Threads, thread: str) -> None:
+def test_the_keys_of_a_config_reach_the_chain(served: Threads, thread: str) -> None:
     config = {
         "tags": ["a"],
         "metadata": {"b": 1},
@@ -133,7 +133,7 @@ def test_the_names_of_langchain_js_are_known(served: Threads, thread: str) -> No
 
 
 @pytest.mark.parametrize("chain", ["look", "greeting"])
-def test_the_config_of_a_surrounding_graph_is_no_mistake(served: Threads, chain: str) -> None:
+def test_the_config_of_a_surrounding_graph_is_accepted(served: Threads, chain: str) -> None:
     marks = {"__pregel_task_id": "1", "checkpoint_ns": "n:1", "checkpoint_id": "2", "thread_id": "3", "user": "4"}
     given = {"word": "x", "topic": "cats"}
     assert served.post(f"/{chain}/invoke", given, config={"configurable": marks}).status_code == 200
@@ -179,7 +179,7 @@ def test_two_inputs_of_a_batch_on_one_thread_are_two_runs(served: Threads, threa
     assert (said["said"], more["said"]) == (["(!a)", "!a"], ["(!a)", "!a", "(!b)", "!b"])
 
 
-def test_enqueue_waits_in_the_order_in_which_they_came(served: Threads, thread: str) -> None:
+def test_enqueue_runs_in_the_order_of_arrival(served: Threads, thread: str) -> None:
     first = served.start("enqueue", "a", thread=thread)
     served.began(first)
     second, third = (served.start("enqueue", word, thread=thread) for word in ("!b", "!c"))
@@ -190,7 +190,7 @@ def test_enqueue_waits_in_the_order_in_which_they_came(served: Threads, thread: 
     assert served.said(second) == ["(a)", "a", "(!b)", "!b"]
 
 
-def test_a_run_in_the_queue_can_be_cancelled(served: Threads, thread: str) -> None:
+def test_a_queued_run_can_be_cancelled(served: Threads, thread: str) -> None:
     first = served.start("enqueue", "a", thread=thread)
     served.began(first)
     second, third = (served.start("enqueue", word, thread=thread) for word in ("!b", "!c"))
@@ -213,7 +213,7 @@ def test_a_resume_waits_for_the_run_that_begins_its_thread(served: Threads, thre
     assert served.state(second.json()["run_id"], LIMIT)["status"] == "done"
 
 
-def test_interrupt_goes_on_from_where_the_cancelled_run_was(served: Threads, thread: str) -> None:
+def test_interrupt_continues_where_the_cancelled_run_stopped(served: Threads, thread: str) -> None:
     first = served.start("interrupt", "a", thread=thread)
     served.began(first)
     second = served.post("/interrupt/invoke", {"word": "!b"}, thread)
@@ -232,7 +232,7 @@ def test_rollback_undoes_the_cancelled_run(served: Threads, thread: str) -> None
     assert third == ["(!kept)", "!kept", "(!b)", "!b", "(!c)", "!c"]
 
 
-def test_rollback_of_the_run_that_began_a_thread_begins_it_anew(served: Threads, thread: str) -> None:
+def test_rollback_of_a_threads_first_run_starts_the_thread_anew(served: Threads, thread: str) -> None:
     served.began(served.start("rollback", "a", thread=thread))
     second = served.post("/rollback/invoke", {"word": "!b"}, thread)
     assert second.json()["output"]["said"] == ["(!b)", "!b"]
@@ -240,7 +240,7 @@ def test_rollback_of_the_run_that_began_a_thread_begins_it_anew(served: Threads,
 
 @pytest.mark.parametrize("strategy", ["interrupt", "rollback"])
 @pytest.mark.parametrize("endpoint", ["invoke", "batch"])
-def test_a_call_without_a_stream_is_cancelled_for_a_later_run(
+def test_a_later_run_cancels_a_call_without_a_stream(
     served: Threads, strategy: str, endpoint: str, thread: str
 ) -> None:
     with ThreadPoolExecutor() as pool:
@@ -278,7 +278,7 @@ def test_a_repeated_request_joins_its_run_and_is_not_busy(served: Threads, threa
     assert served.said(first.json()["run_id"]) == ["(a)", "a"]
 
 
-def test_the_sdk_tells_of_a_busy_thread_at_once(served: Threads, thread: str) -> None:
+def test_the_sdk_raises_at_once_for_a_busy_thread(served: Threads, thread: str) -> None:
     holder = served.start("reject", "first", thread=thread)
     served.began(holder)
     url, config = str(served.client.base_url), {"configurable": {"thread_id": thread}}
@@ -316,7 +316,7 @@ def test_a_thread_is_busy_on_every_replica(replicas: list[Threads], thread: str)
     assert said == ["(first)", "first", "(!second)", "!second"]
 
 
-def test_a_queue_is_one_for_all_replicas(replicas: list[Threads], thread: str) -> None:
+def test_all_replicas_share_one_queue(replicas: list[Threads], thread: str) -> None:
     here, there = replicas
     first = here.start("enqueue", "a", thread=thread)
     there.began(first)

@@ -60,7 +60,7 @@ class Bench:
 @pytest.mark.parametrize(
     ("settings", "blocks"), [({"max_run_events": 10}, 10), ({"max_run_bytes": 400}, None)], ids=["events", "bytes"]
 )
-def test_a_run_that_says_too_much_is_stopped(settings: dict[str, int], blocks: int | None) -> None:
+def test_a_run_with_too_many_blocks_is_stopped(settings: dict[str, int], blocks: int | None) -> None:
     bench = Bench(**settings)
     with client_of(bench.app) as client:
         with streaming(client, "/endless/stream") as reader:
@@ -72,7 +72,7 @@ def test_a_run_that_says_too_much_is_stopped(settings: dict[str, int], blocks: i
     assert [int(block.split(b"id: ")[1].split(b"\n")[0]) for block in got] == list(range(1, len(got) + 1))
 
 
-def test_a_run_that_would_say_its_last_word_past_the_bound_does_not_end_well() -> None:
+def test_a_terminal_beyond_the_bound_is_a_log_full_error() -> None:
     async def three(inputs: AsyncIterator[Any]) -> AsyncIterator[int]:
         async for _ in inputs:
             pass
@@ -94,7 +94,7 @@ def test_a_run_past_its_deadline_ends_with_timeout(path: str, settings: dict[str
     assert (error["code"], error["status_code"]) == ("timeout", 504)
 
 
-def test_one_reader_too_many_is_told_to_come_back() -> None:
+def test_a_reader_above_the_limit_is_told_to_retry() -> None:
     bench = Bench(max_readers=2)
     with client_of(bench.app) as client, streaming(client, "/gated/stream") as first:
         path = f"/runs/{first.run_id}/stream"
@@ -124,7 +124,7 @@ class SilentReader:
         return b"".join(iter(lambda: self.socket.recv(1 << 20), b""))
 
 
-def test_a_reader_who_takes_nothing_is_dropped_and_holds_up_nobody() -> None:
+def test_an_idle_reader_is_dropped_and_delays_nobody() -> None:
     bench = Bench(unread_timeout=0.3, keepalive=0.1)
     with client_of(bench.app) as client:
         run_id = client.post("/large/runs", json={"input": "x"}).json()["run_id"]

@@ -111,7 +111,7 @@ def client(bench: Bench) -> Iterator[httpx.Client]:
         bench.gate.open(50)
 
 
-def test_a_cancelled_run_ends_with_an_error_not_with_an_end(client: httpx.Client) -> None:
+def test_a_cancelled_run_ends_with_an_error_block(client: httpx.Client) -> None:
     with streaming(client, "/count/stream") as reader:
         reader.next()
         client.post(f"/runs/{reader.run_id}/cancel")
@@ -131,14 +131,14 @@ def test_a_cancel_can_be_repeated(client: httpx.Client) -> None:
     assert {answer.json()["status"] for answer in answers} == {"cancelled"}
 
 
-def test_a_cancel_that_does_not_wait_says_that_it_was_accepted(bench: Bench, client: httpx.Client) -> None:
+def test_a_cancel_without_a_wait_answers_202(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/stubborn/stream") as reader:
         assert bench.entered.wait(LIMIT)
         answer = client.post(f"/runs/{reader.run_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
 
 
-def test_a_cancel_of_a_finished_run_tells_how_it_ended(bench: Bench, client: httpx.Client) -> None:
+def test_a_cancel_of_a_finished_run_answers_its_status(bench: Bench, client: httpx.Client) -> None:
     bench.gate.open(2)
     with streaming(client, "/count/stream") as reader:
         blocks = reader.rest()
@@ -148,9 +148,7 @@ def test_a_cancel_of_a_finished_run_tells_how_it_ended(bench: Bench, client: htt
         assert again.rest() == blocks
 
 
-def test_a_cancel_against_the_finish_leaves_one_terminal_that_agrees_with_the_answer(
-    bench: Bench, client: httpx.Client
-) -> None:
+def test_a_cancel_that_races_the_end_leaves_one_true_terminal(bench: Bench, client: httpx.Client) -> None:
     for _ in range(30):
         with streaming(client, "/count/stream") as reader:
             bench.gate.open(1)
@@ -166,7 +164,7 @@ def test_a_cancel_against_the_finish_leaves_one_terminal_that_agrees_with_the_an
         assert (b"event: end" in blocks[-1]) == (status == "done")
 
 
-def test_a_step_that_ignores_its_cancellation_is_named_after_the_grace(bench: Bench, client: httpx.Client) -> None:
+def test_a_step_that_ignores_cancellation_is_named(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/stubborn/stream") as reader:
         assert bench.entered.wait(LIMIT)
         first = client.post(f"/runs/{reader.run_id}/cancel")
@@ -178,7 +176,7 @@ def test_a_step_that_ignores_its_cancellation_is_named_after_the_grace(bench: Be
         assert "may still be running" in error_of(reader.rest()[-1])["message"]
 
 
-def test_a_sync_tool_that_is_still_in_its_thread_is_named(bench: Bench, client: httpx.Client) -> None:
+def test_a_sync_tool_that_still_runs_is_named(bench: Bench, client: httpx.Client) -> None:
     with streaming(client, "/tool/stream", input={"given": "x"}) as reader:
         assert bench.entered.wait(LIMIT)
         answer = client.post(f"/runs/{reader.run_id}/cancel?wait=5")
@@ -196,7 +194,7 @@ def test_a_sync_tool_that_returns_within_the_grace_is_not_named(client: httpx.Cl
         assert error_of(reader.rest()[-1])["message"] == "The run was cancelled"
 
 
-def test_a_chain_that_swallows_its_cancellation_does_not_pass_half_an_answer_for_the_whole(
+def test_a_swallowed_cancellation_does_not_end_a_run_as_done(
     client: httpx.Client,
 ) -> None:
     with streaming(client, "/swallowing/stream") as reader:
@@ -205,7 +203,7 @@ def test_a_chain_that_swallows_its_cancellation_does_not_pass_half_an_answer_for
         assert error_of(reader.rest()[-1])["code"] == "cancelled"
 
 
-def test_a_chain_that_lost_its_cancellation_is_cancelled_again_long_before_the_grace_is_over() -> None:
+def test_a_lost_cancellation_is_repeated_before_the_grace_ends() -> None:
     bench = Bench()
     services_in(bench.app).runs.settings.cancel_grace = 10 * LIMIT
     with client_of(bench.app) as client, streaming(client, "/losing/stream") as reader:
@@ -215,7 +213,7 @@ def test_a_chain_that_lost_its_cancellation_is_cancelled_again_long_before_the_g
         assert bench.release.is_set()
 
 
-def test_a_chain_that_goes_on_talking_after_its_terminal_is_not_heard(
+def test_chunks_after_the_terminal_are_dropped(
     bench: Bench, client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with streaming(client, "/chatty/stream") as reader:

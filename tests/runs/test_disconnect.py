@@ -140,7 +140,7 @@ def test_a_deadline_closes_the_models_stream(
 
 @pytest.mark.parametrize("endpoint", ["invoke", "batch"])
 @pytest.mark.parametrize("kind", ["async", "openai", "async_graph"])
-def test_a_caller_who_leaves_ends_a_call_without_a_stream(
+def test_a_call_without_a_stream_ends_when_its_caller_leaves(
     kind: str, endpoint: str, upstream: EndlessUpstream, no_collector: None
 ) -> None:
     builder, _ = CHAINS[kind]
@@ -203,7 +203,7 @@ def leave(client: httpx.Client, path: str, **headers: str) -> str:
         ("/cancelling/stream", {"Run_On_Disconnect": "continue"}, {}),
     ],
 )
-def test_a_run_goes_on_without_readers_where_the_policy_says_so(
+def test_a_run_continues_without_readers_if_the_policy_says_so(
     path: str, headers: dict[str, str], settings: dict[str, Any]
 ) -> None:
     bench = Bench(orphan_grace=0, **settings)
@@ -226,7 +226,7 @@ def test_a_run_goes_on_without_readers_where_the_policy_says_so(
         ("/plain/stream", {"Idempotency_Key": "k"}, {"on_disconnect": "cancel"}),
     ],
 )
-def test_a_run_ends_when_its_last_reader_leaves_where_the_policy_says_so(
+def test_a_run_ends_without_readers_if_the_policy_says_so(
     path: str, headers: dict[str, str], settings: dict[str, Any]
 ) -> None:
     bench = Bench(orphan_grace=0, **settings)
@@ -236,7 +236,7 @@ def test_a_run_ends_when_its_last_reader_leaves_where_the_policy_says_so(
         assert ended(client, run_id)["status"] == "cancelled"
 
 
-def test_a_keyed_run_to_be_cancelled_waits_for_a_reader_who_comes_back() -> None:
+def test_a_keyed_run_waits_for_its_reader_to_resume() -> None:
     bench = Bench(orphan_grace=60)
     headers = {"Idempotency_Key": "k", "Run_On_Disconnect": "cancel"}
     with client_of(bench.app) as client:
@@ -247,7 +247,7 @@ def test_a_keyed_run_to_be_cancelled_waits_for_a_reader_who_comes_back() -> None
             assert reader.rest()[-1] == b"id: 7\nevent: end\ndata:\n\n"
 
 
-def test_a_background_run_that_nobody_reads_goes_on() -> None:
+def test_a_background_run_continues_without_readers() -> None:
     bench = Bench(orphan_grace=0)
     with client_of(bench.app) as client:
         answer = client.post("/plain/runs", json={"input": "x"})
@@ -255,14 +255,14 @@ def test_a_background_run_that_nobody_reads_goes_on() -> None:
         assert ended(client, answer.json()["run_id"])["status"] == "done"
 
 
-def test_a_background_run_to_be_cancelled_ends_if_nobody_comes() -> None:
+def test_a_background_run_ends_unread_under_the_cancel_policy() -> None:
     bench = Bench(orphan_grace=0.05)
     with client_of(bench.app) as client:
         answer = client.post("/plain/runs", json={"input": "x"}, headers={"Run-On-Disconnect": "cancel"})
         assert ended(client, answer.json()["run_id"])["status"] == "cancelled"
 
 
-def test_a_run_with_a_reader_left_goes_on() -> None:
+def test_a_run_continues_while_one_reader_is_left() -> None:
     bench = Bench(orphan_grace=0)
     with client_of(bench.app) as client, streaming(client, "/plain/stream") as first:
         with streaming(client, f"/runs/{first.run_id}/stream", method="GET") as second:

@@ -27,14 +27,14 @@ def work(seconds: float) -> None:
         pass
 
 
-async def test_a_first_word_is_followed_by_a_turn_of_the_others() -> None:
+async def test_other_tasks_run_after_the_first_block() -> None:
     share = TimeSlice()
     assert share.is_spent()
     await asyncio.sleep(0)
     assert not share.is_spent()
 
 
-async def test_who_never_waits_has_spent_its_share_until_the_others_had_their_turn() -> None:
+async def test_a_spent_slice_lasts_until_other_tasks_have_run() -> None:
     share = TimeSlice()
     await asyncio.sleep(0)
     assert not share.is_spent()
@@ -45,7 +45,7 @@ async def test_who_never_waits_has_spent_its_share_until_the_others_had_their_tu
     assert not share.is_spent()
 
 
-async def test_who_let_the_others_run_meanwhile_has_its_whole_share() -> None:
+async def test_a_task_that_waited_gets_a_whole_slice() -> None:
     share = TimeSlice()
     await asyncio.sleep(0)
     work(2 * SLICE)
@@ -54,7 +54,7 @@ async def test_who_let_the_others_run_meanwhile_has_its_whole_share() -> None:
     assert share.is_spent()
 
 
-def test_a_loop_that_has_ended_is_not_kept() -> None:
+def test_a_closed_event_loop_is_garbage_collected() -> None:
     async def shared() -> weakref.ref[asyncio.AbstractEventLoop]:
         TimeSlice()
         return weakref.ref(asyncio.get_running_loop())
@@ -64,7 +64,7 @@ def test_a_loop_that_has_ended_is_not_kept() -> None:
     assert ended() is None
 
 
-def test_the_first_token_is_sent_before_a_chain_that_never_waits_makes_the_second() -> None:
+def test_a_first_token_is_sent_before_a_busy_chain_continues() -> None:
     arrived, in_time = threading.Event(), []
 
     class Holding(TokenModel):
@@ -81,7 +81,7 @@ def test_the_first_token_is_sent_before_a_chain_that_never_waits_makes_the_secon
     assert in_time == [True]
 
 
-def test_others_are_answered_while_a_chain_never_waits() -> None:
+def test_other_requests_are_answered_while_a_chain_never_waits() -> None:
     bounds = {"max_run_events": 10**9, "max_run_bytes": 10**9}
     app = app_of({"firehose": text_chain()}, **bounds)
     with client_of(app) as client, streaming(client, "/firehose/stream", ENDLESS) as reader:

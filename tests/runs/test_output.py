@@ -65,7 +65,7 @@ def without_ids(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("endpoint", ["stream", "runs"])
-def test_the_output_of_a_run_is_that_of_invoke(client: httpx.Client, name: str, endpoint: str) -> None:
+def test_the_output_of_a_run_equals_the_output_of_invoke(client: httpx.Client, name: str, endpoint: str) -> None:
     _, given = CHAINS[name]
     invoked = client.post(f"/{name}/invoke", json={"input": given})
     run_id = client.post(f"/{name}/{endpoint}", json={"input": given}).headers["Run-Id"]
@@ -76,7 +76,7 @@ def test_the_output_of_a_run_is_that_of_invoke(client: httpx.Client, name: str, 
 
 
 @pytest.mark.parametrize("endpoint", ["stream_log", "stream_events"])
-def test_a_run_that_streams_no_chunks_has_no_output(client: httpx.Client, endpoint: str) -> None:
+def test_a_run_without_chunks_has_no_output(client: httpx.Client, endpoint: str) -> None:
     with streaming(client, f"/text/{endpoint}") as reader:
         reader.rest()
     answer = client.get(f"/runs/{reader.run_id}/output")

@@ -124,7 +124,7 @@ async def test_the_first_reason_counts() -> None:
     assert run.record.error["code"] == "timeout"
 
 
-async def test_a_chain_that_never_waits_can_be_cancelled_and_leaves_no_unclosed_generator() -> None:
+async def test_a_chain_that_never_waits_is_cancelled_and_closed() -> None:
     bench, complaints = Bench(), []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     run = await bench.run(bench.never_waiting)
@@ -137,7 +137,7 @@ async def test_a_chain_that_never_waits_can_be_cancelled_and_leaves_no_unclosed_
     assert complaints == []
 
 
-async def test_a_store_that_fails_stops_the_chain_and_the_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_store_stops_the_chain_with_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(FailingStore(at=3))
     run = await bench.run(bench.two_then_wait)
     await run.start()

@@ -100,7 +100,7 @@ def test_an_idle_server_stops_at_once_with_exit_code_0(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_runs_under_way_finish_while_new_ones_are_refused(serve: Serve, number: signal.Signals) -> None:
+def test_live_runs_finish_while_new_ones_are_refused(serve: Serve, number: signal.Signals) -> None:
     server = serve(60)
     with streaming(server.client, "/gated/stream") as reader:
         reader.until(b'"first"')
@@ -120,7 +120,7 @@ def test_runs_under_way_finish_while_new_ones_are_refused(serve: Serve, number: 
     assert server.exit_code() == 0
 
 
-def test_a_run_that_does_not_finish_in_time_ends_with_a_terminal_that_says_why(serve: Serve) -> None:
+def test_a_run_past_the_drain_time_ends_with_shutting_down(serve: Serve) -> None:
     server = serve(0.3)
     with streaming(server.client, "/gated/stream") as reader:
         reader.until(b'"first"')
@@ -131,7 +131,7 @@ def test_a_run_that_does_not_finish_in_time_ends_with_a_terminal_that_says_why(s
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_runs_now(serve: Serve, second: signal.Signals) -> None:
+def test_a_second_signal_ends_the_runs_at_once(serve: Serve, second: signal.Signals) -> None:
     server = serve(60)
     with streaming(server.client, "/gated/stream") as reader:
         reader.until(b'"first"')
@@ -142,7 +142,7 @@ def test_a_second_signal_ends_the_runs_now(serve: Serve, second: signal.Signals)
     assert server.exit_code() == 0
 
 
-def test_a_hundred_streams_all_learn_how_they_end(serve: Serve) -> None:
+def test_a_hundred_streams_all_get_their_terminal(serve: Serve) -> None:
     server = serve(1.0)
     with ExitStack() as stack:
         limits = httpx.Limits(max_connections=None)
@@ -156,7 +156,7 @@ def test_a_hundred_streams_all_learn_how_they_end(serve: Serve) -> None:
     assert server.exit_code() == 0
 
 
-async def test_a_run_that_is_being_stored_when_a_shutdown_begins_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_shutdown_waits_for_a_run_that_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(Settings(drain_time=LIMIT))
     storing, stored = asyncio.Event(), asyncio.Event()
     acquire = runs.store.acquire

@@ -71,7 +71,7 @@ async def writer_of(store: GatedStore, **options: Any) -> ObservedWriter:
     return ObservedWriter(stored, store, options.pop("patience", LIMIT), **options)
 
 
-async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
+async def test_a_block_is_shown_only_once_it_is_stored(store: GatedStore) -> None:
     writer = await writer_of(store)
     woken = asyncio.Event()
     unsubscribe = store.subscribe("run", woken.set)
@@ -88,7 +88,7 @@ async def test_nothing_is_shown_that_is_not_stored(store: GatedStore) -> None:
     writer.close()
 
 
-async def test_without_strictness_a_block_is_shown_before_it_is_stored_but_never_the_end(store: GatedStore) -> None:
+async def test_without_strictness_only_the_terminal_is_delayed(store: GatedStore) -> None:
     writer = await writer_of(store, strict=False)
     unsubscribe = store.subscribe("run", lambda: None)
     writer.write(b"a")
@@ -104,7 +104,7 @@ async def test_without_strictness_a_block_is_shown_before_it_is_stored_but_never
     unsubscribe()
 
 
-async def test_blocks_that_come_while_one_is_written_are_written_together(store: GatedStore) -> None:
+async def test_blocks_during_an_append_go_into_the_next_append(store: GatedStore) -> None:
     writer = await writer_of(store)
     writer.write(b"0")
     await asyncio.sleep(0)
@@ -118,7 +118,7 @@ async def test_blocks_that_come_while_one_is_written_are_written_together(store:
     assert list((await store.read("run", 0, 100)).blocks) == [*(b"%d" % number for number in range(50)), b"end"]
 
 
-async def test_a_store_that_is_away_for_a_while_loses_nothing(store: GatedStore) -> None:
+async def test_a_short_outage_of_the_store_loses_no_block(store: GatedStore) -> None:
     store.failures = [StoreDown("away"), StoreDown("away")]
     store.gate.set()
     writer = await writer_of(store)
@@ -129,7 +129,7 @@ async def test_a_store_that_is_away_for_a_while_loses_nothing(store: GatedStore)
 
 
 @pytest.mark.parametrize("failure", [StoreDown("away"), Fenced("run")])
-async def test_a_failure_between_two_blocks_is_told(store: GatedStore, failure: Exception) -> None:
+async def test_a_failure_between_two_blocks_is_reported(store: GatedStore, failure: Exception) -> None:
     store.failures = [failure] * 100
     store.gate.set()
     writer = await writer_of(store, patience=0)

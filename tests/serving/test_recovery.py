@@ -62,7 +62,7 @@ def client() -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("runnable", [RunnableLambda(str), graph(False), graph(True)])
-def test_only_a_graph_with_checkpoints_can_declare_it(runnable: Any) -> None:
+def test_only_a_graph_with_checkpoints_can_declare_recover(runnable: Any) -> None:
     with pytest.raises(InvalidChain, match="recover: only a graph with checkpoints"):
         Chain(runnable=runnable, input_type=Any, recover=True).build()
 
@@ -70,7 +70,7 @@ def test_only_a_graph_with_checkpoints_can_declare_it(runnable: Any) -> None:
 @pytest.mark.parametrize(
     ("runnable", "checkpoints"), [(graph(), "memory:"), (graph(InMemorySaver()), "sqlite:///points.sqlite")]
 )
-def test_checkpoints_that_other_workers_do_not_see_are_refused(runnable: Any, checkpoints: str) -> None:
+def test_recovery_needs_checkpoints_that_other_workers_see(runnable: Any, checkpoints: str) -> None:
     chain = Chain(runnable=runnable, recover=True)
     with pytest.raises(ValueError, match=r"chains/g\.py: recover: other workers do not see"):
         app("sqlite:///runs.sqlite", checkpoints, g=chain)
@@ -94,7 +94,7 @@ def test_a_request_that_cannot_be_recovered_is_refused(path: str, said: str, det
     assert (answer.status_code, answer.json()["detail"]) == (400, detail)
 
 
-def test_what_the_record_says_holds_where_it_can(client: httpx.Client) -> None:
+def test_recover_in_the_record_holds_where_recovery_is_possible(client: httpx.Client) -> None:
     for path in ("stream", "stream_log", "invoke"):
         assert client.post(f"/always/{path}", json={"input": {"text": "x"}}).status_code == 200
     large = {"input": {"text": "x" * MAX_REQUEST}}
@@ -103,14 +103,14 @@ def test_what_the_record_says_holds_where_it_can(client: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
 
 
-def test_a_run_is_not_recovered_from_checkpoints_that_come_late(client: httpx.Client) -> None:
+def test_recovery_refuses_checkpoints_at_exit_only(client: httpx.Client) -> None:
     body = {"input": {"text": "x"}, "kwargs": {"durability": "exit"}}
     refused = client.post("/graph/stream", json=body, headers={"Run-Recover": "true"})
     assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "kwargs", "durability"])
     assert client.post("/always/stream", json=body).status_code == 200
 
 
-async def test_an_owner_whose_run_was_taken_over_is_told_before_it_keeps_anything(tmp_path: Path) -> None:
+async def test_an_owner_is_fenced_before_it_stores_a_checkpoint(tmp_path: Path) -> None:
     async def events() -> Any:
         yield {"event": "end"}
 
@@ -156,12 +156,12 @@ def recovered() -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")  # raised by langserve
-def test_langserves_client_reads_over_the_block_of_an_attempt(recovered: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_langserves_client_skips_the_block_of_an_attempt(recovered: str, caplog: pytest.LogCaptureFixture) -> None:
     assert list(StockRunnable(recovered).stream("x")) == ["one ", "one ", "two"]
     assert [record for record in caplog.records if record.name.startswith("langserve")] == []
 
 
-def test_langchain_js_reads_over_it(recovered: str, langchain_js: Path) -> None:  # noqa: F811 - the fixture
+def test_langchain_js_skips_the_block_of_an_attempt(recovered: str, langchain_js: Path) -> None:  # noqa: F811 - the fixture
     script = """
       import { RemoteRunnable } from "@langchain/core/runnables/remote";
       const chunks = [];
@@ -174,7 +174,7 @@ def test_langchain_js_reads_over_it(recovered: str, langchain_js: Path) -> None:
     assert json.loads(done.stdout) == ["one ", "one ", "two"]
 
 
-def test_our_client_tells_of_the_attempt_between_the_chunks(recovered: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_our_client_reports_an_attempt_between_the_chunks(recovered: str, caplog: pytest.LogCaptureFixture) -> None:
     got: list[Any] = []
     got.extend(RemoteRunnable(recovered).stream("x", on_attempt=got.append))
     assert got == ["one ", 2, "one ", "two"]
