@@ -1,4 +1,4 @@
-"""What a reader gets on the wire: headers, keep-alive, replay and live."""
+"""The bytes that a reader gets: headers, keep-alive, replay and live blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
-from streamserve.api.follower import EAGER, MAX_INTERVAL, Follower
+from streamserve.api.reader import EAGER, MAX_INTERVAL, Reader
 from streamserve.api.services import services_in
 from streamserve.settings import Settings
 from tests.fakes import Gate
@@ -26,7 +26,7 @@ STREAMS = ("stream", "stream_log", "stream_events")
 
 
 class Bench:
-    """A served chain that says a number whenever the gate opens, five in all."""
+    """A served chain that yields five numbers, each when the gate opens."""
 
     def __init__(self, **settings: Any) -> None:
         self.gate = Gate()
@@ -151,24 +151,24 @@ def test_every_cursor_gets_exactly_the_blocks_after_it(bench: Bench, client: htt
 
 
 class PausingStore:
-    """A store one of whose reads stops where a test says, to force the seam between replay and live."""
+    """A store whose next read stops on demand, to force the step from replay to live blocks."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
         self._pause = ""
         self.paused = threading.Event()
-        self._go_on = Gate()
+        self._resumed = Gate()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def pause_next_read(self, side: str) -> None:
-        """The next read stops "before" it looks into the store, or "after" it has found what there is by now."""
+        """Stop the next read "before" or "after" it reads the store."""
         self._pause = side
 
-    def go_on(self) -> None:
-        """Lets the stopped read go on."""
-        self._go_on.open()
+    def resume(self) -> None:
+        """Resume the stopped read."""
+        self._resumed.open()
 
     async def read(self, run_id: str, after: int, limit: int) -> Any:
         if self._pause == "before":
@@ -181,11 +181,11 @@ class PausingStore:
     async def _stop(self) -> None:
         self._pause = ""
         self.paused.set()
-        await self._go_on.await_()
+        await self._resumed.await_()
 
 
 def read_in_thread(client: httpx.Client, path: str) -> tuple[threading.Thread, list[bytes]]:
-    """Reads a stream to its end beside the test."""
+    """Read a stream to its end in an OS thread."""
     got: list[bytes] = []
     thread = threading.Thread(target=lambda: got.extend(blocks_of(client, path)))
     thread.start()
@@ -203,12 +203,12 @@ def test_blocks_between_replay_and_live_are_sent_once(side: str, late: int) -> N
         store.pause_next_read(side)
         second, got = read_in_thread(client, f"/runs/{first.run_id}/stream")
         assert store.paused.wait(LIMIT)
-        # Stored and announced while the second reader is between what it has read and its wait for more.
+        # Stored and announced while the second reader is between a read and its wait for more blocks.
         bench.gate.open(late)
         whole += [first.next() for _ in range(late)]
         if late == 3:
             whole += first.rest()
-        store.go_on()
+        store.resume()
         bench.gate.open(3 - late)
         whole += first.rest()
         second.join(LIMIT)
@@ -242,7 +242,7 @@ def test_a_reader_slower_than_the_retention_gets_an_error(bench: Bench) -> None:
         slow, got = read_in_thread(client, f"/runs/{first.run_id}/stream")
         assert store.paused.wait(LIMIT)
         assert client.delete(f"/runs/{first.run_id}").status_code == 204
-        store.go_on()
+        store.resume()
         slow.join(LIMIT)
     assert b'"code":"run_expired"' in got[-1]
 
@@ -259,7 +259,7 @@ def test_a_reader_that_leaves_is_not_logged_as_an_error(
 
 
 async def writes_while_it_runs(interval: float) -> list[bytes]:
-    """What the server is handed, write by write, of a chain that lets others run after each of 100 numbers."""
+    """Return the writes to the server for a chain that yields to the event loop after each of 100 numbers."""
 
     async def count(inputs: Any) -> Any:
         async for _ in inputs:
@@ -295,20 +295,20 @@ async def test_blocks_within_one_interval_are_sent_in_one_write() -> None:
 
 
 @contextlib.asynccontextmanager
-async def woken_late(late: float, interval: float) -> AsyncIterator[Follower]:
-    """A follower past its first writes, woken by a loop that somebody held meanwhile."""
-    loop, reader = asyncio.get_running_loop(), asyncio.current_task()
-    assert reader is not None
-    follower = Follower(reader, Settings(write_interval=interval, _env_file=None))
+async def woken_late(late: float, interval: float) -> AsyncIterator[Reader]:
+    """Yield a reader past its first writes, woken late by a blocked event loop."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    reader = Reader(task, Settings(write_interval=interval, _env_file=None))
     try:
         for _ in range(EAGER):
-            await follower.pause()
-        loop.call_soon(follower.wake)
+            await reader.pause()
+        loop.call_soon(reader.wake)
         loop.call_soon(time.sleep, late)
-        assert await follower.wait()
-        yield follower
+        assert await reader.wait()
+        yield reader
     finally:
-        follower.close()
+        reader.close()
 
 
 async def sent_nowhere(_message: Any) -> None:
@@ -316,15 +316,15 @@ async def sent_nowhere(_message: Any) -> None:
 
 
 async def test_writes_are_further_apart_while_the_loop_is_late() -> None:
-    async with woken_late(2 * MAX_INTERVAL, interval=0.001) as follower:
+    async with woken_late(2 * MAX_INTERVAL, interval=0.001) as reader:
         began = time.monotonic()
-        await follower.send(sent_nowhere, b"block")
-        await follower.pause()
+        await reader.send(sent_nowhere, b"block")
+        await reader.pause()
         assert time.monotonic() - began > 0.9 * MAX_INTERVAL
 
 
 async def test_without_an_interval_a_write_never_waits() -> None:
-    async with woken_late(2 * MAX_INTERVAL, interval=0) as follower:
-        await follower.send(sent_nowhere, b"block")
+    async with woken_late(2 * MAX_INTERVAL, interval=0) as reader:
+        await reader.send(sent_nowhere, b"block")
         with pytest.raises(StopIteration):
-            follower.pause().send(None)  # it comes to its end without waiting
+            reader.pause().send(None)  # ends without a wait

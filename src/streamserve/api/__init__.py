@@ -1,1 +1,1 @@
-"""The HTTP of runs themselves: read, join, cancel, threads, health and the API's description."""
+"""The HTTP interface of runs: read, join, cancel, threads, health and the API's description."""

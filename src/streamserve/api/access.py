@@ -1,4 +1,4 @@
-"""What a request has to do with runs: who asks, where they are and under which path, their keys and cursors."""
+"""Access of a request to runs: its principal, paths, idempotency key and cursor."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from fastapi import Request
 
 from streamserve.errors import BadRequest
 
-# Who asks when no guard says it: one caller for all.
+# The principal of all callers of a server without a guard.
 ANONYMOUS = "anonymous"
-# An Idempotency-Key is a UUID or the like; more than this is not a key.
+# Maximum length of an Idempotency-Key, which is usually a UUID.
 MAX_KEY_LENGTH = 255
 
 
 def principal_of(request: Request) -> str:
-    """Who asks, as the guard has found out (`request.state.principal`)."""
-    # As `request.state` has it, which raises and catches where there is none.
+    """Return the principal that the guard has set in `request.state.principal`."""
+    # From the scope: `request.state` would raise and catch an exception if there is no principal.
     return cast(str, request.scope.get("state", {}).get("principal", ANONYMOUS))
 
 
 def runs_base(request: Request, run_id: str) -> str:
-    """The path of a run as the caller sees it, behind whatever proxy."""
+    """Return the path of a run as the caller sees it, behind any proxy."""
     return f"{request.scope.get('root_path', '').rstrip('/')}/runs/{run_id}"
 
 
 def idempotency_key(request: Request, path: str) -> str | None:
-    """What names a run for its caller: principal, path and key together.
+    """Return the store's idempotency key, made of principal, path and the request's key, or None.
 
     Raises:
-        BadRequest: the key is empty or too long.
+        BadRequest: The key is empty or too long.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
@@ -40,20 +40,24 @@ def idempotency_key(request: Request, path: str) -> str | None:
 
 
 def last_event_id(request: Request) -> int | None:
-    """The cursor of a reader that was here before.
+    """Return the cursor of a reader that resumes, or None.
 
     Raises:
-        BadRequest: it is no number.
+        BadRequest: The header is not a number.
     """
-    said = request.headers.get("Last-Event-ID")
-    return None if said is None or said == "" else parse_cursor(said, "Last-Event-ID")
+    text = request.headers.get("Last-Event-ID")
+    return parse_cursor(text, "Last-Event-ID") if text else None
 
 
 def parse_cursor(text: str, place: str) -> int:
-    """A cursor as a number.
+    """Return a cursor as a number.
+
+    Args:
+        text: The cursor.
+        place: The name of the header or parameter, for the error.
 
     Raises:
-        BadRequest: it is no number, naming the place.
+        BadRequest: The text is not a number.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise BadRequest(f"{place}: a block's number, not {text[:40]!r}")

@@ -11,8 +11,8 @@ def answer(error: ServeError, run_id: str | None = None) -> JSONResponse:
     """Return the JSON answer for an error.
 
     Args:
-        error: what failed.
-        run_id: the id of the request's run; default: none.
+        error: The error.
+        run_id: The id of the request's run. Default: None.
     """
     headers = {**error.answer_headers, "Run-Id": run_id} if run_id else error.answer_headers
     return JSONResponse(error.body(run_id), status_code=error.status, headers=headers)

@@ -1,4 +1,4 @@
-"""/healthz: the process lives. /readyz: it can take work."""
+"""Health checks: /healthz answers while the process lives, /readyz while it takes new runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", summary="The process lives")
 async def healthz() -> dict[str, str]:
-    """Always answers while the event loop runs."""
+    """Answer while the event loop runs."""
     return {"status": "ok"}
 
 
@@ -24,11 +24,11 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "It is shutting down, or its store is away"}},
 )
 async def readyz(request: Request) -> dict[str, str]:
-    """Answers once the chains are mounted and until the server shuts down.
+    """Answer from the moment the chains are mounted until the server shuts down.
 
     Raises:
-        ShuttingDown: no new runs are taken.
-        StoreUnavailable: the runs' store is away, or that of the conversations; the detail says which.
+        ShuttingDown: The server takes no new runs.
+        StoreUnavailable: The store of the runs or of the checkpoints is unreachable; the detail names it.
     """
     services = services_of(request)
     if services.runs.draining:

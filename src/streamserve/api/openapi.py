@@ -23,7 +23,7 @@ ERROR_SCHEMA = {
 }
 REFERENCE = {"$ref": "#/components/schemas/Error"}
 
-# Of every operation.
+# The errors of every operation.
 COMMON = {
     400: "The request does not fit: a header, a cursor, a config in the path",
     401: "No credential, or a wrong one",
@@ -36,13 +36,13 @@ COMMON = {
     500: "The chain or the server failed; the cause is in the log",
     503: "The server shuts down, has as many runs as it takes, or its store is away",
 }
-# Of those with a body.
+# The errors of operations with a request body.
 OF_BODIES = {
     408: "The body came too slowly",
     413: "The body is too large",
     415: "The body is not declared as JSON",
 }
-# Of those that run a chain before they answer, or speak of a run's end.
+# The errors of operations that run a chain before they answer, or return a run's end.
 OF_RUNS = {
     409: "Another run of the thread is under way, or the run failed",
     499: "The run was cancelled",
@@ -53,10 +53,10 @@ OF_RUNS = {
 
 
 def document(openapi: dict[str, Any]) -> dict[str, Any]:
-    """The document with what FastAPI cannot know.
+    """Complete an OpenAPI document with event streams and errors, and return it.
 
     Args:
-        openapi: as FastAPI made it.
+        openapi: The document of FastAPI; changed in place.
     """
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
@@ -73,6 +73,6 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         answers["202"] = ACCEPTED
     errors = {**COMMON, **(OF_BODIES | OF_RUNS if method == "post" else {})}
     for status, description in errors.items():
-        known = answers.get(str(status), {}).get("description", "")
-        said = description if known in ("", "Validation Error") else known
-        answers[str(status)] = {"description": said, "content": {"application/json": {"schema": REFERENCE}}}
+        own = answers.get(str(status), {}).get("description", "")
+        shown = description if own in ("", "Validation Error") else own
+        answers[str(status)] = {"description": shown, "content": {"application/json": {"schema": REFERENCE}}}

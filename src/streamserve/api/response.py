@@ -1,6 +1,6 @@
-"""The ASGI response of a run's stream: replay, follow, keep-alive, terminal block.
+"""The ASGI response with a run's stream: replay, live blocks, keep-alive and the terminal block.
 
-A reader is a cursor into the store. It never touches the chain, and a slow one costs its socket's buffer only.
+A reader is a cursor into the store. It never touches the chain; a slow reader costs only its socket's buffer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from streamserve.api.follower import Follower
+from streamserve.api.reader import Reader
 from streamserve.errors import RunExpired, StoreUnavailable
 from streamserve.http.body_sender import body_sender
 from streamserve.runs.runs import Runs
@@ -21,11 +21,11 @@ from streamserve.wire.blocks import KEEP_ALIVE, error_block
 
 logger = logging.getLogger(__name__)
 
-# Blocks in one write at most: bounds what a reader far behind makes at once.
+# Maximum blocks per read of the store: bounds the memory of a reader that is far behind.
 BATCH = 256
-# Pause before a store that is away is asked again, in seconds.
+# Seconds before an unreachable store is tried again.
 STORE_PAUSE = 0.25
-# Bytes in one write, unless a single block has more.
+# Maximum bytes per write, unless a single block is larger.
 WRITE_BYTES = 64 * 2**10
 HEADERS = {
     "Cache-Control": "no-store",
@@ -35,14 +35,14 @@ HEADERS = {
 
 
 class StreamResponse(Response):
-    """Sends a run's blocks after a cursor, then those to come, until the terminal block.
+    """The stream of a run's blocks after a cursor, up to the terminal block.
 
     Args:
-        runs: where the run is.
-        run_id: which one.
-        after: number of the last block that the reader has; 0 for all.
-        base: path of `/runs/{id}` as the reader sees it.
-        resumed: whether to say from where it is replayed.
+        runs: The runs of this process.
+        run_id: The id of the run.
+        after: The cursor; 0 for all blocks.
+        base: The path of `/runs/{id}` as the reader sees it.
+        resumed: True to name the cursor in the header Run-Replay-From. Default: False.
     """
 
     background = None
@@ -56,52 +56,52 @@ class StreamResponse(Response):
         headers = {**run_headers(run_id, base), **HEADERS}
         if resumed:
             headers["Run-Replay-From"] = str(after)
-        # Response would count the length of an empty body.
+        # Set here, because `Response.init_headers` would add the content length of an empty body.
         self.raw_headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
-        reader = asyncio.current_task()
-        assert reader is not None
-        follower = Follower(reader, self._runs.settings)
+        """Send the response, as an ASGI application."""
+        task = asyncio.current_task()
+        assert task is not None
+        reader = Reader(task, self._runs.settings)
         try:
-            with self._runs.reading(self._run_id, follower.drop):
-                await self._serve(reader, follower, scope, receive, send)
+            with self._runs.reading(self._run_id, reader.drop):
+                await self._serve(task, reader, scope, receive, send)
         finally:
-            follower.close()
+            reader.close()
 
     async def _serve(
-        self, reader: asyncio.Task[object], follower: Follower, scope: Scope, receive: Receive, send: Send
+        self, task: asyncio.Task[object], reader: Reader, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        leaving = asyncio.create_task(_cancel_on_disconnect(receive, reader))
+        disconnect = asyncio.create_task(_cancel_on_disconnect(receive, task))
         try:
-            await self._send_all(scope, send, follower)
+            await self._send_all(scope, send, reader)
         except asyncio.CancelledError:
-            # Only the reader's own leaving ends here; a cancellation from outside goes on.
-            if not ((leaving.done() or follower.dropped) and reader.uncancel() == 0):
+            # A reader that left or was dropped ends normally; any other cancellation passes on.
+            if not ((disconnect.done() or reader.dropped) and task.uncancel() == 0):
                 raise
-            if follower.dropped:
+            if reader.dropped:
                 _abort(receive)
-                await asyncio.sleep(0)  # the server notes that the connection is gone, and does not call this an error
+                await asyncio.sleep(0)  # the server notices the lost connection first, and logs no error
         finally:
-            leaving.cancel()
+            disconnect.cancel()
 
-    async def _send_all(self, scope: Scope, send: Send, follower: Follower) -> None:
+    async def _send_all(self, scope: Scope, send: Send, reader: Reader) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        self.raw_headers = []  # a kilobyte that a stream which waits for its model need not keep
+        self.raw_headers = []  # frees about a kilobyte per stream that waits for its model
         send_body = body_sender(scope, send)
-        unsubscribe = self._runs.store.subscribe(self._run_id, follower.wake)
+        unsubscribe = self._runs.store.subscribe(self._run_id, reader.wake)
         try:
-            await follower.send(send_body, await self._opening())
-            await self._follow(send_body, follower)
+            await reader.send(send_body, await self._opening())
+            await self._follow(send_body, reader)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()
 
     async def _opening(self) -> bytes:
-        """What goes out with the head: a comment, so that proxies flush, and the first block if this process has it."""
+        # A comment, so that proxies flush the headers, and the first block if it is in this process.
         store = self._runs.store
         if not store.immediate:
             return KEEP_ALIVE
@@ -109,30 +109,30 @@ class StreamResponse(Response):
         self._cursor += len(blocks)
         return KEEP_ALIVE + b"".join(blocks)
 
-    async def _follow(self, send: Send, follower: Follower) -> None:
+    async def _follow(self, send: Send, reader: Reader) -> None:
         loop = asyncio.get_running_loop()
-        away_since: float | None = None
+        down_since: float | None = None
         while True:
-            await follower.pause()
+            await reader.pause()
             try:
-                if await self._send_pending(send, follower):
+                if await self._send_pending(send, reader):
                     return
-                away_since = None
+                down_since = None
             except StoreDown:
-                away_since = away_since or loop.time()
-                if loop.time() - away_since > self._runs.settings.store_patience:
-                    await self._give_up(send, follower)
+                down_since = down_since or loop.time()
+                if loop.time() - down_since > self._runs.settings.store_patience:
+                    await self._give_up(send, reader)
                     return
-                loop.call_later(STORE_PAUSE, follower.wake)
-            if await follower.wait():
+                loop.call_later(STORE_PAUSE, reader.wake)
+            if await reader.wait():
                 continue
-            if await self._is_without_store():  # what is known here can be read on, but no end is stored
-                await self._give_up(send, follower)
+            if await self._is_without_store():  # blocks in memory can still be read, but no terminal can be stored
+                await self._give_up(send, reader)
                 return
-            await follower.send(send, KEEP_ALIVE)
+            await reader.send(send, KEEP_ALIVE)
 
     async def _is_without_store(self) -> bool:
-        """Whether the store, or the part of it that has this run, has been away for longer than a run waits for it."""
+        # The reaper's polls may succeed while the part of the store with this run is unreachable.
         if await self._runs.reaper.is_without_store():
             return True
         now = asyncio.get_running_loop().time()
@@ -144,34 +144,34 @@ class StreamResponse(Response):
         self._unreachable_since = None
         return False
 
-    async def _give_up(self, send: Send, follower: Follower) -> None:
-        # Not a block of the run, so it has no id; a bare end of file would pass for the whole answer.
-        await follower.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
+    async def _give_up(self, send: Send, reader: Reader) -> None:
+        # Not a block of the run, so it has no id. Without it the reader would take the stream for complete.
+        await reader.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
 
-    async def _send_pending(self, send: Send, follower: Follower) -> bool:
-        """Sends what is stored; True once the terminal block was sent."""
+    async def _send_pending(self, send: Send, reader: Reader) -> bool:
+        """Send the stored blocks; return True after the terminal block."""
         store = self._runs.store
         while True:
             blocks, at_end = await store.read(self._run_id, self._cursor, BATCH)
             for write in writes(blocks) if len(blocks) > 1 else (blocks,) if blocks else ():
-                await follower.send(send, b"".join(write))
+                await reader.send(send, b"".join(write))
                 self._cursor += len(write)
             if at_end:
-                await self._tell_if_expired(send, follower)
-            # What has come meanwhile has woken the follower.
+                await self._report_if_expired(send, reader)
+            # Later blocks have woken the reader already.
             if at_end or not blocks or (store.immediate and len(blocks) < BATCH):
                 return at_end
 
-    async def _tell_if_expired(self, send: Send, follower: Follower) -> None:
-        """A reader too slow for the retention gets an error: a bare end of file would pass for the whole answer."""
+    async def _report_if_expired(self, send: Send, reader: Reader) -> None:
+        # A reader slower than the retention gets an error: without it, it would take the stream for complete.
         record = await self._runs.store.get(self._run_id)
         if record is not None and self._cursor < record.last_id:
             error = RunExpired(None, record.last_id, record.status)
-            await follower.send(send, error_block(record.last_id, error.event(self._run_id)))
+            await reader.send(send, error_block(record.last_id, error.event(self._run_id)))
 
 
 def writes(blocks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Blocks in groups that are sent in one write each: bounded, since a server buffers a whole write."""
+    """Yield the blocks of one write each; the size is bounded, because a server buffers a whole write."""
     first = size = 0
     for index, block in enumerate(blocks):
         if index > first and size + len(block) > WRITE_BYTES:
@@ -183,16 +183,16 @@ def writes(blocks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
-    """The answer to a reader who comes back.
+    """Return the answer to a reader that resumes a run.
 
     Args:
-        runs: where the run is.
-        record: of the run.
-        cursor: number of the last block that the reader has.
-        base: path of `/runs/{id}` as the reader sees it.
+        runs: The runs of this process.
+        record: The record of the run.
+        cursor: The sequence number of the last block that the reader has.
+        base: The path of `/runs/{id}` as the reader sees it.
 
     Raises:
-        RunExpired: blocks after the cursor are gone.
+        RunExpired: The blocks after the cursor are past their retention.
     """
     if record.ended and cursor >= record.last_id:
         return Response(status_code=204, headers=run_headers(record.run_id, base))
@@ -203,18 +203,18 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
 
 
 def run_headers(run_id: str, base: str) -> dict[str, str]:
-    """What names a run in an answer; `Location` is LangGraph's convention for its stream."""
+    """Return the headers that name a run; `Location` is its stream, by LangGraph's convention."""
     return {"Run-Id": run_id, "Content-Location": base, "Location": f"{base}/stream"}
 
 
 def _abort(receive: Receive) -> None:
-    # A server closes a connection once its buffer is sent, which somebody who reads nothing never lets happen.
+    # A server closes a connection once its buffer is sent; a reader that reads nothing would delay that for ever.
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     if callable(abort := getattr(transport, "abort", None)):
         abort()
 
 
-async def _cancel_on_disconnect(receive: Receive, reader: asyncio.Task[object]) -> None:
+async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[object]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    reader.cancel()
+    task.cancel()

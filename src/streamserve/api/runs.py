@@ -16,7 +16,7 @@ from streamserve.runs.output import output_of
 from streamserve.runs.runs import Runs
 from streamserve.stores import RunRecord, Status
 
-# A request that waits for a run holds a connection; a caller that wants longer asks again.
+# Maximum seconds that a request may wait, because it holds a connection; a caller repeats it to wait longer.
 MAX_WAIT = 60.0
 
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
@@ -37,7 +37,7 @@ def router(auth: Auth) -> APIRouter:
     """Return the routes under /runs.
 
     Args:
-        auth: the guard of every route, and of requests with a token.
+        auth: The guard of every route, and of requests with a share token.
     """
     routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(auth.dependencies))
     _add_shared(routes, auth)
@@ -53,7 +53,7 @@ def router(auth: Auth) -> APIRouter:
 
 
 def _add_shared(routes: APIRouter, auth: Auth) -> None:
-    # In front of the guarded ones, for requests with a token only.
+    # Before the guarded routes: these match requests with a share token only.
     for path, endpoint, method, action in (
         ("", status, "GET", "read"),
         ("/stream", stream, "GET", "read"),
@@ -74,7 +74,7 @@ def _add_shared(routes: APIRouter, auth: Auth) -> None:
 
 
 async def status(run_id: str, request: Request) -> Response:
-    """What is known of the run."""
+    """Return the state of the run."""
     record = await _find(run_id, request)
     return _state(record, request, status=await _status_of(record, services_of(request).runs))
 
@@ -84,7 +84,10 @@ async def stream(
     request: Request,
     after: Annotated[str, Query(description="Number of the last block that you have, or `now`.")] = "",
 ) -> Response:
-    """The blocks after a cursor (`Last-Event-ID`, else `after`, else from the start), then live."""
+    """Stream the blocks after a cursor, then the live ones.
+
+    The cursor is `Last-Event-ID`, else `after`, else the start of the run.
+    """
     record = await _find(run_id, request)
     cursor = last_event_id(request)
     if cursor is None:
@@ -93,7 +96,7 @@ async def stream(
 
 
 async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:
-    """The whole output once the run is done; 202 while it runs, 409 with the run's error if it failed."""
+    """Return the whole output of a run that is done; 202 while it runs, 409 with the run's error if it failed."""
     runs = services_of(request).runs
     record = await runs.wait(await _find(run_id, request), wait)
     if not record.ended:
@@ -118,13 +121,13 @@ async def _output(runs: Runs, record: RunRecord) -> Response:
 
 
 async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:
-    """Asks the run to stop: 200 once it has ended, 202 as long as the chain still runs. Any number of times."""
+    """Cancel the run: 200 once it has ended, 202 while the chain still runs. A repeated cancel changes nothing."""
     record = await services_of(request).runs.cancel(await _find(run_id, request), wait)
     return _state(record, request, 200 if record.ended else 202)
 
 
 async def delete(run_id: str, request: Request) -> Response:
-    """Cancels the run if it is under way, then drops its blocks."""
+    """Cancel the run if it is live, then drop its blocks."""
     runs = services_of(request).runs
     record = await runs.cancel(await _find(run_id, request), runs.settings.cancel_grace + 1.0)
     await runs.store.purge(record.run_id)
@@ -132,7 +135,10 @@ async def delete(run_id: str, request: Request) -> Response:
 
 
 async def share(run_id: str, asked: shares.ShareRequest, request: Request) -> shares.Share:
-    """A token with which others read or cancel this run only, in `?token=`: EventSource sends no headers."""
+    """Make a token with which others read or cancel only this run.
+
+    The token goes into `?token=`, because EventSource sends no headers.
+    """
     record = await _find(run_id, request)
     return shares.make(services_of(request).auth, record.run_id, record.principal, asked, runs_base(request, run_id))
 
@@ -145,7 +151,7 @@ async def _find(run_id: str, request: Request) -> RunRecord:
 
 
 async def _status_of(record: RunRecord, runs: Runs) -> Status:
-    # Its first block tells that a run is stored, not that it is its turn; a call of /invoke has none.
+    # A run with a first block may still wait for its turn, and a call of /invoke has no blocks: the queue knows.
     if record.ended or record.thread is None:
         return record.status
     return "queued" if await runs.store.ahead(record) else "running"

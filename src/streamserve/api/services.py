@@ -1,4 +1,4 @@
-"""What the application holds for its requests: one record with a type, the only thing in `app.state`."""
+"""The services of an application: one typed record, the only value in `app.state`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a reader's next write is due: after a wake-up, not sooner than is worth it, and for a keep-alive."""
+"""A reader's connection: wake-ups, keep-alives, the pace of its writes and their time limit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from streamserve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Writes at the beginning that never wait: the first words at once.
+# Number of first writes without a pause, so that the first tokens show at once.
 EAGER = 8
-# While the event loop is late, a write may follow the one before only after so many times its lateness, up to so many
-# seconds: the fewer writes, the less it is late. 2 ms late, writes are as far apart as they are by default.
+# The pause between two writes is the loop's lateness times this factor, up to MAX_INTERVAL seconds: fewer writes make
+# the loop less late. At 2 ms of lateness, the pause equals the default write interval.
 LATENESS_FACTOR, MAX_INTERVAL = 8, 1 / 20
 
 
-class Follower:
-    """Waits for a wake-up or the next keep-alive with one timer that is moved on only when it fires.
+class Reader:
+    """One connection that follows a run; it has one timer, which is set again only when it fires.
 
     Args:
-        reader: the task that sends.
-        settings: how long it may be silent, how long one write may take, and how soon the next may follow.
+        task: The task that sends the blocks.
+        settings: The settings with the keep-alive interval, the time limit of a write and the write interval.
     """
 
     __slots__ = (
@@ -34,7 +34,7 @@ class Follower:
         "_last",
         "_late",
         "_loop",
-        "_reader",
+        "_task",
         "_timer",
         "_unread",
         "_waiter",
@@ -43,8 +43,8 @@ class Follower:
         "dropped",
     )
 
-    def __init__(self, reader: asyncio.Task[object], settings: Settings) -> None:
-        self._reader = reader
+    def __init__(self, task: asyncio.Task[object], settings: Settings) -> None:
+        self._task = task
         self._loop = asyncio.get_running_loop()
         self._keepalive = settings.keepalive
         self._unread = settings.unread_timeout
@@ -52,7 +52,7 @@ class Follower:
         self._eager = EAGER
         self._waiter: asyncio.Future[bool] | None = None
         self._woken = False
-        # When there was something to do, and by how much later it was done.
+        # The time at which a write was due, and the seconds by which the loop was late for it.
         self._due = 0.0
         self._late = 0.0
         self.dropped = False
@@ -61,14 +61,14 @@ class Follower:
         self._timer = self._loop.call_later(self._keepalive, self._tick)
 
     def wake(self) -> None:
-        """There is something to read."""
+        """Wake the reader, because the store has new blocks."""
         self._woken = True
         if self._waiter is not None and not self._waiter.done():
             self._due = self._loop.time()
             self._waiter.set_result(True)
 
     async def wait(self) -> bool:
-        """True after a wake-up, False when a keep-alive is due."""
+        """Wait; return True after a wake-up, False when a keep-alive is due."""
         if not self._woken:
             self._waiter = self._loop.create_future()
             try:
@@ -81,7 +81,7 @@ class Follower:
         return True
 
     async def pause(self) -> None:
-        """Waits until the next write may follow; what comes meanwhile costs no write and no wake-up."""
+        """Wait until the next write may follow; blocks that arrive meanwhile go into that write."""
         if self._eager:
             self._eager -= 1
         elif self._interval:
@@ -92,7 +92,7 @@ class Follower:
                 self._late = self._loop.time() - self._due
 
     async def send(self, send: Send, body: bytes) -> None:
-        """One write; the reader is dropped if it takes nothing for too long."""
+        """Write once; drop the reader if the write exceeds its time limit."""
         self._last = self._loop.time()
         self._writing = True
         try:
@@ -115,11 +115,11 @@ class Follower:
         self._timer = self._loop.call_later(left, self._tick)
 
     def drop(self) -> None:
-        """Ends the reader and its connection."""
+        """End the reader and its connection."""
         if not self.dropped:
             self.dropped = True
-            self._reader.cancel()
+            self._task.cancel()
 
     def close(self) -> None:
-        """Stops the timer."""
+        """Stop the timer."""
         self._timer.cancel()
