@@ -134,13 +134,13 @@ async def delete(run_id: str, request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def share(run_id: str, asked: shares.ShareRequest, request: Request) -> shares.Share:
+async def share(run_id: str, body: shares.ShareRequest, request: Request) -> shares.Share:
     """Make a token with which others read or cancel only this run.
 
     The token goes into `?token=`, because EventSource sends no headers.
     """
     record = await _find(run_id, request)
-    return shares.make(services_of(request).auth, record.run_id, record.principal, asked, runs_base(request, run_id))
+    return shares.make(services_of(request).auth, record.run_id, record.principal, body, runs_base(request, run_id))
 
 
 async def _find(run_id: str, request: Request) -> RunRecord:

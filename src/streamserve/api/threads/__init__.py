@@ -1,1 +1,1 @@
-"""The HTTP of graphs' threads: their states, their history and updates."""
+"""The HTTP interface of graphs' threads: their states, history and updates."""

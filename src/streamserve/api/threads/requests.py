@@ -1,4 +1,4 @@
-"""What is asked of a thread: the bodies of its endpoints, checked, with the place of what does not fit."""
+"""The request bodies of a thread's endpoints, and their validation with the place of each error."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from streamserve.errors import InvalidInput
 from streamserve.errors.places import entry, invalid
 from streamserve.wire.input_types import decode_input_types
 
-# Each state of a page is a whole conversation.
+# Maximum states per page: each state is a whole conversation.
 MAX_PAGE = 100
 DEFAULT_PAGE = 10
 
-# Postgres keeps no NUL in a text.
+# Postgres refuses a NUL in a text.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Name = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most states to return.")]
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Checkpoint(BaseModel):
     """A checkpoint of the thread; without an id, its latest one.
 
     Args:
-        thread_id: may repeat the one of the path.
-        checkpoint_ns: of a subgraph, as its task's `checkpoint` has it.
-        checkpoint_id: of the checkpoint.
-        checkpoint_map: of a subgraph's checkpoint, as a state has it.
+        thread_id: The thread's id, equal to the path's. Default: None.
+        checkpoint_ns: The namespace of a subgraph, as in its task's `checkpoint`. Default: None.
+        checkpoint_id: The id of the checkpoint. Default: None, the latest one.
+        checkpoint_map: The map of a subgraph's checkpoint, as in a state. Default: None.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,7 +42,7 @@ class Checkpoint(BaseModel):
     checkpoint_map: dict[Text, Text] | None = None
 
     def config(self, thread_id: str) -> RunnableConfig:
-        """The config that LangGraph takes."""
+        """Return the config that names this checkpoint for LangGraph."""
         named = self.model_dump(exclude_none=True)
         return {"configurable": {"checkpoint_ns": "", **named, "thread_id": thread_id}}
 
@@ -57,7 +57,7 @@ class StateAt(BaseModel):
 
 
 class Update(BaseModel):
-    """One update: values as if a node had returned them."""
+    """One update of a state, with the values in place of a node's output."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ class Update(BaseModel):
 
 
 class Superstep(BaseModel):
-    """Updates that are applied together."""
+    """A list of updates that are applied together."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,13 +78,13 @@ class StateUpdate(Update):
     """The body of `POST state`: one update, or several supersteps of them.
 
     Args:
-        values: what the node would have returned; null with `as_node` `__end__` clears the tasks. Beside them, `types`
-            may map JSON pointers to the names of types that JSON has not.
-        as_node: the node; default: the last one that ran, if only one did.
-        task_id: of the node's task, as the state's `tasks` have it.
-        checkpoint: where to begin; default: at the latest.
-        checkpoint_id: short for `checkpoint`.
-        supersteps: instead of one update.
+        values: The values in place of a node's output; null with `as_node` `__end__` clears the tasks. A key `types`
+            beside `values` may map JSON pointers to the names of types that JSON lacks.
+        as_node: The node. Default: the last node that ran, if only one did.
+        task_id: The id of the node's task, as in the state's `tasks`. Default: None.
+        checkpoint: The checkpoint to start from. Default: the latest one.
+        checkpoint_id: The id of the checkpoint to start from, in place of `checkpoint`. Default: None.
+        supersteps: Several supersteps in place of one update. Default: None.
     """
 
     checkpoint: Checkpoint | None = None
@@ -99,12 +99,12 @@ class StateUpdate(Update):
 
     @property
     def place(self) -> Checkpoint:
-        """Where to begin."""
+        """The checkpoint to start from."""
         return self.checkpoint or Checkpoint(checkpoint_id=self.checkpoint_id)
 
     @property
     def steps(self) -> list[Superstep]:
-        """The supersteps; one update is one of one."""
+        """The supersteps; a single update is a superstep of its own."""
         return [Superstep(updates=[self])] if self.supersteps is None else self.supersteps
 
 
@@ -112,10 +112,11 @@ class HistorySearch(BaseModel):
     """The body of `POST history`.
 
     Args:
-        limit: the most states to return.
-        before: only states before this checkpoint; the last one of a page begins the next.
-        metadata: only states whose metadata have these values.
-        checkpoint: of a subgraph; default: the graph's own.
+        limit: Maximum number of states. Default: 10.
+        before: The checkpoint before which states are returned; the last one of a page starts the next page. Default:
+            None.
+        metadata: The values that a state's metadata must have. Default: None.
+        checkpoint: The checkpoint of a subgraph. Default: the graph's own.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -126,16 +127,16 @@ class HistorySearch(BaseModel):
     checkpoint: Checkpoint | None = None
 
 
-async def read(request: Request, model: type[Asked], thread_id: str) -> Asked:
-    """The body of a request.
+async def read(request: Request, model: type[Body], thread_id: str) -> Body:
+    """Return the validated body of a request.
 
     Args:
-        request: one that our route class made: its parser refuses what is no JSON.
-        model: of the body.
-        thread_id: of the path.
+        request: The request, of the route class whose parser refuses malformed JSON.
+        model: The model of the body.
+        thread_id: The thread's id in the path.
 
     Raises:
-        InvalidInput: it does not fit, or speaks of another thread.
+        InvalidInput: The body does not fit, or names another thread.
     """
     body = await request.json()
     if not isinstance(body, dict):
@@ -143,14 +144,14 @@ async def read(request: Request, model: type[Asked], thread_id: str) -> Asked:
     if model is StateUpdate:
         _read_types(body)
     try:
-        asked = model.model_validate(body)
+        parsed = model.model_validate(body)
     except ValidationError as error:
         raise InvalidInput([entry(("body", *at["loc"]), at["msg"], at["type"]) for at in error.errors()]) from error
     for name in ("checkpoint", "before"):
-        other = getattr(asked, name, None)
+        other = getattr(parsed, name, None)
         if isinstance(other, Checkpoint) and other.thread_id not in (None, thread_id):
             raise invalid(("body", name, "thread_id"), "Another thread than the path's", "value_error")
-    return asked
+    return parsed
 
 
 def _read_types(body: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
-"""The threads of a graph under `/{name}/threads/{thread_id}`: state, update, history, delete; named as by LangGraph's
-server, so that its clients fit."""
+"""The threads of a graph under `/{name}/threads/{thread_id}`: state, update, history, delete.
+
+The paths are those of LangGraph's server, so that its clients work here.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ AtCheckpoint = Annotated[Text | None, Query(description="Default: the latest.")]
 
 
 class ErrorBody(BaseModel):
-    """The one shape of an error, for the documentation of the API."""
+    """The shape of every error, for the documentation of the API."""
 
     detail: Any
     code: str
@@ -63,17 +65,17 @@ DELETED: dict[int | str, dict[str, Any]] = {204: {}, **UNKNOWN, **BUSY, **INVALI
 
 
 def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None:
-    """Adds the routes, if the chain is a graph that keeps its threads.
+    """Add the routes if the chain is a graph with a checkpointer.
 
     Args:
-        router: of the chain.
-        name: of the chain.
-        graph: of the chain; None: it is not a graph.
+        router: The router of the chain.
+        name: The name of the chain.
+        graph: The graph; None: the chain is not a graph.
     """
     if graph is None or not isinstance(graph.checkpointer, BaseCheckpointSaver):
         return
     api = ThreadsApi(graph)
-    # A thread's id may have slashes.
+    # `:path`, because a thread's id may contain slashes.
     thread = f"/{name}/threads/{{thread_id:path}}"
     for method, path, endpoint, summary, responses, body in (
         ("GET", "/state", api.state, "State of a thread", STATE, None),
@@ -99,7 +101,7 @@ def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None
 
 
 def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    # FastAPI would read the body by itself, and tell what is no JSON in another way than the chains' endpoints.
+    # Declared here only: FastAPI's own parser would answer malformed JSON in another form than the chains' endpoints.
     schema = model.model_json_schema()
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
 
@@ -129,29 +131,29 @@ class ThreadsApi:
         checkpoint_id: AtCheckpoint = None,
         checkpoint_ns: Namespace = "",
     ) -> Response:
-        """The latest state, or that of a checkpoint."""
+        """Return the latest state, or the state at a checkpoint."""
         place = Checkpoint(checkpoint_id=checkpoint_id or None, checkpoint_ns=checkpoint_ns)
         return await self._state(place.config(thread_id), subgraphs)
 
     async def state_of(self, thread_id: ThreadId, checkpoint_id: Name, subgraphs: Subgraphs = False) -> Response:
-        """The state at a checkpoint."""
+        """Return the state at a checkpoint."""
         return await self._state(Checkpoint(checkpoint_id=checkpoint_id).config(thread_id), subgraphs)
 
     async def state_at(self, thread_id: ThreadId, request: Request) -> Response:
-        """The state at a checkpoint that may be a subgraph's."""
-        asked = await read(request, StateAt, thread_id)
-        return await self._state(asked.checkpoint.config(thread_id), asked.subgraphs)
+        """Return the state at a checkpoint, which may belong to a subgraph."""
+        body = await read(request, StateAt, thread_id)
+        return await self._state(body.checkpoint.config(thread_id), body.subgraphs)
 
     async def update(self, thread_id: ThreadId, request: Request) -> Response:
-        """Writes values as if a node had returned them; from an older checkpoint, this makes a fork.
+        """Write values as if a node had returned them, and return the new checkpoint.
 
-        A thread that does not exist begins here. The answer names the new checkpoint.
+        An update from an older checkpoint makes a fork. An unknown thread starts with the update.
         """
-        asked = await read(request, StateUpdate, thread_id)
-        async with self._alone(thread_id, request):
-            if asked.place.checkpoint_id or asked.place.checkpoint_ns:
-                await self._require(asked.place.config(thread_id))
-            config = await self._updates.apply(asked, thread_id)
+        body = await read(request, StateUpdate, thread_id)
+        async with self._exclusive(thread_id, request):
+            if body.place.checkpoint_id or body.place.checkpoint_ns:
+                await self._require(body.place.config(thread_id))
+            config = await self._updates.apply(body, thread_id)
         return _json({"checkpoint": checkpoint_of(config)})
 
     async def history(
@@ -161,17 +163,17 @@ class ThreadsApi:
         before: Annotated[Text | None, Query(description="Only states before this checkpoint.")] = None,
         checkpoint_ns: Namespace = "",
     ) -> Response:
-        """States, latest first; the last one of a page is the `before` of the next."""
+        """Return states, latest first; the last one of a page is the `before` of the next."""
         place = Checkpoint(checkpoint_ns=checkpoint_ns)
         return await self._history(HistorySearch(limit=limit, before=before or None, checkpoint=place), thread_id)
 
     async def search(self, thread_id: ThreadId, request: Request) -> Response:
-        """States, latest first, that have these metadata, or of a subgraph."""
+        """Return states with the given metadata or of a subgraph, latest first."""
         return await self._history(await read(request, HistorySearch, thread_id), thread_id)
 
     async def delete(self, thread_id: ThreadId, request: Request) -> Response:
-        """Deletes all checkpoints of a thread."""
-        async with self._alone(thread_id, request):
+        """Delete all checkpoints of a thread."""
+        async with self._exclusive(thread_id, request):
             await self._require(Checkpoint().config(thread_id))
             await self._saver.adelete_thread(thread_id)
         return Response(status_code=204)
@@ -183,32 +185,32 @@ class ThreadsApi:
         return saver
 
     async def _state(self, config: RunnableConfig, subgraphs: bool) -> Response:
-        with _working():
+        with _chain_phase():
             snapshot = await self._graph.aget_state(config, subgraphs=subgraphs)
             if snapshot.created_at is None:
                 await self._require(config)
             return _json(thread_state(snapshot))
 
-    async def _history(self, asked: HistorySearch, thread_id: str) -> Response:
-        config = (asked.checkpoint or Checkpoint()).config(thread_id)
-        with _working():
-            states = await self._past_states(asked, config)
+    async def _history(self, search: HistorySearch, thread_id: str) -> Response:
+        config = (search.checkpoint or Checkpoint()).config(thread_id)
+        with _chain_phase():
+            states = await self._past_states(search, config)
             if not states:
                 await self._require(config)
             return _json(states)
 
-    async def _past_states(self, asked: HistorySearch, config: RunnableConfig) -> list[dict[str, Any]]:
-        before = Checkpoint(checkpoint_id=asked.before) if isinstance(asked.before, str) else asked.before
+    async def _past_states(self, search: HistorySearch, config: RunnableConfig) -> list[dict[str, Any]]:
+        before = Checkpoint(checkpoint_id=search.before) if isinstance(search.before, str) else search.before
         thread_id = config["configurable"]["thread_id"]
         states = self._graph.aget_state_history(
-            config, filter=asked.metadata, before=before.config(thread_id) if before else None, limit=asked.limit
+            config, filter=search.metadata, before=before.config(thread_id) if before else None, limit=search.limit
         )
         try:
             return [thread_state(state) async for state in states]
         except (ValueError, TypeError) as error:
-            if asked.metadata is None:
+            if search.metadata is None:
                 raise
-            # A saver may take only plain names and values there.
+            # Some savers accept only plain names and values in a filter.
             raise invalid(("body", "metadata"), "These metadata cannot be searched", "value_error") from error
 
     async def _require(self, config: RunnableConfig) -> None:
@@ -218,17 +220,17 @@ class ThreadsApi:
         raise UnknownThread() if thread is None else UnknownCheckpoint()
 
     @asynccontextmanager
-    async def _alone(self, thread_id: str, request: Request) -> AsyncIterator[None]:
-        """Keeps runs away from the thread, in whatever process, or says which one has it."""
+    async def _exclusive(self, thread_id: str, request: Request) -> AsyncIterator[None]:
+        # Keeps runs of all processes off the thread; raises ThreadBusy if one has it.
         call = current_call.get() or Call()
-        with _working():
+        with _chain_phase():
             async with of_call(services_of(request).runs, call, "threads", "reject")(thread_id, call.run_id):
                 yield
 
 
 @contextmanager
-def _working() -> Iterator[None]:
-    """What fails here is the graph's or the server's fault, unless it says what the caller did wrong."""
+def _chain_phase() -> Iterator[None]:
+    # An error here is the graph's or the server's fault, except a ServeError that blames the caller.
     try:
         yield
     except Exception as error:

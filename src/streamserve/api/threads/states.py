@@ -1,4 +1,4 @@
-"""The state of a thread as JSON: LangGraph's `ThreadState`, with the types that JSON does not tell beside it."""
+"""The state of a thread as JSON: LangGraph's `ThreadState`, plus the types that JSON lacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from streamserve.wire.types import types_of
 
-# What of a config names a checkpoint; the rest is the server's own.
+# The keys of a config that name a checkpoint; other keys are not sent.
 CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 
 
@@ -43,16 +43,16 @@ class ThreadState(BaseModel):
 
 
 class ThreadUpdate(BaseModel):
-    """What an update made, for the documentation of the API."""
+    """The result of an update, for the documentation of the API."""
 
     checkpoint: dict[str, Any]
 
 
 def thread_state(snapshot: StateSnapshot) -> dict[str, Any]:
-    """What is sent of a snapshot.
+    """Return a snapshot as the JSON of a thread's state.
 
     Args:
-        snapshot: of a checkpoint that exists.
+        snapshot: The snapshot of a checkpoint that exists.
     """
     state = _thread_state(snapshot)
     types = types_of(state)
@@ -60,7 +60,7 @@ def thread_state(snapshot: StateSnapshot) -> dict[str, Any]:
 
 
 def checkpoint_of(config: RunnableConfig | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The part of a config that names a checkpoint."""
+    """Return the part of a config that names a checkpoint, or None."""
     configurable = (config or {}).get("configurable") or {}
     return {key: configurable[key] for key in CHECKPOINT_KEYS if key in configurable} or None
 
@@ -93,12 +93,12 @@ def _task(task: PregelTask) -> dict[str, Any]:
 
 
 def _lists(path: Any) -> Any:
-    # Known to be tuples, so that no types need to be sent.
+    # A path is always made of tuples, so lists need no types on the wire.
     return [_lists(part) for part in path] if isinstance(path, tuple) else path
 
 
 def _error_class(error: Any) -> str | None:
-    # Savers keep an exception's repr.
+    # Only the class: some savers keep the exception's repr, and its text may hold secrets.
     if error is None:
         return None
     return type(error).__name__ if isinstance(error, BaseException) else str(error).partition("(")[0]

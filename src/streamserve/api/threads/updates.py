@@ -1,4 +1,4 @@
-"""An update of a thread's state: values from JSON, applied by the graph's own reducers, refused with their place."""
+"""Updates of a thread's state: values from JSON, applied by the graph's own reducers or refused with their place."""
 
 from __future__ import annotations
 
@@ -24,73 +24,73 @@ from streamserve.graphs.state_values import StateValues
 
 Steps = list[list[GraphUpdate]]
 
-# What a reducer, or an edge's condition, raises when a value is not of the kind that it takes.
-_NO_FIT = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
+# The exceptions of a reducer or of an edge's condition for a value of the wrong kind.
+_WRONG_KIND = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
 
 
 class Updates:
-    """Applies updates to the threads of one graph, and to those of its subgraphs."""
+    """The updates of one graph's threads and of its subgraphs."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._readers = {"": _Reader(graph)}
+        self._parsers = {"": _Parser(graph)}
 
-    async def apply(self, asked: StateUpdate, thread_id: str) -> RunnableConfig:
-        """Applies the updates of a request.
+    async def apply(self, body: StateUpdate, thread_id: str) -> RunnableConfig:
+        """Apply the updates of a request.
 
         Args:
-            asked: the body.
-            thread_id: the thread; begins here if there is none.
+            body: The request body.
+            thread_id: The thread's id; an unknown thread starts here.
 
         Returns:
             The config of the new checkpoint.
 
         Raises:
-            InvalidInput: the graph does not take an update, with its place.
+            InvalidInput: The graph refuses an update; the error names its place.
         """
-        places = _places(asked)
-        reader = self._reader(asked.place.checkpoint_ns or "")
+        places = _places(body)
+        parser = self._parser(body.place.checkpoint_ns or "")
         steps = [
-            [reader.read(update, place) for update, place in zip(step.updates, row, strict=True)]
-            for step, row in zip(asked.steps, places, strict=True)
+            [parser.parse(update, place) for update, place in zip(step.updates, row, strict=True)]
+            for step, row in zip(body.steps, places, strict=True)
         ]
-        config = asked.place.config(thread_id)
-        # LangGraph stores the writes before the reducers see them: a wrong one would stay with the thread.
-        reader.try_out(steps, places, await _stored(self._graph, config))
+        config = body.place.config(thread_id)
+        # LangGraph stores the writes before the reducers see them, so an invalid one would stay with the thread.
+        parser.try_out(steps, places, await _stored(self._graph, config))
         try:
             return await self._graph.abulk_update_state(config, steps)
         except InvalidUpdateError as error:
-            raise _refusal(error, asked) from error
-        except _NO_FIT as error:
-            raise _misfit(error, _whole(asked)) from error
+            raise _refusal(error, body) from error
+        except _WRONG_KIND as error:
+            raise _misfit(error, _values_place(body)) from error
 
-    def _reader(self, namespace: str) -> _Reader:
-        # As LangGraph finds a subgraph: by the names of the nodes, without the ids of their tasks.
+    def _parser(self, namespace: str) -> _Parser:
+        # Like LangGraph, by the names of the nodes, without the ids of their tasks.
         path = "|".join(part.partition(":")[0] for part in namespace.split("|") if not part.isdecimal())
-        if path not in self._readers:
+        if path not in self._parsers:
             found = next((graph for _, graph in self._graph.get_subgraphs(namespace=path, recurse=True)), None)
             if not isinstance(found, Pregel):
                 raise invalid(("body", "checkpoint", "checkpoint_ns"), "The graph has no such subgraph", "value_error")
-            self._readers[path] = _Reader(found)
-        return self._readers[path]
+            self._parsers[path] = _Parser(found)
+        return self._parsers[path]
 
 
-class _Reader:
-    """Reads the updates of one graph."""
+class _Parser:
+    """The parser of one graph's updates."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._values = StateValues(graph)
         self._commands = Commands(graph, self._values)
 
-    def read(self, update: Update, place: Place) -> GraphUpdate:
-        """The update as LangGraph takes it.
+    def parse(self, update: Update, place: Place) -> GraphUpdate:
+        """Return the update as LangGraph's class.
 
         Raises:
-            InvalidInput: its values do not fit, with the place.
+            InvalidInput: A value does not fit; the error names its place.
         """
         try:
-            values = self._read_values(update.values, (*place, "values"))
+            values = self._parse_values(update.values, (*place, "values"))
         except ValidationError as error:
             raise InvalidInput(
                 [entry((*place, "values", *at["loc"]), at["msg"], at["type"]) for at in error.errors()]
@@ -98,10 +98,10 @@ class _Reader:
         return GraphUpdate(values, update.as_node, update.task_id)
 
     def try_out(self, steps: Steps, places: list[list[Place]], stored: Mapping[str, Any]) -> None:
-        """Applies the updates to a copy of the state.
+        """Apply the updates to a copy of the state.
 
         Raises:
-            InvalidInput: the reducer of a key does not take a value, with the place.
+            InvalidInput: A key's reducer refuses a value; the error names its place.
         """
         channels: dict[str, BaseChannel[Any, Any, Any]] = {}
         for step, row in zip(steps, places, strict=True):
@@ -116,13 +116,13 @@ class _Reader:
                         channels[key] = channel.from_checkpoint(stored[key]) if key in stored else channel.copy()
                     channels[key] = _updated(channels[key], made)
 
-    def _read_values(self, values: Any, place: Place) -> Any:
+    def _parse_values(self, values: Any, place: Place) -> Any:
         if not isinstance(values, dict):
             return values
         if is_command(values, self._graph):
             return self._commands.read(values)
         for key in values:
-            # LangGraph drops what is no key of the state; over HTTP nobody would see the slip.
+            # LangGraph drops unknown keys; over HTTP the caller would never notice a typing error.
             if key not in self._graph.channels:
                 raise invalid((*place, key), "The graph's state has no such key", "extra_forbidden")
         return self._values.read(values)
@@ -143,11 +143,11 @@ def _written(values: Any, place: Place) -> Iterator[tuple[str, Any, Place]]:
 
 
 def _updated(channel: BaseChannel[Any, Any, Any], writes: list[tuple[Place, Any]]) -> BaseChannel[Any, Any, Any]:
-    for count in range(1, len(writes) + 1):  # one more at a time, so that the first misfit is found
+    for count in range(1, len(writes) + 1):  # one more each time, to find the first invalid write
         made = channel.copy()
         try:
             made.update([value for _, value in writes[:count]])
-        except (InvalidUpdateError, *_NO_FIT) as error:
+        except (InvalidUpdateError, *_WRONG_KIND) as error:
             raise _misfit(error, writes[count - 1][0]) from error
     return made
 
@@ -156,20 +156,20 @@ def _misfit(error: Exception, place: Place) -> InvalidInput:
     return invalid(place, f"The graph does not take this value: {type(error).__name__}", "invalid_update")
 
 
-def _places(asked: StateUpdate) -> list[list[Place]]:
-    if asked.supersteps is None:
+def _places(body: StateUpdate) -> list[list[Place]]:
+    if body.supersteps is None:
         return [[("body",)]]
     return [
         [("body", "supersteps", step, "updates", item) for item in range(len(superstep.updates))]
-        for step, superstep in enumerate(asked.supersteps)
+        for step, superstep in enumerate(body.supersteps)
     ]
 
 
-def _whole(asked: StateUpdate) -> Place:
-    return ("body", "values" if asked.supersteps is None else "supersteps")
+def _values_place(body: StateUpdate) -> Place:
+    return ("body", "values" if body.supersteps is None else "supersteps")
 
 
-def _refusal(error: InvalidUpdateError, asked: StateUpdate) -> InvalidInput:
+def _refusal(error: InvalidUpdateError, body: StateUpdate) -> InvalidInput:
     text = str(error).splitlines()[0]
-    about_node = asked.supersteps is None and text.startswith(("Node ", "Ambiguous", "as_node"))
-    return invalid(("body", "as_node") if about_node else _whole(asked), text, "invalid_update")
+    about_node = body.supersteps is None and text.startswith(("Node ", "Ambiguous", "as_node"))
+    return invalid(("body", "as_node") if about_node else _values_place(body), text, "invalid_update")
