@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 
 from streamserve.graphs.graph import INTERRUPT
 from streamserve.graphs.modes import astream
-from streamserve.graphs.progress import Stopped, at_the_last_checkpoint, marked, progress_of
+from streamserve.graphs.progress import StoppedGraph, at_latest_checkpoint, progress_of, with_run_id
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
-RUN: Any = marked(THREAD, "r")
+RUN: Any = with_run_id(THREAD, "r")
 ran: list[str] = []
 
 
@@ -54,7 +54,7 @@ def graph(*steps: Any, **compiling: Any) -> Any:
 
 async def output_of(found: Any, arguments: Any = {}) -> tuple[list[Any], Any]:  # noqa: B006 - not changed
     outputs: list[Any] = []
-    chunks = [chunk async for chunk in astream(found, None, at_the_last_checkpoint(RUN), arguments, outputs.append)]
+    chunks = [chunk async for chunk in astream(found, None, at_latest_checkpoint(RUN), arguments, outputs.append)]
     return chunks, outputs[0]
 
 
@@ -65,7 +65,7 @@ async def test_a_run_without_a_checkpoint_starts_again() -> None:
 
 async def test_checkpoints_of_other_runs_on_the_thread_do_not_count() -> None:
     made = graph(first, second)
-    await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
+    await made.ainvoke({"text": ""}, with_run_id(THREAD, "earlier"))
     assert await progress_of(made, THREAD, "r", {}) is None
 
 
@@ -103,14 +103,14 @@ async def test_recovery_does_not_pass_a_breakpoint(compiled: Any, asked: Any) ->
     made = graph(first, second, **compiled)
     await made.ainvoke({"text": ""}, RUN, **asked)
     found = await progress_of(made, THREAD, "r", asked)
-    assert isinstance(found, Stopped)
+    assert isinstance(found, StoppedGraph)
     assert await output_of(found) == ([{INTERRUPT: []}], {"text": "first"})
     assert ran == ["first"]
 
 
 async def test_recovery_passes_a_breakpoint_that_was_passed_before() -> None:
     made = graph(first, second, interrupt_before=["second"])
-    await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
+    await made.ainvoke({"text": ""}, with_run_id(THREAD, "earlier"))
     assert await progress_of(made, THREAD, "r", {}) is None
     assert await made.ainvoke(None, RUN) == {"text": "second"}
 
@@ -128,7 +128,7 @@ async def test_a_question_is_asked_again_without_its_step(version: Literal["v1",
 
 async def test_an_answer_without_a_checkpoint_is_given_again() -> None:
     made = graph(ask, second)
-    await made.ainvoke({"text": ""}, marked(THREAD, "earlier"))
+    await made.ainvoke({"text": ""}, with_run_id(THREAD, "earlier"))
     assert await progress_of(made, THREAD, "r", {}) is None
     assert (await made.ainvoke(Command(resume="yes"), RUN))["answer"] == "yes"
     assert await progress_of(made, THREAD, "r", {}) is made

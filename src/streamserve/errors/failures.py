@@ -87,7 +87,7 @@ def classify(error: BaseException) -> ServeError:
     if _is_database_away(error):
         return StoreUnavailable("The store of the conversations cannot be reached")
     if type(error).__name__ == "EmptyInputError":  # LangGraph's: `null` came for a thread that has no checkpoint
-        message = "There is nothing to go on from: the thread is new"
+        message = "Cannot resume: the thread has no checkpoint"
         return InvalidInput([{"loc": ["body"], "msg": message, "type": "missing"}])
     if refused := _refused_resume(error):
         return refused

@@ -1,5 +1,7 @@
-"""The keyword arguments that a request may give a graph: those of `CompiledStateGraph.astream` that mean something over
-HTTP. Never ignored: what a graph does not take is refused by its name."""
+"""The keyword arguments of a request for a graph: those of `CompiledStateGraph.astream` that make sense over HTTP.
+
+No argument is ignored: an argument that the graph does not take is refused by its name.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from streamserve.errors import InvalidInput
 from streamserve.errors.places import Place, entry, invalid
 from streamserve.graphs.graph import Graph
 
-# Not here: print_mode and debug print where the server runs, control is an object of its process, and
-# checkpoint_during is a deprecated name of durability.
+# Left out: print_mode and debug print on the server, control is an object of its process, and checkpoint_during is a
+# deprecated name of durability.
 NAMES = frozenset(
     {
         "stream_mode",
@@ -30,38 +32,38 @@ NAMES = frozenset(
         "version",
     }
 )
-# `version` of `astream_events` is that of the events.
+# In `astream_events`, `version` is the version of the events.
 OF_EVENTS = NAMES - {"version"}
 
 
 def read_arguments(kwargs: Mapping[str, Any], chain: Chain, graph: Graph) -> dict[str, Any]:
-    """The arguments for a graph, all of them checked; null stands for the default, as None does in process.
+    """Return the validated arguments for a graph; null selects the default, as None does in process.
 
     Args:
-        kwargs: by name; names that are not in `NAMES` pass unchecked.
-        chain: says which stream modes are allowed.
-        graph: says which keys, nodes and context it has.
+        kwargs: The arguments by name; names outside `NAMES` are not validated.
+        chain: The chain record, with the allowed stream modes.
+        graph: The graph, with its keys, nodes and context.
 
     Raises:
-        InvalidInput: one does not fit, with the place.
+        InvalidInput: An argument does not fit; the error names its place.
     """
-    reader = _Reader(chain, graph)
+    parser = _Parser(chain, graph)
     return {
-        name: reader.read(name, value) if name in NAMES else value
+        name: parser.parse(name, value) if name in NAMES else value
         for name, value in kwargs.items()
         if value is not None
     }
 
 
-class _Reader:
+class _Parser:
     def __init__(self, chain: Chain, graph: Graph) -> None:
         self._chain = chain
         self._graph = graph
 
-    def read(self, name: str, value: Any) -> Any:
+    def parse(self, name: str, value: Any) -> Any:
         place = ("body", "kwargs", name)
-        read: Callable[[Place, Any], Any] = getattr(self, f"_{name}")
-        return read(place, value)
+        parse: Callable[[Place, Any], Any] = getattr(self, f"_{name}")
+        return parse(place, value)
 
     def _stream_mode(self, place: Place, value: Any) -> Any:
         return _some_of(place, value, self._chain.stream_modes)
@@ -100,7 +102,7 @@ class _Reader:
 
 
 def visible_keys(chain: Chain, graph: Graph) -> list[str]:
-    """The keys of the state that a caller may name: those of its output, and all where it may stream them anyway."""
+    """Return the state's keys that a caller may name: the output's keys, and all keys if `values` may be streamed."""
     state = graph.stream_channels_list if "values" in chain.stream_modes else ()
     return list(dict.fromkeys([*_listed(graph.output_channels), *state]))
 
@@ -109,7 +111,7 @@ def visible_keys(chain: Chain, graph: Graph) -> list[str]:
 def _adapter(schema: Any) -> TypeAdapter[Any] | None:
     try:
         return TypeAdapter(schema)
-    except PydanticUserError:  # such as a connection: the server's own, which no request can bring
+    except PydanticUserError:  # the class of an object in the server, such as a connection
         return None
 
 
@@ -124,7 +126,7 @@ def _some_of(place: Place, value: Any, options: Sequence[str]) -> Any:
 
 
 def _one_of(place: Place, value: Any, options: Collection[str]) -> Any:
-    # Not `value in options`: a list is not hashable, and a set would raise.
+    # Not `value in options`: a set raises TypeError for an unhashable value.
     if not any(value == option for option in options):
         raise _no_option(place, options)
     return value

@@ -1,4 +1,4 @@
-"""Checkpoints: where graphs keep their conversations, through LangGraph's own savers."""
+"""The checkpoints of graphs' threads, in LangGraph's own savers."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ logger = logging.getLogger(__name__)
 
 Saver = BaseCheckpointSaver[Any]
 
-# Who sees what is kept there: 0 this process, 1 the processes of this machine, 2 all.
+# The processes that share a kind of place: 0 this process, 1 the processes of this machine, 2 all.
 _REACH = {"memory": 0, "sqlite": 1, "postgres": 2, "postgresql": 2}
 _STORE_REACH = {"memory": 0, "sqlite": 1}
 _SHARED = 2
 
-# Seconds for another process to end what it does to the same database: its migrations, or a write.
+# Seconds to wait for another process that migrates the same database, or writes to it.
 MIGRATIONS_LIMIT = 60.0
 BUSY_LIMIT = 15.0
-LOOK_AGAIN = 0.1
-# Seconds for a look whether the database is there; a probe does not wait much longer.
+POLL_INTERVAL = 0.1
+# Seconds for a health check of the database; the probes of orchestrators do not wait much longer.
 CHECK_LIMIT = 2.0
-_NOBODYS: RunnableConfig = {"configurable": {"thread_id": "readyz", "checkpoint_ns": ""}}
-# Seconds until a run fails because Postgres is away. The saver asks for one connection at a time, so these add up.
+# A thread that belongs to no principal.
+_PROBE: RunnableConfig = {"configurable": {"thread_id": "readyz", "checkpoint_ns": ""}}
+# Seconds for a connection to Postgres. The saver takes one connection at a time, so a run may wait for several.
 CONNECTION_LIMIT = 5.0
-# Any number, the same in all replicas.
+# An arbitrary number, the same in all replicas.
 MIGRATIONS_LOCK = 7_305_227_041
 
 
 class CheckpointsDown(StoreDown):
-    """The conversations cannot be read."""
+    """The store of the checkpoints is unreachable."""
 
     def __init__(self) -> None:
         super().__init__("The store of the conversations cannot be reached")
@@ -56,30 +57,30 @@ class CheckpointsDown(StoreDown):
 class Checkpoints:
     """The checkpoints of all graphs of an application.
 
-    Graphs are bound while the application is made; the saver needs the event loop and comes with `opened`.
+    Graphs are bound before the event loop starts; the saver needs the loop and is opened by `opened`.
 
     Args:
-        settings: `checkpoints` says where; unset: as far as the runs' store reaches.
+        settings: The settings; if `checkpoints` is unset, the place follows from the runs' store.
 
     Raises:
-        ValueError: there is no such kind of place.
+        ValueError: The kind of place is unknown.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.url = settings.checkpoints or _beside(settings.store)
+        self.url = settings.checkpoints or _default_url(settings.store)
         self._store = urlsplit(settings.store or "memory:").scheme
         self._kind = urlsplit(self.url).scheme
         if self.url and not _is_known(self.url):
             raise ValueError("STREAMSERVE_CHECKPOINTS: memory:, sqlite:///PATH or postgres://...")
-        self._idle: Saver = InMemorySaver() if self._kind == "memory" else NotOpened()
+        self._idle: Saver = InMemorySaver() if self._kind == "memory" else ClosedSaver()
         self._keys = ThreadKeys(self._idle)
         self._graphs: list[Graph] = []
 
     def bind(self, graph: Graph) -> Graph:
-        """The graph with these checkpoints, unless it brought its own; in either case each thread is its principal's.
+        """Return the graph with these checkpoints, or with its own saver; threads are separate for each principal.
 
         Raises:
-            ValueError: the replicas share their runs, and nobody said where conversations are kept.
+            ValueError: The replicas share their runs, and no place for checkpoints is set.
         """
         own = graph.checkpointer
         if own is not None:
@@ -97,26 +98,29 @@ class Checkpoints:
             )
         if not self._graphs and _REACH[self._kind] < _STORE_REACH.get(self._store, _SHARED):
             logger.warning(
-                "STREAMSERVE_CHECKPOINTS=%s: does not reach as far as STREAMSERVE_STORE=%s:; a conversation goes on "
-                "only where it began",
-                self._kind + ":",
-                self._store,
+                "STREAMSERVE_CHECKPOINTS=%s is shared by fewer processes than STREAMSERVE_STORE=%s: a conversation "
+                "continues only on the machine that started it",
+                f"{self._kind}:",
+                f"{self._store}:",
             )
 
-    def seen_by(self, graph: Graph) -> str | None:
-        """Who of those that know of a run sees the checkpoints of its graph: "" for all, or the name of a machine; None
-        for this process alone."""
-        own = any(known is graph for known in self._graphs)
+    def visible_to(self, graph: Graph) -> str | None:
+        """Return the workers that share a graph's checkpoints, among the workers that share its runs.
+
+        Returns:
+            "" for all workers, the name of a machine for the workers on it, None for this process alone.
+        """
+        bound = any(other is graph for other in self._graphs)
         saver = graph.checkpointer.saver if isinstance(graph.checkpointer, ThreadKeys) else graph.checkpointer
         in_memory = isinstance(saver, InMemorySaver)
-        reach = _REACH[self._kind] if own else _REACH["memory"] if in_memory else _SHARED
+        reach = _REACH[self._kind] if bound else _REACH["memory"] if in_memory else _SHARED
         if reach >= _STORE_REACH.get(self._store, _SHARED):
             return ""
         return gethostname() if reach else None
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Opens the place, after its migrations; the graphs use it as long as the block lasts."""
+        """Migrate and open the store of the checkpoints for the graphs inside the `with` block."""
         if self._kind == "memory" or not self._graphs:
             yield
             return
@@ -128,31 +132,31 @@ class Checkpoints:
                 self._keys.saver = self._idle
 
     async def check(self) -> None:
-        """Returns if a conversation can be read now.
+        """Check that a checkpoint can be read.
 
         Raises:
-            CheckpointsDown: the database does not answer.
+            CheckpointsDown: The database does not answer.
         """
         if self._keys.saver is self._idle:
             return
         try:
             async with asyncio.timeout(CHECK_LIMIT):
-                await self._keys.saver.aget_tuple(_NOBODYS)
-        except Exception as error:  # whatever the driver calls it
+                await self._keys.saver.aget_tuple(_PROBE)
+        except Exception as error:  # each driver has exceptions of its own
             raise CheckpointsDown() from error
 
     def _saver(self) -> AbstractAsyncContextManager[Saver]:
         return _sqlite(sqlite_path(self.url)) if self._kind == "sqlite" else _postgres(self.url)
 
 
-class NotOpened(BaseCheckpointSaver[Any]):
-    """Stands where a saver will be; a graph that runs now would forget its conversation."""
+class ClosedSaver(BaseCheckpointSaver[Any]):
+    """A saver that refuses reads, because a graph that runs before the store is open would lose its conversation."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:  # noqa: ARG002 - LangGraph's name
-        """Refuses.
+        """Raise RuntimeError.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: Always.
         """
         raise RuntimeError("The checkpoints are not open: the application's lifespan does not run")
 
@@ -163,11 +167,11 @@ def _is_known(url: str) -> bool:
 
 
 def sqlite_path(url: str) -> Path:
-    """The file of `sqlite:///PATH`, as SQLAlchemy reads it: an absolute path makes four slashes."""
+    """Return the path of `sqlite:///PATH`; an absolute path makes four slashes, as in SQLAlchemy."""
     return Path(url.removeprefix("sqlite:///"))
 
 
-def _beside(store: str) -> str:
+def _default_url(store: str) -> str:
     if urlsplit(store or "memory:").scheme == "memory":
         return "memory:"
     if store.startswith("sqlite:///"):
@@ -198,7 +202,7 @@ async def _postgres(url: str) -> AsyncIterator[Saver]:
     except ImportError as error:
         raise RuntimeError("Checkpoints in Postgres need an extra: pip install 'streamserve[postgres]'") from error
     options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    async with await AsyncConnection[DictRow].connect(url, **options) as connection, _only_one(connection):
+    async with await AsyncConnection[DictRow].connect(url, **options) as connection, _migration_lock(connection):
         await AsyncPostgresSaver(connection).setup()
     async with AsyncConnectionPool[AsyncConnection[DictRow]](
         url,
@@ -206,16 +210,16 @@ async def _postgres(url: str) -> AsyncIterator[Saver]:
         min_size=1,
         max_size=4,
         timeout=CONNECTION_LIMIT,
-        check=AsyncConnectionPool.check_connection,  # so that a restart of Postgres costs no run
+        check=AsyncConnectionPool.check_connection,  # so that no run fails after a restart of Postgres
         open=False,
     ) as pool:
         yield AsyncPostgresSaver(pool)
 
 
 @asynccontextmanager
-async def _only_one(connection: psycopg.AsyncConnection[DictRow]) -> AsyncIterator[None]:
-    # Not pg_advisory_lock: who waits in it holds a snapshot, and the migrations' CREATE INDEX CONCURRENTLY waits for
-    # all snapshots: both would wait for ever.
+async def _migration_lock(connection: psycopg.AsyncConnection[DictRow]) -> AsyncIterator[None]:
+    # Not pg_advisory_lock: a session that waits in it holds a snapshot, for which the migrations' CREATE INDEX
+    # CONCURRENTLY waits: a deadlock.
     async with asyncio.timeout(MIGRATIONS_LIMIT):
         await _lock(connection)
     try:
@@ -229,4 +233,4 @@ async def _lock(connection: psycopg.AsyncConnection[DictRow]) -> None:
         cursor = await connection.execute("SELECT pg_try_advisory_lock(%s) AS locked", [MIGRATIONS_LOCK])
         if (row := await cursor.fetchone()) and row["locked"]:
             return
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(POLL_INTERVAL)

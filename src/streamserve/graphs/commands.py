@@ -1,4 +1,4 @@
-"""A Command from its JSON form: `{"__type__": "command", "resume": ..., "update": ..., "goto": ...}`."""
+"""Commands in their JSON form: `{"__type__": "command", "resume": ..., "update": ..., "goto": ...}`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _GOTO = "Input should be the name of a node, {'node': name, 'arg': input} or a l
 
 
 def is_command(value: Any, graph: Graph) -> bool:
-    """Whether an input is a command: it says so, or it is all fields of one, as `langserve`'s client dumps it."""
+    """Return True if an input is a command: by its `__type__`, or by its fields, as langserve's client dumps it."""
     if not isinstance(value, dict):
         return False
     return value.get("__type__") == "command" or (value.keys() == set(FIELDS) and not set(FIELDS) & set(graph.channels))
 
 
 class Commands:
-    """Reads the commands for one graph.
+    """The parser of one graph's commands.
 
     Args:
-        graph: its nodes may be gone to.
-        values: reads what updates its state.
+        graph: The graph, with the nodes for `goto`.
+        values: The parser of values for `update`.
     """
 
     def __init__(self, graph: Graph, values: StateValues) -> None:
@@ -37,10 +37,10 @@ class Commands:
         self._values = values
 
     def read(self, value: Mapping[str, Any]) -> Command[Any]:
-        """The command.
+        """Return the command.
 
         Raises:
-            ValidationError: a field does not fit, with its place.
+            ValidationError: A field does not fit; the error names its place.
         """
         for name in set(value) - {"__type__", *FIELDS}:
             raise _misfit(value[name], "A command has resume, update and goto", name)

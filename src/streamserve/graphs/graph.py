@@ -1,4 +1,4 @@
-"""What only graphs have: threads, checkpoints, stream modes, and going on after an interrupt."""
+"""Graphs: their checkpointer, their threads and their config."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Graph = Pregel[Any, Any, Any, Any]
 INTERRUPT = "__interrupt__"
 _LANGSERVE_MARKS = ("__useragent", "__langserve_")
 
-# LangServe's playground knows no null in a config schema, neither as type nor as default.
+# Not nullable: LangServe's playground supports no null in a config schema, neither as type nor as default.
 _OptionalText = Annotated[str | None, WithJsonSchema({"type": "string"})]
-# Its form shows an object badly, and sends an empty text for a field that nobody filled.
+# A string: the playground's form shows an object badly, and sends an empty text for an empty field.
 _OptionalMap = Annotated[dict[str, str] | Literal[""] | None, WithJsonSchema({"type": "string"})]
 
-# What LangGraph itself reads from `configurable`; LangServe knows no config schema of graphs and drops it.
+# The keys that LangGraph reads from `configurable`; without a config schema LangServe would drop them.
 CONFIG_SPECS = [
     ConfigurableFieldSpec(
         id="thread_id", annotation=_OptionalText, name="Thread", description="The conversation.", default=""
@@ -32,11 +32,11 @@ CONFIG_SPECS = [
         id="checkpoint_id",
         annotation=_OptionalText,
         name="Checkpoint",
-        description="Where to go on.",
+        description="The checkpoint to resume from.",
         default="",
     ),
     ConfigurableFieldSpec(id="checkpoint_ns", annotation=str, name="Namespace", description="", default=""),
-    # With the id of a subgraph's checkpoint: those of the graphs around it.
+    # The checkpoints of the graphs around a subgraph, for the id of a subgraph's checkpoint.
     ConfigurableFieldSpec(id="checkpoint_map", annotation=_OptionalMap, name="Map", description="", default=""),
 ]
 
@@ -44,22 +44,22 @@ _FIELDS = frozenset(spec.id for spec in CONFIG_SPECS)
 
 
 def with_checkpointer(graph: Graph, checkpointer: BaseCheckpointSaver[Any]) -> Graph:
-    """The same graph with another checkpointer."""
-    # Not `graph.copy`: it loses what compiling set last, such as how version 2 makes the state's class.
+    """Return a copy of the graph with another checkpointer."""
+    # Not `graph.copy`: it loses attributes that compile() sets last, such as the state's class of version 2.
     bound = copy.copy(graph)
     bound.checkpointer = checkpointer
     return bound
 
 
 def with_thread(config: RunnableConfig) -> RunnableConfig:
-    """A config whose run has a thread: the caller's, else one of its own."""
+    """Return a config with a thread: the caller's, else a new one for the run."""
     configurable = config.get("configurable") or {}
     thread = configurable.get("thread_id") or str(config.get("run_id") or uuid.uuid4())
     return {"configurable": {**configurable, "thread_id": thread}}
 
 
 def as_sent(config: RunnableConfig) -> RunnableConfig:
-    """A config without what LangServe adds, as a graph shows it with every message: its marks and empty fields."""
+    """Return a config without LangServe's marks and empty fields, which a graph would send with every message."""
     metadata, configurable = _filled(config.get("metadata", {})), _filled(config.get("configurable", {}))
     unmarked = {key: value for key, value in metadata.items() if not key.startswith(_LANGSERVE_MARKS)}
     return {**config, "metadata": unmarked, "configurable": configurable}
@@ -70,11 +70,11 @@ def _filled(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def context_fields(graph: Graph) -> frozenset[str]:
-    """The names in the schema of a graph's context, which LangGraph once called its config schema."""
+    """Return the field names of a graph's context, which LangGraph used to call its config schema."""
     schema = graph.context_schema
     return frozenset(get_type_hints(schema)) if schema is not None else frozenset()
 
 
 def keeps_messages(graph: Graph) -> bool:
-    """Whether the graph's state is a conversation."""
+    """Return True if the graph's state has messages."""
     return "messages" in graph.channels

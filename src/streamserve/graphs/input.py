@@ -1,4 +1,4 @@
-"""What a graph accepts as input: its state, null to go on, or a Command."""
+"""The input of a graph: its state, null to resume, or a Command."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from streamserve.graphs.state_values import StateValues
 
 
 def input_model(schema: type[BaseModel], graph: Graph) -> type[BaseModel]:
-    """The model that reads the input of a graph.
+    """Return the model that validates the input of a graph.
 
     Args:
-        schema: of its input, as `get_input_schema` says.
-        graph: the graph.
+        schema: The schema of the input, from `get_input_schema`.
+        graph: The graph.
     """
     values = StateValues(graph)
     commands = Commands(graph, values)
-    reader = _StateReader(schema, values)
+    parser = _StateParser(schema, values)
 
     class GraphInput(RootModel[Any]):
-        state: ClassVar[type[BaseModel]] = reader.model
+        state: ClassVar[type[BaseModel]] = parser.model
 
         @model_validator(mode="before")
         @classmethod
         def _read(cls, value: Any) -> Any:
             if value is None or isinstance(value, Command):
                 return value
-            return commands.read(value) if is_command(value, graph) else reader.read(value)
+            return commands.read(value) if is_command(value, graph) else parser.parse(value)
 
         @classmethod
         def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def input_model(schema: type[BaseModel], graph: Graph) -> type[BaseModel]:
     return GraphInput
 
 
-class _StateReader:
-    """Reads a state as a graph takes it in process: a dict of the keys that were given."""
+class _StateParser:
+    """The parser of a state, into the form that a graph takes in process: a dict of the given keys."""
 
     def __init__(self, schema: type[BaseModel], values: StateValues) -> None:
         self.model: type[BaseModel] = with_messages(schema, in_graph=True)
@@ -53,8 +53,8 @@ class _StateReader:
         root: Any = schema.model_fields["root"].annotation if issubclass(schema, RootModel) else None
         self._keys: Collection[str] = get_type_hints(root) if is_typeddict(root) else ()
 
-    def read(self, value: Any) -> Any:
-        # A TypedDict's keys are those of an update, of which LangGraph requires none; a model's are checked as a whole.
+    def parse(self, value: Any) -> Any:
+        # A TypedDict's keys are keys of an update, and LangGraph requires none; a model is validated as a whole.
         given = {name: value[name] for name in self._keys if name in value} if isinstance(value, Mapping) else {}
         if given:
             return self._values.read(given)
@@ -63,7 +63,7 @@ class _StateReader:
 
 
 def _as_update(state: Any, value: Any) -> Any:
-    # Of what was not given the state keeps what it has: a default would reset it.
+    # Only the given keys: a default would reset the state's value.
     if isinstance(state, BaseModel):
         return {name: getattr(state, name) for name in type(state).model_fields if name in state.model_fields_set}
     if dataclasses.is_dataclass(state) and isinstance(value, Mapping):

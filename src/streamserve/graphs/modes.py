@@ -1,4 +1,4 @@
-"""A graph's stream in the modes asked for, as in process, and beside it what `ainvoke` would have returned."""
+"""A graph's stream in the requested modes, as in process, plus the output that `ainvoke` would have returned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langgraph.types import GraphOutput
 from streamserve.catalog.chain import StreamMode
 from streamserve.graphs.graph import INTERRUPT, Graph
 
-# What `ainvoke` returns is the last of `values`, and the interrupts of `updates`.
+# `ainvoke` returns the last item of `values` and the interrupts of `updates`.
 OUTPUT_MODES: tuple[StreamMode, ...] = ("updates", "values")
 
 
@@ -23,49 +23,49 @@ async def astream(
     arguments: Mapping[str, Any],
     on_output: Callable[[Any], None],
 ) -> AsyncIterator[Any]:
-    """A graph's stream; without `stream_mode` its message chunks, then the interrupt if it stops for one.
+    """Yield a graph's stream; without `stream_mode` its message chunks, then the interrupt if there is one.
 
     Args:
-        graph: with a checkpointer if it can stop.
-        input: state, Command or None.
-        config: with a thread.
-        arguments: as for `CompiledStateGraph.astream`.
-        on_output: called at the end with what `ainvoke` would have returned.
+        graph: The graph, with a checkpointer if it can be interrupted.
+        input: A state, a Command or None.
+        config: The config, with a thread.
+        arguments: The keyword arguments of `CompiledStateGraph.astream`.
+        on_output: Function that is called at the end with the output that `ainvoke` would have returned.
     """
     form = _Form(arguments)
     output = _Output(form.is_v2)
-    options: dict[str, Any] = {**arguments, "stream_mode": form.every, "subgraphs": form.subgraphs}
+    options: dict[str, Any] = {**arguments, "stream_mode": form.modes, "subgraphs": form.subgraphs}
     async for item in graph.astream(input, config, **options):
-        namespace, mode, chunk = form.parts(item)
+        namespace, mode, chunk = form.split(item)
         if mode in OUTPUT_MODES and not namespace:
-            output.take(mode, chunk, item)
-        if mode in form.asked:
-            yield form.shaped(item, namespace, mode, chunk)
+            output.add(mode, chunk, item)
+        if mode in form.requested:
+            yield form.shape(item, namespace, mode, chunk)
         elif form.is_default and not namespace and mode == "updates" and INTERRUPT in chunk:
-            yield form.shaped(item, namespace, mode, AddableDict({INTERRUPT: list(chunk[INTERRUPT])}))
-    on_output(output.whole(graph, "output_keys" in arguments))
+            yield form.shape(item, namespace, mode, AddableDict({INTERRUPT: list(chunk[INTERRUPT])}))
+    on_output(output.result(graph, "output_keys" in arguments))
 
 
 class _Form:
-    """What the caller asked for, and the form that its items have in process."""
+    """The requested modes, and the form of their items in process."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         modes: str | list[str] | None = arguments.get("stream_mode")
         self.is_default = modes is None
         self.is_v2 = arguments.get("version") == "v2"
         self.subgraphs = bool(arguments.get("subgraphs"))
-        self.asked = ["messages"] if modes is None else [modes] if isinstance(modes, str) else modes
-        self.every = [*self.asked, *(mode for mode in OUTPUT_MODES if mode not in self.asked)]
+        self.requested = ["messages"] if modes is None else [modes] if isinstance(modes, str) else modes
+        self.modes = [*self.requested, *(mode for mode in OUTPUT_MODES if mode not in self.requested)]
         self._names_mode = isinstance(modes, list)
 
-    def parts(self, item: Any) -> tuple[tuple[str, ...], str, Any]:
-        """Namespace, mode and chunk of what a graph yields for a list of modes."""
+    def split(self, item: Any) -> tuple[tuple[str, ...], str, Any]:
+        """Return namespace, mode and chunk of an item that a graph yields for a list of modes."""
         if self.is_v2:
             return item["ns"], item["type"], item["data"]
         return item if self.subgraphs else ((), *item)
 
-    def shaped(self, item: Any, namespace: tuple[str, ...], mode: str, chunk: Any) -> Any:
-        """What the graph yields for the modes that were asked for."""
+    def shape(self, item: Any, namespace: tuple[str, ...], mode: str, chunk: Any) -> Any:
+        """Return the item in the form that the graph yields for the requested modes alone."""
         if self.is_v2:
             return item
         if self.is_default and mode == "messages":
@@ -76,15 +76,15 @@ class _Form:
 
 
 class _Output:
-    """What `ainvoke` would have returned, gathered from the stream of the outermost graph."""
+    """The output that `ainvoke` would have returned, collected from the stream of the outermost graph."""
 
     def __init__(self, is_v2: bool) -> None:
         self._is_v2 = is_v2
         self._latest: Any = None
         self._interrupts: list[Any] = []
 
-    def take(self, mode: str, chunk: Any, item: Any) -> None:
-        """Takes an item of one of `OUTPUT_MODES`."""
+    def add(self, mode: str, chunk: Any, item: Any) -> None:
+        """Add an item of one of `OUTPUT_MODES`."""
         if mode == "values":
             self._latest = chunk
             if self._is_v2:
@@ -92,14 +92,14 @@ class _Output:
         elif not self._is_v2 and isinstance(chunk, dict):
             self._interrupts += chunk.get(INTERRUPT, ())
 
-    def whole(self, graph: Graph, is_chosen: bool) -> Any:
-        """The output.
+    def result(self, graph: Graph, has_output_keys: bool) -> Any:
+        """Return the output.
 
         Args:
-            graph: says what its output is; its stream has the whole state.
-            is_chosen: the caller said which keys it wants.
+            graph: The graph, with its output channels; the stream has the whole state.
+            has_output_keys: True if the caller has chosen the keys of the output.
         """
-        latest = self._latest if is_chosen else _output_of(graph, self._latest)
+        latest = self._latest if has_output_keys else _output_of(graph, self._latest)
         if self._is_v2:
             return GraphOutput(value=latest, interrupts=tuple(self._interrupts))
         if not self._interrupts:

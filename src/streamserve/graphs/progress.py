@@ -1,4 +1,4 @@
-"""How far a graph came in a run whose worker died, as its checkpoints tell."""
+"""The progress of a graph in a run whose owner is dead, read from its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from langgraph.types import Interrupt, StateSnapshot
 
 from streamserve.graphs.graph import INTERRUPT, Graph
 
-# The key in a checkpoint's metadata that names the run, as on LangGraph's server.
+# The key in a checkpoint's metadata with the id of the run, as in LangGraph's server.
 RUN_ID = "run_id"
 
 
-def marked(config: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """A config whose checkpoints name their run."""
+def with_run_id(config: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Return a config whose checkpoints name their run."""
     return {**config, "metadata": {**(config.get("metadata") or {}), RUN_ID: run_id}}
 
 
-def at_the_last_checkpoint(config: RunnableConfig) -> RunnableConfig:
-    """A config without the checkpoint that a run began at: its own came after that one."""
+def at_latest_checkpoint(config: RunnableConfig) -> RunnableConfig:
+    """Return a config without the checkpoint that a run started from, because the run's own checkpoints are later."""
     return {**config, "configurable": {**config.get("configurable", {}), "checkpoint_id": None}}
 
 
-class Stopped:
-    """A graph that has nothing more to do: it stopped for an answer before its worker died.
+class StoppedGraph:
+    """A graph that waits for an answer, because it was interrupted before its owner died.
 
     Args:
-        graph: the graph.
-        snapshot: of its last checkpoint.
+        graph: The graph.
+        snapshot: The snapshot of its latest checkpoint.
     """
 
     def __init__(self, graph: Graph, snapshot: StateSnapshot) -> None:
@@ -41,41 +41,41 @@ class Stopped:
         return getattr(self._graph, name)
 
     async def astream(self, _input: Any, _config: RunnableConfig, **options: Any) -> AsyncIterator[Any]:
-        """What the graph said last: its values, and what it asks."""
-        said = {"values": self._values, "updates": {INTERRUPT: self._interrupts}}
-        for mode, data in said.items():
+        """Yield the last items of the graph's stream: its values and its interrupts."""
+        last = {"values": self._values, "updates": {INTERRUPT: self._interrupts}}
+        for mode, data in last.items():
             if mode not in options["stream_mode"]:
                 continue
             if options.get("version") == "v2":
-                asked = {"interrupts": self._interrupts} if mode == "values" else {}
-                yield {"type": mode, "ns": (), "data": data, **asked}
+                interrupts = {"interrupts": self._interrupts} if mode == "values" else {}
+                yield {"type": mode, "ns": (), "data": data, **interrupts}
             else:
                 yield ((), mode, data) if options.get("subgraphs") else (mode, data)
 
 
 async def progress_of(
     graph: Graph, config: RunnableConfig, run_id: str, arguments: Mapping[str, Any]
-) -> Graph | Stopped | None:
-    """What goes on with a run: the graph, from the last checkpoint of its thread.
+) -> Graph | StoppedGraph | None:
+    """Return the graph that resumes a run from the latest checkpoint of its thread.
 
     Args:
-        graph: with its checkpointer.
-        config: of the run, with its thread and without a checkpoint.
-        run_id: of the run, whose checkpoints are marked.
-        arguments: of the run's request; its breakpoints go before the graph's own.
+        graph: The graph, with its checkpointer.
+        config: The run's config, with a thread and without a checkpoint.
+        run_id: The id of the run, which its checkpoints name.
+        arguments: The arguments of the run's request; its breakpoints override the graph's own.
 
     Returns:
-        The graph, one that has stopped already, or None if nothing of the run was kept: it has to begin again.
+        The graph, a stopped graph if it waits for an answer, or None if the run has no checkpoint and must start again.
     """
     if not [snapshot async for snapshot in graph.aget_state_history(config, filter={RUN_ID: run_id}, limit=1)]:
         return None
     latest = await graph.aget_state(config)
     own = (latest.metadata or {}).get(RUN_ID) == run_id
-    return Stopped(graph, latest) if own and await _has_stopped(graph, latest, arguments) else graph
+    return StoppedGraph(graph, latest) if own and await _has_stopped(graph, latest, arguments) else graph
 
 
 async def _has_stopped(graph: Graph, latest: StateSnapshot, arguments: Mapping[str, Any]) -> bool:
-    # LangGraph takes a `None` as the answer that such a stop waits for: nobody has given it.
+    # LangGraph would take a `None` input for the answer to an interrupt or breakpoint, and no answer was given.
     if latest.tasks and all(task.interrupts for task in latest.tasks):
         return True
     before = arguments.get("interrupt_before", graph.interrupt_before_nodes)

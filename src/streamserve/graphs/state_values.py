@@ -1,4 +1,4 @@
-"""Values for the keys of a graph's state, read by the types that the graph declares for them."""
+"""Values for the keys of a graph's state, validated by the graph's declared types."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _OVERWRITE = "__overwrite__"
 
 
 class StateValues:
-    """Reads values for a graph's state.
+    """The parser of values for a graph's state.
 
     Args:
-        graph: its schemas say which types its keys have; without them values stay as they are.
+        graph: The graph, with the types of its keys; values of keys without a type are not changed.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -42,15 +42,19 @@ class StateValues:
         return hints
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a state or update, typed.
+        """Return the values of a state or an update with their types.
 
         Raises:
-            ValidationError: some do not fit, with their places.
+            ValidationError: Values do not fit; the error names their places.
         """
         return dict(self.read_pairs(values.items()))
 
     def read_pairs(self, pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        """The same for pairs of key and value, of which several may be for one key."""
+        """Return pairs of key and value with their types; a key may occur more than once.
+
+        Raises:
+            ValidationError: Values do not fit; the error names their places.
+        """
         made: list[tuple[str, Any]] = []
         errors: list[InitErrorDetails] = []
         for name, value in pairs:
@@ -74,7 +78,7 @@ class StateValues:
             return adapter.validate_python(value)
         except ValidationError:
             if self._has_own_reducer(name):
-                return value  # which may take another form than that of the state
+                return value  # the reducer may accept another form than the state's
             raise
 
     def _adapter(self, name: str) -> TypeAdapter[Any] | None:
@@ -88,7 +92,7 @@ class StateValues:
 
 
 def placed(error: ValidationError, *place: str | int) -> list[InitErrorDetails]:
-    """The errors of a value, as those of what the value is a part of."""
+    """Return a value's errors with `place` in front of their locations."""
     return [
         InitErrorDetails(
             type=PydanticCustomError(item["type"], "{text}", {"text": item["msg"]}),
@@ -103,5 +107,5 @@ def _adapter(hint: Any) -> TypeAdapter[Any] | None:
     bare = get_args(hint)[0] if get_origin(hint) in (Required, NotRequired) else hint
     try:
         return TypeAdapter(with_messages(bare, in_graph=True))
-    except PydanticUserError:  # of a class that pydantic does not know
+    except PydanticUserError:  # pydantic does not support the class
         return None

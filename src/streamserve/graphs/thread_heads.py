@@ -1,4 +1,4 @@
-"""Where a run begins on its thread: at its latest checkpoint, or before the runs that it undoes."""
+"""The checkpoint that a run starts from: the thread's latest one, or the one before the runs that it rolls back."""
 
 from __future__ import annotations
 
@@ -18,80 +18,80 @@ from streamserve.graphs.graph import Graph
 from streamserve.graphs.progress import RUN_ID
 
 
-def goes_on(graph: Graph, given: Any) -> bool:
-    """Whether an input, as JSON or as an object, needs a thread that has begun."""
+def is_resume(graph: Graph, given: Any) -> bool:
+    """Return True if an input, as JSON or as an object, resumes a thread."""
     if isinstance(given, Command):
         return given.resume is not None
     return given is None or (is_command(given, graph) and given.get("resume") is not None)
 
 
-async def has_begun(graph: Graph, thread_id: str) -> bool:
-    """Whether there is a checkpoint of the thread; of a graph that keeps none nobody knows."""
+async def thread_exists(graph: Graph, thread_id: str) -> bool:
+    """Return True if the thread has a checkpoint, or the graph has no checkpointer to look it up."""
     saver = graph.checkpointer
     if not isinstance(saver, BaseCheckpointSaver):
         return True
     return await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}) is not None
 
 
-async def require_begun(graph: Graph, thread_id: str | None, given: Any) -> None:
-    """Lets pass what fits the thread.
+async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> None:
+    """Raise an error if an input resumes a thread that does not exist.
 
     Args:
-        graph: with its checkpointer.
-        thread_id: None if the caller named none.
-        given: the input.
+        graph: The graph, with its checkpointer.
+        thread_id: The caller's thread; None: the config names no thread.
+        given: The input.
 
     Raises:
-        UnknownThread: the input goes on with a thread that has not begun.
-        InvalidInput: it goes on with none.
+        UnknownThread: The input resumes a thread without a checkpoint.
+        InvalidInput: The input resumes, and the config names no thread.
     """
-    if not goes_on(graph, given) or not isinstance(graph.checkpointer, BaseCheckpointSaver):
+    if not is_resume(graph, given) or not isinstance(graph.checkpointer, BaseCheckpointSaver):
         return
     if not thread_id:
-        raise invalid(("body",), "There is nothing to go on from: the config names no thread", "missing")
-    if not await has_begun(graph, thread_id):
+        raise invalid(("body",), "Cannot resume: config.configurable.thread_id is missing", "missing")
+    if not await thread_exists(graph, thread_id):
         raise UnknownThread()
 
 
 @asynccontextmanager
-async def begun(
+async def starting_config(
     graph: Graph, turn: Turn | None, thread_id: str | None, config: RunnableConfig, given: Any
 ) -> AsyncIterator[RunnableConfig]:
-    """The config that a run begins with, once it is its turn on its thread.
+    """Wait for a run's turn on its thread, and yield the config that the run starts with.
 
     Args:
-        graph: with its checkpointer.
-        turn: of the request.
-        thread_id: None if the caller named none: then nothing is waited for.
-        config: whole.
-        given: the input.
+        graph: The graph, with its checkpointer.
+        turn: The request's turns; None: the run waits for no other run.
+        thread_id: The caller's thread; None: the run waits for no other run.
+        config: The whole config.
+        given: The input.
 
     Raises:
-        ServeError: the thread is busy or has not begun.
+        ServeError: The thread is busy or unknown.
     """
     if turn is None or not thread_id:
-        await require_begun(graph, thread_id, given)
+        await require_thread(graph, thread_id, given)
         yield config
         return
-    async with turn(thread_id, str(config["run_id"])) as undone:
-        own = await before(graph, config, undone)
-        await require_begun(graph, thread_id, given)
+    async with turn(thread_id, str(config["run_id"])) as cancelled:
+        own = await config_before(graph, config, cancelled)
+        await require_thread(graph, thread_id, given)
         yield own
 
 
-async def before(graph: Graph, config: RunnableConfig, run_ids: Collection[str]) -> RunnableConfig:
-    """A config that begins where the thread was before these runs; a thread that they began is deleted.
+async def config_before(graph: Graph, config: RunnableConfig, run_ids: Collection[str]) -> RunnableConfig:
+    """Return a config at the thread's checkpoint before some runs; delete a thread that these runs started.
 
     Args:
-        graph: with its checkpointer.
-        config: with a thread; a checkpoint that it names stays.
-        run_ids: cancelled runs that marked their checkpoints.
+        graph: The graph, with its checkpointer.
+        config: The config, with a thread; its own checkpoint is kept.
+        run_ids: The ids of cancelled runs whose checkpoints name their run.
     """
     saver, configurable = graph.checkpointer, config["configurable"]
     if not run_ids or configurable.get("checkpoint_id") or not isinstance(saver, BaseCheckpointSaver):
         return config
     thread_id = configurable["thread_id"]
-    # No saver deletes the checkpoints of a run, so they stay beside the way that the thread takes.
+    # No saver can delete the checkpoints of one run, so they stay as a branch of the thread.
     async for found in saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}):
         if found.metadata.get(RUN_ID) not in run_ids:
             checkpoint_id = found.config["configurable"]["checkpoint_id"]

@@ -66,7 +66,7 @@ class Recovery:
     def _obstacle(self, served: ServedRunnable) -> str:
         if served.graph is None or not keeps_checkpoints(served.graph):
             return "only a graph with checkpoints can go on"
-        if self._checkpoints.seen_by(served.graph) is None:
+        if self._checkpoints.visible_to(served.graph) is None:
             return "other workers do not see the graph's checkpoints: see STREAMSERVE_CHECKPOINTS"
         return ""
 
@@ -120,7 +120,7 @@ class Recovery:
             "config": call.config,
             "configs": call.configs,
             "on_disconnect": on_disconnect,
-            "seen_by": self._checkpoints.seen_by(served.graph),
+            "seen_by": self._checkpoints.visible_to(served.graph),
         }
         packed = to_line(kept)
         if len(packed) <= MAX_REQUEST:
@@ -147,7 +147,7 @@ class Recovery:
             return None
         try:
             kept = orjson.loads(record.request)
-            if kept["seen_by"] not in ("", self._checkpoints.seen_by(served.graph)):
+            if kept["seen_by"] not in ("", self._checkpoints.visible_to(served.graph)):
                 return None
             call, events = _continued(served, served.graph, record, kept, store)
             call.turn = turns.of_run(store, record, served.served.chain.multitask_strategy)

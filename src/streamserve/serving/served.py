@@ -26,8 +26,8 @@ from streamserve.graphs import graph as graphs
 from streamserve.graphs import input as graph_input
 from streamserve.graphs import modes
 from streamserve.graphs.checkpoints import Checkpoints
-from streamserve.graphs.progress import at_the_last_checkpoint, marked, progress_of
-from streamserve.graphs.thread_heads import begun
+from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_run_id
+from streamserve.graphs.thread_heads import starting_config
 from streamserve.lcel.fast_chain import RunnableSequence, fast
 from streamserve.lcel.traced_stream import alone, closed
 from streamserve.serving.config_keys import ConfigKeys
@@ -193,7 +193,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         call, graph = current_call.get() or Call(), self.graph
         assert graph is not None
         call.phase, call.task = "chain", asyncio.current_task()
-        own = at_the_last_checkpoint(self._own_config(config))
+        own = at_latest_checkpoint(self._own_config(config))
         found = await progress_of(graph, own, call.run_id, call.kwargs)
         if found is None:
             stream = self.astream(input, config)
@@ -233,8 +233,8 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             return
         thread_id = ((config or {}).get("configurable") or {}).get("thread_id")
         if self.served.chain.multitask_strategy == "rollback":
-            own = cast(RunnableConfig, marked(own, str(own.get("run_id"))))
-        async with begun(graph, call.turn, thread_id, own, input) as placed:
+            own = cast(RunnableConfig, with_run_id(own, str(own.get("run_id"))))
+        async with starting_config(graph, call.turn, thread_id, own, input) as placed:
             yield placed
 
     def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from streamserve.call import Call
 from streamserve.errors import BadRequest
-from streamserve.graphs.thread_heads import require_begun
+from streamserve.graphs.thread_heads import require_thread
 from streamserve.graphs.thread_keys import thread_key
 from streamserve.runs import turns
 from streamserve.runs.run import Events
@@ -108,4 +108,4 @@ async def _put_on_thread(runs: Runs, served: ServedRunnable, call: Call, record:
         call.turn = turns.of_run(runs.store, record, served.served.chain.multitask_strategy)
     # A run ahead may begin the thread.
     if not await runs.store.ahead(record):
-        await require_begun(graph, thread_id, given)
+        await require_thread(graph, thread_id, given)

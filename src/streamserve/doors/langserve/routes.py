@@ -44,7 +44,7 @@ from streamserve.errors import (
     UnknownThread,
 )
 from streamserve.errors.failures import explain, record
-from streamserve.graphs.progress import marked
+from streamserve.graphs.progress import with_run_id
 from streamserve.http import direct
 from streamserve.http.body import LARGE, ChainRequest, aside, parse
 from streamserve.http.direct import Handler
@@ -114,7 +114,7 @@ def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
     # Another attempt at the run begins with this config.
     asked = call.configs[0] if call.configs else {}
     named = {**config, **{key: value for key, value in asked.items() if key != "configurable"}, "run_id": call.run_id}
-    call.config = marked(named, call.run_id) if call.recover else named
+    call.config = with_run_id(named, call.run_id) if call.recover else named
     return call.config
 
 
