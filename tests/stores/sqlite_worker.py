@@ -1,4 +1,4 @@
-"""A worker on a SQLite file, as a process of its own: it writes endless runs, and says what was acknowledged."""
+"""Run a worker on a SQLite file: it writes endless runs, and prints what the store acknowledged."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ PAUSE = 0.005
 
 
 def start_worker(path: Path, runs: int) -> subprocess.Popen[str]:
-    """Starts a worker; its lines are `run_id seq`: all blocks to this one are acknowledged."""
+    """Start a worker. It prints lines of `run_id seq`: the store has acknowledged the blocks up to this one."""
     command = [sys.executable, "-m", "tests.stores.sqlite_worker", str(path), str(runs)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def block(run_id: str, seq: int) -> bytes:
-    """What the worker stores."""
+    """Return the block that the worker stores."""
     return f"{run_id} {seq}".encode()
 
 
 async def write(store: RunStore, run_id: str, cancelled: set[str]) -> None:
-    """Appends to a run until somebody cancels it."""
+    """Append to a run until somebody cancels it."""
     await store.acquire(RunRecord(run_id, "chain", "stream", "ann", created_at=1.0))
     seq = 1
     for count in itertools.cycle((1, 3, 2)):
@@ -44,7 +44,7 @@ async def write(store: RunStore, run_id: str, cancelled: set[str]) -> None:
 
 
 async def work(path: str, count: int) -> None:
-    """Writes, and ends what dead workers left, as every server does."""
+    """Write, and end the runs of dead workers as every server does."""
     runs = Runs(Settings(store=f"sqlite:///{path}", lease=LEASE, _env_file=None))
     cancelled: set[str] = set()
     runs.store.on_cancel = cancelled.add

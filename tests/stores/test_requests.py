@@ -1,4 +1,4 @@
-"""What a store keeps of a run's request, so that another worker can go on with it, and for how long."""
+"""A store keeps the request of a live run, so that another worker can resume the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUEST = b'{"input":1}'
 
 @pytest.fixture(params=["sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A file, or the address and prefix of a Redis."""
+    """Return the path of a file, or the URL and prefix of a Redis."""
     return str(tmp_path / "runs.sqlite") if request.param == "sqlite" else f"{shared_redis()} {uuid.uuid4().hex}"
 
 
@@ -43,7 +43,7 @@ def run() -> RunRecord:
 
 
 async def taken(store: RunStore) -> RunRecord:
-    """The run that the store hands out, once it does."""
+    """Wait for the run that the store hands out."""
     async with asyncio.timeout(LIMIT):
         while not (found := await store.take_over_lost()):
             pass
@@ -51,7 +51,7 @@ async def taken(store: RunStore) -> RunRecord:
     return record
 
 
-async def test_the_request_of_a_lost_run_comes_with_each_further_attempt(place: str) -> None:
+async def test_each_further_attempt_gets_the_request(place: str) -> None:
     async with worker(place) as third:
         async with worker(place) as second:
             async with worker(place) as first:
@@ -65,7 +65,7 @@ async def test_the_request_of_a_lost_run_comes_with_each_further_attempt(place: 
 
 
 @pytest.mark.parametrize("own", [True, False])
-async def test_nobody_goes_on_with_a_run_that_somebody_wants_cancelled(place: str, own: bool) -> None:
+async def test_a_cancelled_run_is_not_recovered(place: str, own: bool) -> None:
     async with worker(place) as second:
         async with worker(place) as first:
             stored, _ = await first.acquire(run())
@@ -73,7 +73,7 @@ async def test_nobody_goes_on_with_a_run_that_somebody_wants_cancelled(place: st
         assert (await taken(second)).request is None
 
 
-async def test_the_request_goes_with_the_end_and_is_not_read_with_the_record(place: str) -> None:
+async def test_an_ended_run_has_no_request(place: str) -> None:
     async with worker(place) as store:
         stored, _ = await store.acquire(run())
         kept = await store.get(stored.run_id)
@@ -84,5 +84,5 @@ async def test_the_request_goes_with_the_end_and_is_not_read_with_the_record(pla
             assert not await store._client.do("EXISTS", store._keys.request(stored.run_id))
         else:
             assert isinstance(store, SqliteStore)
-            row = await store._writer.do(lambda writes: writes.one("SELECT request FROM runs"))
+            row = await store._writer.do(lambda session: session.one("SELECT request FROM runs"))
             assert row == (None,)

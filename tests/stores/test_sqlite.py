@@ -1,4 +1,4 @@
-"""SQLite's own: several stores on one file, in one process and in two; a full disk; a restart; the file's size."""
+"""Test SQLite alone: several stores on one file, also in two processes; a full disk; a restart; the file's size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import pytest
 from streamserve.settings import Settings
 from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown, store_at
 from streamserve.stores.base import Slice
-from streamserve.stores.sqlite import SqliteStore, keeper, schema, writes
-from streamserve.stores.sqlite import store as store_module
-from streamserve.stores.sqlite.threads import CROWD
+from streamserve.stores.sqlite import SqliteStore, compactor, schema, session
 from tests.conformance.machine import Follower
 from tests.conformance.stores import Clock
 from tests.stores.sqlite_worker import block, start_worker
@@ -27,7 +25,7 @@ DONE = Outcome("done")
 
 @asynccontextmanager
 async def opened(store: SqliteStore) -> AsyncIterator[SqliteStore]:
-    """A store while it is open."""
+    """Open a store and close it at the end."""
     await store.open()
     try:
         yield store
@@ -36,7 +34,7 @@ async def opened(store: SqliteStore) -> AsyncIterator[SqliteStore]:
 
 
 class Place:
-    """A file, and stores on it that share a clock."""
+    """A file, and stores on it with one clock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +42,7 @@ class Place:
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[SqliteStore]:
-        """One worker's store."""
+        """Open the store of one worker."""
         async with opened(SqliteStore(self.path, lease=LEASE, clock=self.clock)) as store:
             yield store
 
@@ -93,9 +91,7 @@ async def heard(set_up: Callable[[Callable[[str], None]], None]) -> asyncio.Queu
     return queue
 
 
-async def test_a_reader_of_another_store_gets_every_block_once_and_in_order(
-    one: SqliteStore, other: SqliteStore
-) -> None:
+async def test_a_reader_elsewhere_gets_each_block_once_in_order(one: SqliteStore, other: SqliteStore) -> None:
     await one.acquire(a_run("run"))
     reading = asyncio.create_task(read_to_end(other, "run"))
     for seq in range(1, 301):
@@ -103,7 +99,7 @@ async def test_a_reader_of_another_store_gets_every_block_once_and_in_order(
     assert await reading == [b"%d" % seq for seq in range(1, 301)]
 
 
-async def test_of_a_key_used_in_two_stores_at_once_one_is_new(one: SqliteStore, other: SqliteStore) -> None:
+async def test_a_key_used_in_two_stores_at_once_makes_one_run(one: SqliteStore, other: SqliteStore) -> None:
     found = await asyncio.gather(*(store.acquire(a_run(f"{id(store)}", "key")) for store in (one, other)))
     assert sorted(new for _, new in found) == [False, True]
     assert found[0][0].run_id == found[1][0].run_id
@@ -116,7 +112,7 @@ async def test_a_cancel_reaches_the_owner_in_another_store(one: SqliteStore, oth
     assert await cancelled.get() == "run"
 
 
-async def test_the_owner_learns_of_readers_elsewhere_and_of_their_leaving(one: SqliteStore, other: SqliteStore) -> None:
+async def test_the_owner_learns_when_readers_elsewhere_come_and_leave(one: SqliteStore, other: SqliteStore) -> None:
     changed = await heard(lambda hear: setattr(one, "on_readers", hear))
     await one.acquire(a_run("run"))
     for reading in (True, False):
@@ -157,7 +153,7 @@ async def test_lost_runs_are_handed_out_once_and_their_owner_is_fenced(
     assert await one.read("run", 0, 10) == Slice([b"a", b"b", b"lost"], True)
 
 
-async def test_a_worker_that_wakes_before_anybody_noticed_goes_on(
+async def test_a_worker_that_wakes_before_a_takeover_continues(
     one: SqliteStore, other: SqliteStore, place: Place
 ) -> None:
     await one.acquire(a_run("run"))
@@ -175,9 +171,7 @@ async def test_a_worker_that_was_found_dead_serves_new_runs(one: SqliteStore, ot
     assert await other.take_over_lost() == []
 
 
-async def test_runs_of_a_store_that_was_closed_are_lost_at_once_and_ended_ones_stay(
-    other: SqliteStore, place: Place
-) -> None:
+async def test_closing_a_store_loses_live_runs_and_keeps_ended_ones(other: SqliteStore, place: Place) -> None:
     async with place.store() as store:
         await store.acquire(a_run("live"))
         await store.acquire(a_run("ended"))
@@ -207,7 +201,7 @@ async def test_a_run_of_another_process_is_followed_and_cancelled(one: SqliteSto
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many pages the file may have: a disk that is full."""
+    """Return the maximum of the file's pages, which a test lowers: the disk is then full."""
     allowed = [1 << 30]
 
     def bounded(path: Path) -> sqlite3.Connection:
@@ -215,15 +209,15 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         connection.execute(f"PRAGMA max_page_count = {allowed[0]}")
         return connection
 
-    monkeypatch.setattr(writes, "connect", bounded)
+    monkeypatch.setattr(session, "connect", bounded)
     return allowed
 
 
-async def test_a_full_disk_is_a_store_that_is_down_until_there_is_room(pages: list[int], place: Place) -> None:
+async def test_a_store_on_a_full_disk_is_down_until_there_is_room(pages: list[int], place: Place) -> None:
     async with place.store() as store:
         await store.acquire(a_run("run"))
         await store.append("run", 1, 1, [b"kept"])
-        pages[0] = 1  # SQLite takes the present size instead
+        pages[0] = 1  # SQLite raises it to the present size
         store._writer._drop()
         with pytest.raises(StoreDown, match="full"):
             await store.append("run", 1, 2, [b"x" * 100_000])
@@ -235,9 +229,7 @@ async def test_a_full_disk_is_a_store_that_is_down_until_there_is_room(pages: li
         await store.check()
 
 
-async def test_a_run_given_up_while_the_store_was_down_is_lost_when_it_is_back(
-    pages: list[int], tmp_path: Path
-) -> None:
+async def test_a_run_given_up_during_an_outage_is_lost_after_it(pages: list[int], tmp_path: Path) -> None:
     async with opened(SqliteStore(tmp_path / "runs.sqlite", lease=0.5)) as store:
         await store.acquire(a_run("run"))
         pages[0] = 1
@@ -250,9 +242,7 @@ async def test_a_run_given_up_while_the_store_was_down_is_lost_when_it_is_back(
         assert [(record.run_id, record.attempt) for record in taken] == [("run", 2)]
 
 
-async def test_a_locked_file_is_a_store_that_is_down_until_it_is_free(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_on_a_locked_file_is_down_until_it_is_free(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.05)
     async with place.store() as store:
         await store.acquire(a_run("run"))
@@ -264,21 +254,12 @@ async def test_a_locked_file_is_a_store_that_is_down_until_it_is_free(
         assert await store.append("run", 1, 1, [b"a"]) == 2
 
 
-async def test_sealed_runs_read_as_before_and_take_less(
-    one: SqliteStore, other: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("streamserve.stores.sqlite.rows.PIECE_BYTES", 5_000)
+async def test_a_purged_run_leaves_no_blocks_in_the_file(one: SqliteStore, other: SqliteStore, place: Place) -> None:
     blocks = [b"block %d, much like the others" % number for number in range(1000)]
     await one.acquire(a_run("run"))
     for first in range(0, 1000, 10):
         await one.append("run", 1, first + 1, blocks[first : first + 10], DONE if first == 990 else None)
-    before = stored(place.path)
-    await settled(one)
-    place.clock.now += keeper.SEAL_AFTER
-    await one._keep()
-    rows, size = stored(place.path)
-    assert rows < before[0] / 10
-    assert size < before[1] / 3
+    assert stored(place.path) == (100, sum(map(len, blocks)))
     for store in (one, other):
         assert await store.read("run", 0, 2000) == Slice(blocks, True)
         assert await store.read("run", 333, 100) == Slice(blocks[333:433], False)
@@ -286,32 +267,25 @@ async def test_sealed_runs_read_as_before_and_take_less(
     assert stored(place.path) == (0, 0)
 
 
-async def settled(store: SqliteStore) -> None:
-    """Until the journal has been moved: the second look finds that nothing is added any more."""
-    await store._keep()
-    await store._keep()
-
-
 def stored(path: Path) -> tuple[int, int]:
     with closing(sqlite3.connect(path)) as connection:
         row: tuple[int, int] = connection.execute(
-            "SELECT count(*), coalesce(sum(length(data)), 0)"
-            " FROM (SELECT data FROM blocks UNION ALL SELECT data FROM journal WHERE data <> x'')"
+            "SELECT count(*), coalesce(sum(length(data)), 0) FROM blocks"
         ).fetchone()
         return row
 
 
-async def test_what_is_moved_out_of_the_journal_reads_as_before(
+async def test_runs_written_together_read_apart_after_each_compaction(
     one: SqliteStore, other: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "PAGE_ROWS", 7)
+    monkeypatch.setattr(compactor, "MIN_LOG", 0)
     blocks = [b"%d" % number for number in range(100)]
     await one.acquire(a_run("run"))
     await one.acquire(a_run("dropped"))
     for seq, each in enumerate(blocks, 1):
         await asyncio.gather(*(one.append(run_id, 1, seq, [each]) for run_id in ("run", "dropped")))
         if seq % 30 == 0:
-            await (one, other)[seq % 2]._keep()
+            await (one, other)[seq % 2]._compact()
             assert await other.read("run", 0, 200) == Slice(blocks[:seq], False)
             assert await other.read("run", seq - 2, 200) == Slice(blocks[seq - 2 : seq], False)
             found = await other.get("run")
@@ -319,24 +293,41 @@ async def test_what_is_moved_out_of_the_journal_reads_as_before(
             assert found.last_id == seq
     await one.append("dropped", 1, 101, [b"end"], DONE)
     await one.purge("dropped")
-    await settled(one)
+    await one._compact()
     await one.append("run", 1, 101, [b"end"], DONE)
     assert await read_to_end(other, "run") == [*blocks, b"end"]
-    await settled(other)
     with closing(sqlite3.connect(place.path)) as connection:
         assert connection.execute("SELECT DISTINCT run_id FROM blocks JOIN runs ON run = number").fetchall() == [
             ("run",)
         ]
 
 
-async def test_the_log_does_not_grow_for_ever(one: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MIN_LOG", 2**16)
-    monkeypatch.setattr(keeper, "MAX_LOG", 2**18)
+async def test_a_reader_of_another_store_learns_of_a_purge(
+    one: SqliteStore, other: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await one.acquire(a_run("run"))
+    await one.append("run", 1, 1, [b"a"])
+    await other.set_reading("run", True)
+    follower = Follower(other, "run")
+    await follower.catch_up()
+    with monkeypatch.context() as blind:  # the end comes and goes between two polls
+        blind.setattr(other._follower, "_poll", lambda _connection: None)
+        await one.append("run", 1, 2, [b"b"], DONE)
+        await one.purge("run")
+    while await other.read("run", 1, 10) != Slice((), True):
+        await follower.woken.wait()
+        follower.woken.clear()
+    follower.unsubscribe()
+
+
+async def test_checkpoints_bound_the_log(one: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor, "MIN_LOG", 2**16)
+    monkeypatch.setattr(compactor, "MAX_LOG", 2**18)
     log = place.path.with_name("runs.sqlite-wal")
     await one.acquire(a_run("run"))
     for seq in range(1, 41):
         await one.append("run", 1, seq, [b"x" * 2**15])
-        await one._keep()
+        await one._compact()
         assert log.stat().st_size < 2**19
 
 
@@ -380,7 +371,7 @@ def test_several_workers_cannot_have_memory(monkeypatch: pytest.MonkeyPatch) -> 
         store_at(Settings(store="memory:", _env_file=None))
 
 
-async def test_what_a_worker_that_was_found_dead_had_collected_is_not_stored(
+async def test_blocks_of_a_worker_that_was_found_dead_are_not_stored(
     place: Place, one: SqliteStore, other: SqliteStore
 ) -> None:
     await one.acquire(a_run("run"))
@@ -388,7 +379,7 @@ async def test_what_a_worker_that_was_found_dead_had_collected_is_not_stored(
     place.clock.now += 2 * LEASE
     assert [run.run_id for run in await other.take_over_lost()] == ["run"]
     await other.append("run", 2, 2, [b"lost"], Outcome("lost"))
-    # All three in one transaction: the second finds out, when the first is collected already.
+    # All three come in the transaction in which the worker finds out.
     late, _, known = await asyncio.gather(
         one.append("run", 1, 2, [b"late"]), one.set_reading("another", True), one.get("run"), return_exceptions=True
     )
@@ -397,20 +388,3 @@ async def test_what_a_worker_that_was_found_dead_had_collected_is_not_stored(
     assert await read_to_end(other, "run") == [b"first", b"lost"]
     await one.acquire(a_run("next"))
     assert await one.append("next", 1, 1, [b"goes on"]) == 2
-
-
-@pytest.mark.parametrize(("appends", "waits"), [(CROWD - 1, False), (CROWD, True)])
-async def test_only_what_follows_a_crowd_waits_for_others(
-    appends: int, waits: bool, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "WRITE_SPACING", 10 * LIMIT)
-    async with place.store() as store:
-        for number in range(CROWD):
-            await store.acquire(a_run(str(number)))
-        crowd = [store.append(str(number), 1, 1, [b"first"]) for number in range(appends)]
-        assert await asyncio.gather(*crowd) == [2] * appends
-        next_one = asyncio.create_task(store.append("0", 1, 2, [b"second"]))
-        await asyncio.wait({next_one}, timeout=0.1 if waits else LIMIT / 2)
-        assert next_one.done() is not waits
-        store._writer._hand_over()  # as the timer does
-        assert await next_one == 3

@@ -1,8 +1,9 @@
-"""Hears what other processes store: a thread that asks `PRAGMA data_version` and reads the log when it has moved."""
+"""Hears what other processes store: an OS thread polls `PRAGMA data_version` and reads what is new after a change."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import threading
@@ -10,45 +11,45 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from streamserve.stores.sqlite.journal import Journal, entries
-from streamserve.stores.sqlite.reads import last_piece
-from streamserve.stores.sqlite.rows import Piece
+from streamserve.stores.sqlite.rows import unpack
 from streamserve.stores.sqlite.schema import connect
 
 logger = logging.getLogger(__name__)
 
-# Pause between looks while runs of other processes are read here, in seconds: a block waits half of it on average.
+# Seconds between two polls while runs of other processes are read here: a block waits half of that on average.
 FOLLOW_PAUSE = 0.001
 # The same while there are only runs of this process: signals to them may wait longer.
 SIGNAL_PAUSE = 0.05
-# Pause after a failure.
+# Seconds of pause after a failure.
 FAILURE_PAUSE = 0.25
 
+# Columns of a piece. A live run has no last_id, so that NULL stands for False.
+PIECE = "run, first_seq, sizes, data, last_seq = (SELECT last_id FROM runs WHERE number = run)"
 
-class News(NamedTuple):
-    """What was heard in one look.
 
-    Args:
-        pieces: of followed runs, by id.
-        signals: kind and run's id.
-        started: followed from now on: their readers look again.
-    """
+class Piece(NamedTuple):
+    """Consecutive blocks of a run: one or more, or none if only the run's end is new."""
 
-    pieces: Sequence[tuple[str, Piece]]
-    signals: Sequence[tuple[str, str]]
-    started: Sequence[str]
+    run_id: str
+    first_seq: int
+    blocks: Sequence[bytes]
+    at_end: bool
+
+
+# Called with the new pieces of followed runs, and with the signals to this worker: kinds and runs' ids.
+OnNews = Callable[[Sequence[Piece], Sequence[tuple[str, str]]], None]
 
 
 class Follower:
-    """The thread; all its methods are called from the event loop.
+    """The thread; all its methods are called in the event loop.
 
     Args:
         path: of the file.
-        worker: gives this worker's name.
+        worker: returns this worker's name.
         on_news: called in the event loop.
     """
 
-    def __init__(self, path: Path, worker: Callable[[], str], on_news: Callable[[News], None]) -> None:
+    def __init__(self, path: Path, worker: Callable[[], str], on_news: OnNews) -> None:
         self._path = path
         self._worker = worker
         self._on_news = on_news
@@ -58,7 +59,7 @@ class Follower:
         self._stopping = False
         self._changed = threading.Event()
         self._runs: dict[int, str] = {}
-        self._followed: set[str] = set()
+        self._followed: frozenset[str] = frozenset()
         self._last_id = self._last_signal = 0
         self._version = -1
         self._stopped = asyncio.Event()
@@ -66,7 +67,7 @@ class Follower:
         self._thread.start()
 
     def follow(self, run_ids: frozenset[str], *, listening: bool) -> None:
-        """Says what to hear of from now on.
+        """Set what is followed from now on.
 
         Args:
             run_ids: runs of other processes.
@@ -76,7 +77,7 @@ class Follower:
         self._changed.set()
 
     async def stop(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._stopping = True
         self._changed.set()
         await self._stopped.wait()
@@ -87,7 +88,7 @@ class Follower:
         while not self._stopping:
             try:
                 connection = connection or self._connected()
-                self._look(connection)
+                self._poll(connection)
                 self._rest()
             except Exception:
                 logger.warning("the store's news cannot be read", exc_info=True)
@@ -101,8 +102,7 @@ class Follower:
 
     def _connected(self) -> sqlite3.Connection:
         connection = connect(self._path)
-        self._journal = Journal(connection)
-        self._runs, self._followed, self._version, self._last_id = {}, set(), -1, 0
+        self._runs, self._followed, self._version = {}, frozenset(), -1
         return connection
 
     def _rest(self) -> None:
@@ -112,61 +112,62 @@ class Follower:
             self._changed.wait(FOLLOW_PAUSE if self._wanted else SIGNAL_PAUSE)
         self._changed.clear()
 
-    def _look(self, connection: sqlite3.Connection) -> None:
+    def _poll(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         wanted = self._wanted
         if version == self._version and wanted == self._followed:
             return
         connection.execute("BEGIN")
-        news = self._news(connection, wanted)
+        pieces, signals = self._new_pieces(connection, wanted), self._new_signals(connection)
         connection.execute("COMMIT")
         self._version = version
-        if any(news):
-            self._loop.call_soon_threadsafe(self._on_news, news)
+        if pieces or signals:
+            self._loop.call_soon_threadsafe(self._on_news, pieces, signals)
 
-    def _news(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> News:
+    def _new_signals(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
         signals = connection.execute(
             "SELECT id, kind, run_id FROM signals WHERE id > ? AND worker = ? ORDER BY id",
             (self._last_signal, self._worker()),
         ).fetchall()
         if signals:
             self._last_signal = signals[-1][0]
-        # Without runs of others to read, the journal is none of its business: here it is this process that fills it.
-        pieces = self._new_pieces(connection) if wanted else []
-        started = self._start(connection, wanted) if wanted != self._followed else []
-        return News([*pieces, *started], [signal[1:] for signal in signals], [run_id for run_id, _ in started])
+        return [(kind, run_id) for _, kind, run_id in signals]
 
-    def _new_pieces(self, connection: sqlite3.Connection) -> list[tuple[str, Piece]]:
-        first_id, last_id = connection.execute(
-            "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM journal"
-        ).fetchone()
-        pieces: list[tuple[str, Piece]] = []
-        if first_id > self._last_id + 1:
-            self._followed = set()  # some was moved on before it was seen: all begin anew
-        elif self._runs and last_id > self._last_id:
-            rows = connection.execute("SELECT head, data FROM journal WHERE id > ? ORDER BY id", (self._last_id,))
-            pieces = [
-                (self._runs[entry.run], entry.piece(data)) for head, data in rows for entry in entries(head, self._runs)
-            ]
-        self._last_id = last_id
+    def _new_pieces(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[Piece]:
+        """Return what is new of the runs followed so far, and the newest piece of each run followed from now on."""
+        pieces: list[Piece] = []
+        if self._runs:
+            rows = connection.execute(
+                f"SELECT {PIECE} FROM blocks WHERE id > ? AND run IN (SELECT value FROM json_each(?)) ORDER BY id",  # noqa: S608
+                (self._last_id, json.dumps(list(self._runs))),
+            )
+            pieces = [self._piece(*row) for row in rows]
+        if wanted:
+            (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM blocks").fetchone()
+            self._last_id = max(self._last_id, newest)
+        if wanted != self._followed:
+            pieces += self._start(connection, wanted)
         return pieces
 
-    def _start(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[tuple[str, Piece]]:
-        """Follows other runs than before; the newest piece of each new one tells readers that came too late for it."""
-        started: list[tuple[str, Piece]] = []
-        for known, run_id in list(self._runs.items()):
-            if run_id not in wanted:
-                del self._runs[known]
+    def _start(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[Piece]:
+        # Readers that came too late for a run's newest piece look again because of it.
+        self._runs = {number: run_id for number, run_id in self._runs.items() if run_id in wanted}
+        started = []
         for run_id in wanted - self._followed:
             found = connection.execute(
                 "SELECT number FROM runs WHERE run_id = ? AND forget_at IS NULL", (run_id,)
             ).fetchone()
             if found is None:
                 continue
-            number: int = found[0]
-            self._runs[number] = run_id
-            self._journal.refresh()
-            if newest := self._journal.last_piece(number) or last_piece(connection, number):
-                started.append((run_id, newest))
-        self._followed = set(wanted)
+            self._runs[found[0]] = run_id
+            newest = connection.execute(
+                f"SELECT {PIECE} FROM blocks WHERE run = ? ORDER BY first_seq DESC LIMIT 1",  # noqa: S608 - constants
+                found,
+            ).fetchone()
+            if newest is not None:
+                started.append(self._piece(*newest))
+        self._followed = wanted
         return started
+
+    def _piece(self, run: int, first_seq: int, sizes: bytes | None, data: bytes, at_end: int) -> Piece:
+        return Piece(self._runs[run], first_seq, unpack(sizes, data), bool(at_end))

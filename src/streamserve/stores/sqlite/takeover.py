@@ -1,68 +1,64 @@
-"""The runs and readers of workers that died."""
+"""The runs and readers of dead workers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from streamserve.stores.base import RunRecord
-from streamserve.stores.sqlite.identity import Held
-from streamserve.stores.sqlite.journal import find_record
-
-if TYPE_CHECKING:
-    from streamserve.stores.sqlite.writes import Writes
+from streamserve.stores.sqlite.session import WriteSession
 
 # Runs taken over in one transaction.
-MAX_TAKEN = 100
+MAX_RUNS = 100
 
 
-class Taken(NamedTuple):
-    """Runs taken over, and runs of this worker whose readers died."""
-
-    runs: list[RunRecord]
-    left_by_readers: list[str]
-
-
-def take_over_lost(writes: Writes, given_up: Sequence[str]) -> Taken:
-    """As RunStore.take_over_lost.
+def take_over_lost(session: WriteSession, given_up: Sequence[str]) -> tuple[list[RunRecord], list[str]]:
+    """Take over the runs of dead workers, as RunStore.take_over_lost promises.
 
     Args:
-        writes: the session.
-        given_up: runs of this worker that nobody writes any more.
+        session: in a transaction.
+        given_up: ids of runs of this worker that nobody writes any more.
+
+    Returns:
+        The runs, and the ids of runs of this worker whose readers died.
     """
-    writes.renew()
-    now, lost = writes.identity.clock(), _still_own(writes, given_up)
+    session.renew()
+    worker = session.worker
+    lost = session.do(
+        "SELECT number, run_id FROM runs WHERE end_number IS NULL AND worker = ?"
+        " AND run_id IN (SELECT value FROM json_each(?))",
+        *(worker.name, json.dumps(given_up)),
+    ).fetchall()
+    now = worker.clock()
     # After a time when nobody could write, the others need a moment to renew their leases.
-    if now < writes.identity.well_since + writes.identity.lease / 2:
-        return Taken([_take_over(writes, *run) for run in lost], [])
-    dead = writes.connection.execute("SELECT worker FROM workers WHERE until < ?", (now,)).fetchall()
-    left = [run_id for (worker,) in dead for run_id in bury(writes, worker)]
-    lost += writes.connection.execute(
+    if now < worker.failed_at + worker.lease / 2:
+        return [_take_over(session, *run) for run in lost], []
+    dead = session.do("SELECT worker FROM workers WHERE until < ?", now).fetchall()
+    unread = [run_id for (name,) in dead for run_id in remove_worker(session, name)]
+    lost += session.do(
         "SELECT number, run_id FROM runs WHERE end_number IS NULL"
         " AND worker NOT IN (SELECT worker FROM workers) LIMIT ?",
-        (MAX_TAKEN,),
+        MAX_RUNS,
     ).fetchall()
-    return Taken([_take_over(writes, *run) for run in lost], left)
+    return [_take_over(session, *run) for run in lost], unread
 
 
-def _still_own(writes: Writes, run_ids: Sequence[str]) -> list[tuple[int, str]]:
-    query = "SELECT number, run_id FROM runs WHERE run_id = ? AND worker = ? AND end_number IS NULL"
-    found = (writes.one(query, run_id, writes.worker) for run_id in run_ids)
-    return [(row[0], row[1]) for row in found if row]
+def leave(session: WriteSession) -> None:
+    """Give up this worker's lease."""
+    remove_worker(session, session.worker.name)
 
 
-def bury(writes: Writes, worker: str) -> list[str]:
-    """Removes a worker and its readers; their runs' owners are told. Returns those that this worker owns."""
-    read = writes.connection.execute("DELETE FROM readers WHERE worker = ? RETURNING run_id", (worker,)).fetchall()
-    writes.do("DELETE FROM workers WHERE worker = ?", worker)
-    return [run_id for (run_id,) in read if writes.signal(run_id, "readers")]
+def remove_worker(session: WriteSession, name: str) -> list[str]:
+    """Remove a worker and its readers, and signal the owners. Return the runs of them that this worker owns."""
+    read = session.do("DELETE FROM readers WHERE worker = ? RETURNING run_id", name).fetchall()
+    session.do("DELETE FROM workers WHERE worker = ?", name)
+    return [run_id for (run_id,) in read if session.signal(run_id, "readers")]
 
 
-def _take_over(writes: Writes, number: int, run_id: str) -> RunRecord:
-    taker = writes.worker
-    writes.do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", taker, number)
-    record = find_record(writes.journal, "number = ?", number)
+def _take_over(session: WriteSession, number: int, run_id: str) -> RunRecord:
+    session.do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", session.worker.name, number)
+    record = session.record("number = ?", number)
     assert record is not None
-    (record.request,) = writes.one("SELECT request FROM runs WHERE number = ?", number) or (None,)
-    writes.identity.held[run_id] = Held(number, record.attempt, *writes.extent(number))
+    (record.request,) = session.one("SELECT request FROM runs WHERE number = ?", number) or (None,)
+    session.own(run_id, number, record.attempt)
     return record

@@ -1,4 +1,4 @@
-"""A thread with a connection: it carries out what piled up as one transaction, and answers once for all of it."""
+"""An OS thread with a connection: it carries out what piled up as one transaction, and answers once for all of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from streamserve.stores.base import Fenced, Gap, StoreDown, ThreadBusy, resolve
 
@@ -17,70 +17,42 @@ logger = logging.getLogger(__name__)
 
 # Jobs in one transaction at most: other processes wait as long as it takes.
 MAX_GROUP = 512
-# Appends and other jobs in one transaction from which on waiting for more pays: fewer would wait for nothing.
-CROWD = 3
-
-
-class Again(Exception):
-    """What was begun came to nothing, and is to be done once more."""
 
 
 class Session(Protocol):
-    """A connection and what goes with it; made, used and dropped by one thread."""
+    """A connection and what goes with it. One OS thread makes, uses and closes it."""
 
     def begin(self) -> None:
-        """Begins a transaction."""
+        """Begin a transaction."""
 
     def commit(self) -> None:
-        """Ends it.
-
-        Raises:
-            Again: nothing is stored; a second try will not say so.
-        """
+        """End the transaction."""
 
     def close(self) -> None:
-        """Closes the connection, with a rollback if need be."""
+        """Close the connection, which rolls an open transaction back."""
 
 
 S = TypeVar("S", bound=Session)
 R = TypeVar("R")
 Args = TypeVarTuple("Args")
 Answer = Callable[[Any], None]
-
-
-class Job(NamedTuple):
-    """Something to do, and whom to tell.
-
-    Args:
-        answer: called in the event loop with the result, or with the exception that was raised.
-        work: called with the session.
-        args: further arguments of `work`.
-    """
-
-    answer: Answer
-    work: Callable[..., Any]
-    args: tuple[Any, ...]
+# Whom to tell the result or the exception, what to call with the session, and its further arguments.
+Job = tuple[Answer, Callable[..., Any], tuple[Any, ...]]
 
 
 class DatabaseThread(Generic[S]):
     """Carries out jobs in their order.
 
     Args:
-        name: of the thread.
+        name: of the OS thread.
         make: makes a session; called again after each failure.
-        spacing: seconds between two transactions, while they are crowded: what comes meanwhile is put together.
     """
 
-    def __init__(self, name: str, make: Callable[[], S], spacing: float = 0.0) -> None:
+    def __init__(self, name: str, make: Callable[[], S]) -> None:
         self._make = make
-        self._spacing = spacing
         self._session: S | None = None
         # What one turn of the event loop brings goes to the thread together: it is woken once for that.
         self._posted: list[Job] = []
-        self.sharing = 0  # of what was posted, how many came in another one's job
-        self._collecting = False
-        self._due = 0.0  # the next handing over, while they are crowded
-        self.turn = 0  # of handing over; jobs posted in one are carried out in one transaction
         self._groups: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -88,35 +60,24 @@ class DatabaseThread(Generic[S]):
         self._thread.start()
 
     def do(self, work: Callable[[S, *Args], R], *args: *Args) -> asyncio.Future[R]:
-        """Carries out a job; the future raises StoreDown if the file cannot be used."""
+        """Carry out a job; the future raises StoreDown if the file cannot be used."""
         future: asyncio.Future[R] = self._loop.create_future()
         self.post(partial(resolve, future), work, *args)
         return future
 
     def post(self, answer: Answer, work: Callable[[S, *Args], object], *args: *Args) -> None:
-        """Carries out a job; its result, or the exception that it raised, is given to `answer` in the event loop."""
-        if not self._collecting:
-            self._collecting = True
+        """Carry out a job; its result, or the exception that it raised, is given to `answer` in the event loop."""
+        if not self._posted:
             self._loop.call_soon(self._hand_over)
-        self._posted.append(Job(answer, work, args))
+        self._posted.append((answer, work, args))
 
     def _hand_over(self) -> None:
         posted, self._posted = self._posted, []
-        self.turn += 1
         for start in range(0, len(posted), MAX_GROUP):
             self._groups.put(posted[start : start + MAX_GROUP])
-        self._collecting = self._spacing > 0 and len(posted) + self.sharing >= CROWD
-        self.sharing = 0
-        if self._collecting:
-            # On a grid, as timers count whole milliseconds; after what else is due then.
-            now = self._loop.time()
-            self._due += self._spacing
-            if self._due < now:
-                self._due = now + self._spacing
-            self._loop.call_at(self._due, self._loop.call_soon, self._hand_over)
 
     async def stop(self) -> None:
-        """Carries out what was asked for before, then ends the thread."""
+        """Carry out what was posted before, then end the thread."""
         self._hand_over()
         self._groups.put(None)
         await self._stopped.wait()
@@ -139,19 +100,24 @@ class DatabaseThread(Generic[S]):
             return self._transact(group)
         except Exception as error:
             self._drop()
-            # What is wrong with one job must not fail its neighbours; what is wrong with the file fails all.
+            # A fault of one job must not fail its neighbours; a fault of the file fails all.
             if len(group) > 1 and not isinstance(error, sqlite3.OperationalError):
                 return [reply for job in group for reply in self._carry_out([job])]
             if not isinstance(error, sqlite3.Error | OSError):
                 logger.exception("a job failed")
-            return [(job.answer, StoreDown(f"{type(error).__name__}: {error}")) for job in group]
+            return [(answer, StoreDown(f"{type(error).__name__}: {error}")) for answer, _, _ in group]
 
     def _transact(self, group: list[Job]) -> list[tuple[Answer, Any]]:
         session = self._session = self._session or self._make()
-        try:
-            return _done(session, group)
-        except Again:
-            return _done(session, group)
+        session.begin()
+        replies: list[tuple[Answer, Any]] = []
+        for answer, work, args in group:
+            try:
+                replies.append((answer, work(session, *args)))
+            except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
+                replies.append((answer, refusal))
+        session.commit()
+        return replies
 
     def _drop(self) -> None:
         session, self._session = self._session, None
@@ -160,18 +126,6 @@ class DatabaseThread(Generic[S]):
                 session.close()
             except sqlite3.Error:
                 logger.warning("a connection could not be closed", exc_info=True)
-
-
-def _done(session: S, group: list[Job]) -> list[tuple[Answer, Any]]:
-    session.begin()
-    replies: list[tuple[Answer, Any]] = []
-    for answer, work, args in group:
-        try:
-            replies.append((answer, work(session, *args)))
-        except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
-            replies.append((answer, refusal))
-    session.commit()
-    return replies
 
 
 def _answer(replies: list[tuple[Answer, Any]]) -> None:

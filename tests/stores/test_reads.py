@@ -1,14 +1,13 @@
-"""A run sealed into several pieces reads from every cursor as it did before, in whatever process it is read."""
+"""A long run reads the same from every cursor, in every process, before and after the store has packed it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from redis import Redis
 
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord, RunStore, store_at
-from streamserve.stores.sqlite import SqliteStore, keeper
+from streamserve.stores.sqlite import SqliteStore, compactor
 from tests.stores.servers import redis_server
-from tests.stores.test_sqlite import stored
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0
 BLOCKS = 1_500
-# 512 bytes on average, so that 256 KiB are some 500 blocks; none like another, and one larger than a piece.
+# 512 bytes on average, so that 256 KiB are some 500 blocks. All differ, and one is larger than a piece of Redis.
 SIZES = [(number * 37) % 1_000 + 12 for number in range(BLOCKS)]
 LARGE = 700
 EXPECTED = [
@@ -36,10 +34,15 @@ LIMITS = (1, 7, 5_000)
 
 @dataclass
 class Place:
-    """A place for runs, with a way to wait until a run is sealed; gives the number of its pieces."""
+    """A place for runs.
+
+    Args:
+        url: of the store.
+        pack: returns when the store has done to an ended run what it does beside.
+    """
 
     url: str
-    sealed: Callable[[RunStore], Awaitable[int]]
+    pack: Callable[[RunStore], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -57,26 +60,23 @@ async def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
     if request.param == "sqlite":
-        path = tmp_path / "runs.sqlite"
-
-        async def sealed_rows(store: RunStore) -> int:
-            assert isinstance(store, SqliteStore)
-            monkeypatch.setattr(keeper, "SEAL_AFTER", 0.0)
-            await store._keep()
-            return stored(path)[0]
-
-        monkeypatch.setattr(keeper, "SEAL_AFTER", 3600.0)
-        yield Place(f"sqlite:///{path}", sealed_rows)
+        monkeypatch.setattr(compactor, "MIN_LOG", 0)
+        yield Place(f"sqlite:///{tmp_path}/runs.sqlite", _compact)
         return
     with redis_server() as server:
 
-        async def sealed_hash(_store: RunStore) -> int:
+        async def seal(_store: RunStore) -> None:
             while not await asyncio.to_thread(_is_sealed, server.client()):
                 pass
             with server.client() as client:
-                return int(client.hlen("streamserve:{run}:pieces"))  # type: ignore[arg-type]
+                assert int(client.hlen("streamserve:{run}:pieces")) >= 4  # type: ignore[arg-type]
 
-        yield Place(server.url, sealed_hash)
+        yield Place(server.url, seal)
+
+
+async def _compact(store: RunStore) -> None:
+    assert isinstance(store, SqliteStore)
+    await store._compact()
 
 
 def _is_sealed(client: Redis) -> bool:
@@ -92,7 +92,7 @@ async def write(store: RunStore) -> None:
 
 
 async def read_from(store: RunStore, cursor: int, limit: int) -> list[bytes]:
-    """Everything after a cursor, in reads of so many blocks."""
+    """Read all blocks after a cursor, at most `limit` at a time."""
     found: list[bytes] = []
     while True:
         blocks, at_end = await store.read("run", cursor + len(found), limit)
@@ -115,13 +115,13 @@ async def assert_reads_as_written(store: RunStore, step: int = 29) -> None:
             assert await read_from(store, cursor, limit) == EXPECTED[cursor:]
 
 
-async def test_a_run_of_several_pieces_reads_from_every_cursor_as_before(place: Place) -> None:
+async def test_a_long_run_reads_the_same_from_every_cursor(place: Place) -> None:
     async with asyncio.timeout(LIMIT), AsyncExitStack() as stack:
         writer = await stack.enter_async_context(opened(place.url))
         other = await stack.enter_async_context(opened(place.url))
         await write(writer)
         await assert_reads_as_written(other)
-        assert await place.sealed(writer) >= 4
+        await place.pack(writer)
         late = await stack.enter_async_context(opened(place.url))
         for store in (writer, other):
             await assert_reads_as_written(store)
@@ -129,22 +129,8 @@ async def test_a_run_of_several_pieces_reads_from_every_cursor_as_before(place: 
         assert await asyncio.to_thread(_read_in_another_process, place.url) == EXPECTED
 
 
-async def test_a_run_that_is_sealed_while_it_is_in_the_journal_reads_as_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keeper, "SEAL_AFTER", 0.0)
-    async with asyncio.timeout(LIMIT), opened(f"sqlite:///{tmp_path}/runs.sqlite") as store:
-        assert isinstance(store, SqliteStore)
-        await write(store)
-        await store._keep()  # leaves a journal that still grows for the next round
-        with closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
-            assert connection.execute("SELECT count(*) FROM runs WHERE sealed").fetchone() == (1,)
-            assert connection.execute("SELECT count(*) > 0 FROM journal WHERE data <> x''").fetchone() == (1,)
-        await assert_reads_as_written(store)
-
-
 def _read_in_another_process(url: str) -> list[bytes]:
-    command = [sys.executable, "-m", "tests.stores.test_sealed", url]
+    command = [sys.executable, "-m", "tests.stores.test_reads", url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True)
     return [text.encode() for text in json.loads(done.stdout)]
 

@@ -1,0 +1,155 @@
+"""The writer's session: one transaction after another, each as a registered worker."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamserve.stores.base import RunRecord
+from streamserve.stores.bounds import Bounds
+from streamserve.stores.sqlite.rows import find_record, pack
+from streamserve.stores.sqlite.schema import connect
+
+
+@dataclass
+class Worker:
+    """A worker: a process with a lease. It outlives the connections to the file.
+
+    Args:
+        lease: seconds without a heartbeat after which its runs are lost.
+        clock: returns the seconds since the epoch.
+        name: its key in the file; a new one after others found it dead.
+        reading: the ids of the runs that have readers here.
+        failed_at: when the file failed last, in seconds since the epoch.
+    """
+
+    lease: float
+    clock: Callable[[], float]
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    reading: set[str] = field(default_factory=set)
+    failed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class OwnRun:
+    """A live run of this worker. Nobody else writes to it while the worker is registered.
+
+    Args:
+        number: the run's key in the file.
+        attempt: the fencing token.
+        last_id: number of the last block; 0: there is none.
+        size: of the blocks, in bytes.
+    """
+
+    number: int
+    attempt: int
+    last_id: int = 0
+    size: int = 0
+
+
+class WriteSession:
+    """A connection that writes, and what is known of the worker's own runs.
+
+    Each transaction begins with a look at this worker's row in `workers`. Without that row others found the worker
+    dead and took its runs over: it forgets them and registers under a new name. That is the fence.
+
+    Args:
+        path: of the file.
+        worker: this worker.
+        bounds: of what is kept.
+        on_dropped: called after a transaction with the ids of the runs whose blocks it dropped.
+    """
+
+    def __init__(self, path: Path, worker: Worker, bounds: Bounds, on_dropped: Callable[[list[str]], None]) -> None:
+        self._connection = connect(path)
+        self.worker = worker
+        self.bounds = bounds
+        self.own_runs: dict[str, OwnRun] = {}
+        self.dropped: list[str] = []
+        self._on_dropped = on_dropped
+        self._rows: list[tuple[object, ...]] = []
+
+    def begin(self) -> None:
+        """Begin a transaction as a registered worker."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        if not self.one("SELECT 1 FROM workers WHERE worker = ?", self.worker.name):
+            self._register()
+
+    def _register(self) -> None:
+        worker = self.worker
+        self.own_runs.clear()
+        worker.name = uuid.uuid4().hex
+        self.do("INSERT INTO workers VALUES (?, ?)", worker.name, worker.clock() + worker.lease)
+        for run_id in worker.reading:
+            self.do("INSERT INTO readers VALUES (?, ?)", run_id, worker.name)
+
+    def commit(self) -> None:
+        """Store the blocks that were added, and end the transaction."""
+        self._store_rows()
+        self._connection.execute("COMMIT")
+        if self.dropped:
+            self._on_dropped(self.dropped)
+            self.dropped = []
+
+    def close(self) -> None:
+        """Close the connection, which rolls an open transaction back."""
+        self.worker.failed_at = self.worker.clock()
+        self._connection.close()
+
+    def add(self, run: OwnRun, blocks: Sequence[bytes]) -> None:
+        """Add the next blocks of a run. They are stored with one statement for all runs, before any other statement."""
+        first_seq = run.last_id + 1
+        run.last_id += len(blocks)
+        sizes, data = pack(blocks)
+        run.size += len(data)
+        self._rows.append((run.number, first_seq, run.last_id, sizes, data))
+
+    def _store_rows(self) -> None:
+        if self._rows:
+            statement = "INSERT INTO blocks (run, first_seq, last_seq, sizes, data) VALUES (?, ?, ?, ?, ?)"
+            self._connection.executemany(statement, self._rows)
+            self._rows = []
+
+    def do(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """Execute a statement in the transaction."""
+        self._store_rows()
+        return self._connection.execute(statement, values)
+
+    def one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        """Return the first row of a statement's result."""
+        row: tuple[Any, ...] | None = self.do(statement, *values).fetchone()
+        return row
+
+    def record(self, where: str, value: object) -> RunRecord | None:
+        """Return the record of a run; see find_record."""
+        self._store_rows()
+        return find_record(self._connection, where, value)
+
+    def own(self, run_id: str, number: int, attempt: int) -> OwnRun:
+        """Return a live run that this worker owns from now on."""
+        row = self.one(
+            "SELECT coalesce(max(last_seq), 0), coalesce(sum(length(data)), 0) FROM blocks WHERE run = ?", number
+        )
+        assert row is not None
+        run = self.own_runs[run_id] = OwnRun(number, attempt, *row)
+        return run
+
+    def renew(self) -> None:
+        """Renew this worker's lease."""
+        worker = self.worker
+        self.do("UPDATE workers SET until = ? WHERE worker = ?", worker.clock() + worker.lease, worker.name)
+
+    def signal(self, run_id: str, kind: str) -> bool:
+        """Send a signal to a live run's owner. Return True, and send nothing, if that is this worker."""
+        row = self.one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
+        if row is None:
+            return False
+        if row[0] == self.worker.name:
+            return True
+        signal = (row[0], kind, run_id, self.worker.clock())
+        self.do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
+        return False
