@@ -1,4 +1,4 @@
-"""A store and the model, driven through the same steps: after each they must say the same."""
+"""Drive a store and the model through the same steps, and compare them after each."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Follower:
         self.unsubscribe = store.subscribe(run_id, self.woken.set)
 
     async def catch_up(self) -> None:
-        """Reads what there is after the cursor."""
+        """Read all blocks after the cursor."""
         self.woken.clear()
         self.blocks += (await self.store.read(self.run_id, len(self.blocks), 10_000)).blocks
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The steps; bounds are small, so that they are reached."""
+    """The steps. Bounds are small, so that runs reach them."""
 
     runs = Bundle("runs")
     followers = Bundle("followers")
@@ -64,7 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store: RunStore = self.do(self._opened.__aenter__())
 
     def do(self, step: Coroutine[Any, Any, Any]) -> Any:
-        """Runs a step of the store."""
+        """Run a step of the store."""
         return self._runner.run(step)
 
     def teardown(self) -> None:

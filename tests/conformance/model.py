@@ -1,4 +1,4 @@
-"""What a store should do, as simply as it can be said: everything is looked through, nothing is kept in order."""
+"""The RunStore contract in the simplest form: each question searches all runs, and nothing is indexed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ModelRun:
 
     @property
     def kept(self) -> bool:
-        """Whether it has ended and its blocks are there."""
+        """Return whether the run has ended and its blocks are there."""
         return self.outcome is not None and self.purged_at is None
 
     @property
     def size(self) -> int:
-        """Bytes of its blocks."""
+        """Return the bytes of the blocks."""
         return sum(len(block) for block in self.blocks)
 
 

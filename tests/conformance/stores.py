@@ -1,4 +1,4 @@
-"""The stores that the conformance suite is run on: one line each."""
+"""The stores that the conformance suite tests: one line each."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Clock:
         self.now = 1_000_000.0
 
     def __call__(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return self.now
 
 
 @dataclass
 class Options:
-    """What every store is made with.
+    """Arguments of every store.
 
     Args:
-        bounds: what is kept of ended runs.
-        clock: the time.
-        cancelled: the ids of the runs whose owner was told to cancel.
+        bounds: bounds of the ended runs.
+        clock: clock of the store.
+        cancelled: ids of the runs whose owner was told to cancel them.
     """
 
     bounds: Bounds
@@ -47,7 +47,7 @@ Factory = Callable[[Options], AbstractAsyncContextManager[RunStore]]
 
 @asynccontextmanager
 async def memory(options: Options) -> AsyncIterator[RunStore]:
-    """In this process."""
+    """Open a store in this process."""
     store = MemoryStore(
         bounds=options.bounds,
         clock=options.clock,
@@ -58,7 +58,7 @@ async def memory(options: Options) -> AsyncIterator[RunStore]:
 
 @asynccontextmanager
 async def sqlite(options: Options) -> AsyncIterator[RunStore]:
-    """A file of its own."""
+    """Open a store on a file of its own."""
     with TemporaryDirectory() as folder:
         store = SqliteStore(
             Path(folder) / "runs.sqlite",
@@ -94,12 +94,12 @@ async def _redis(url: str, options: Options) -> AsyncIterator[RunStore]:
 
 
 def redis(options: Options) -> AbstractAsyncContextManager[RunStore]:
-    """A prefix of its own on a redis-server that all share."""
+    """Open a store with a prefix of its own on a shared redis-server."""
     return _redis(shared_redis(), options)
 
 
 def redis_cluster(options: Options) -> AbstractAsyncContextManager[RunStore]:
-    """A prefix of its own on a cluster of three nodes that all share."""
+    """Open a store with a prefix of its own on a shared cluster of three nodes."""
     return _redis(shared_cluster(), options)
 
 

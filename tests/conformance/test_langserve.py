@@ -1,4 +1,4 @@
-"""LangServe's own behaviour is kept: every answer beside that of a stock `add_routes`, for the same runnable."""
+"""Compare every answer with that of a stock `add_routes` for the same runnable: LangServe's behaviour is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ each_prefix = pytest.mark.parametrize("prefix", HASHES.values(), ids=HASHES.keys
 
 
 def fitting(name: str, prefix: str) -> str:
-    """The prefix, with a hash that the chain knows: LangServe drops what a chain does not."""
+    """Return the prefix with a hash that the chain knows: LangServe drops other config fields."""
     known = prefix if name == "greeting" else HASHES["empty hash"]
     return known if prefix else ""
 
@@ -52,13 +52,13 @@ def stock() -> Iterator[httpx.Client]:
 
 
 def normal(value: Any) -> Any:
-    """Without what differs between two runs of one server: ids and times."""
+    """Replace what differs between two runs of one server: ids and times."""
     text = re.sub(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", "ID", json.dumps(value, default=repr))
     return json.loads(re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00|Z)?", "TIME", text))
 
 
 def named_alike(value: Any) -> Any:
-    """Without the classes' own names, which LangServe makes of the runnable it is given."""
+    """Drop the names of the classes: LangServe derives them from the runnable it is given."""
     return json.loads(re.sub(r'"title": "[^"]*"', '"title": ""', json.dumps(value)))
 
 
@@ -198,7 +198,7 @@ async def test_the_asynchronous_stock_client_is_served(client: httpx.Client, sto
 
 
 def told(found: list[Any]) -> list[Any]:
-    """Events by kind, name and data."""
+    """Return the kind, name and data of each event."""
     return [(event["event"], event["name"], normal(event["data"])) for event in found]
 
 

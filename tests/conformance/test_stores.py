@@ -1,4 +1,4 @@
-"""The RunStore contract, held to every store of tests/conformance/stores.py."""
+"""Check every store of tests/conformance/stores.py against the RunStore contract."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_a_store_does_what_the_model_does(name: str, pytestconfig: pytest.Config
     run_state_machine_as_test(lambda: StoreMachine(STORES[name]), settings=bounds)
 
 
-async def test_of_many_runs_with_one_key_at_once_one_is_new(store: RunStore) -> None:
+async def test_one_of_many_runs_with_the_same_key_is_new(store: RunStore) -> None:
     found = await asyncio.gather(*(store.acquire(a_run(f"run-{number}", "key")) for number in range(20)))
     assert sum(new for _, new in found) == 1
     assert len({record.run_id for record, _ in found}) == 1
 
 
-async def test_followers_of_a_run_being_written_get_every_block_once_and_in_order(store: RunStore) -> None:
+async def test_followers_of_a_live_run_get_each_block_once_in_order(store: RunStore) -> None:
     blocks = [b"block %d" % number for number in range(1000)]
     await store.acquire(a_run("run"))
 
@@ -83,7 +83,7 @@ async def test_a_second_terminal_block_is_fenced(store: RunStore) -> None:
     assert list((await store.read("run", 0, 10)).blocks) == [b"x"]
 
 
-async def test_of_two_ends_at_once_one_is_stored(store: RunStore) -> None:
+async def test_one_of_several_concurrent_ends_is_stored(store: RunStore) -> None:
     await store.acquire(a_run("run"))
     ends = (store.append("run", 1, 1, [b"%d" % number], DONE) for number in range(5))
     assert await asyncio.gather(*ends) == [2] * 5  # the reply to a first try may have been lost
@@ -128,7 +128,7 @@ async def test_the_oldest_ended_runs_go_first_when_they_are_too_large(store: Run
     assert (await store.read("large", 0, 10)).blocks == [b"x" * 90]
 
 
-async def test_it_says_how_many_ended_runs_it_keeps_and_their_bytes(store: RunStore, options: Options) -> None:
+async def test_a_store_counts_its_ended_runs_and_their_bytes(store: RunStore, options: Options) -> None:
     assert store.retained == (0, 0)
     await store.acquire(a_run("live"))
     await store.append("live", 1, 1, [b"x" * 10])
@@ -165,7 +165,7 @@ async def test_a_tombstone_stays_and_frees_its_key(store: RunStore, options: Opt
     assert await store.get("run") is None
 
 
-async def test_the_owner_is_told_to_cancel_a_live_run_only(store: RunStore, options: Options) -> None:
+async def test_a_cancel_reaches_the_owner_of_a_live_run_only(store: RunStore, options: Options) -> None:
     await store.acquire(a_run("live"))
     await an_ended_run(store, "ended")
     for run_id in ("live", "ended", "unknown"):
@@ -173,7 +173,7 @@ async def test_the_owner_is_told_to_cancel_a_live_run_only(store: RunStore, opti
     assert options.cancelled == ["live"]
 
 
-async def test_of_many_runs_that_want_a_thread_alone_at_once_one_has_it(store: RunStore) -> None:
+async def test_one_of_many_runs_gets_a_thread_alone(store: RunStore) -> None:
     runs = [a_run(f"run-{number}", thread="thread") for number in range(20)]
     found = await asyncio.gather(*(store.acquire(run, alone=True) for run in runs), return_exceptions=True)
     (winner,) = [record for record, new in (made for made in found if isinstance(made, tuple)) if new]
@@ -193,7 +193,7 @@ async def test_a_thread_is_free_again_when_its_run_has_ended(store: RunStore) ->
     assert found.thread == "thread"
 
 
-async def test_runs_of_a_thread_stand_in_a_queue(store: RunStore) -> None:
+async def test_runs_of_a_thread_wait_in_order(store: RunStore) -> None:
     runs = [a_run(f"run-{number}", thread="thread") for number in range(4)]
     for run in runs:
         await store.acquire(run)
@@ -206,7 +206,7 @@ async def test_runs_of_a_thread_stand_in_a_queue(store: RunStore) -> None:
     assert await store.ahead(a_run("none")) == []
 
 
-async def test_a_key_finds_its_run_though_that_run_has_the_thread(store: RunStore) -> None:
+async def test_a_key_finds_its_run_even_if_it_holds_the_thread(store: RunStore) -> None:
     await store.acquire(a_run("first", "key", "thread"), alone=True)
     found, new = await store.acquire(a_run("again", "key", "thread"), alone=True)
     assert (found.run_id, new) == ("first", False)
@@ -216,7 +216,7 @@ async def test_a_key_finds_its_run_though_that_run_has_the_thread(store: RunStor
 
 
 @pytest.mark.parametrize("store", sorted({*STORES} - {"memory"}), indirect=True)
-async def test_a_run_that_its_writer_gave_up_is_handed_out_to_its_own_process(store: RunStore) -> None:
+async def test_a_run_given_up_is_handed_out_to_its_own_process(store: RunStore) -> None:
     await store.acquire(a_run("run"))
     await store.append("run", 1, 1, [b"a"])
     assert await store.take_over_lost() == []
@@ -228,7 +228,7 @@ async def test_a_run_that_its_writer_gave_up_is_handed_out_to_its_own_process(st
     assert await store.append("run", 2, 2, [b"lost"], DONE) == 3
 
 
-async def test_what_is_posted_is_answered_as_an_append_is(store: RunStore) -> None:
+async def test_a_posted_append_is_answered_like_an_awaited_one(store: RunStore) -> None:
     await store.acquire(a_run("run"))
     answers: asyncio.Queue[int | Exception] = asyncio.Queue()
     async with asyncio.timeout(10):

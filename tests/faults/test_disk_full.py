@@ -1,4 +1,4 @@
-"""A server on a SQLite file whose disk is full: it says so, ends what runs, and takes work again when there is room."""
+"""Fill the disk of a server's SQLite file: it says so, ends its runs, and works again once there is room."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT = 60.0
 PATIENCE = 1.0
 LEASE = 1.0
 KEYS = {"Idempotency-Key": "of-the-refused"}
-# As fast as it can: a disk that is full is noticed by what is written.
+# As fast as possible: only a write finds out that the disk is full.
 RUN = {"input": {"blocks": 100_000, "burst": 50, "pause": 0.01}}
 SHORT = {"input": {"blocks": 100, "burst": 50, "pause": 0.01}}
 DISK = 8 * 2**20
@@ -27,7 +27,7 @@ DISK = 8 * 2**20
 
 @dataclass
 class Disk:
-    """A folder whose room can be taken and given back while a server uses it."""
+    """A folder whose free space a test takes and gives back while a server uses it."""
 
     folder: Path
     fill: Callable[[CountingServer], None]
@@ -36,7 +36,7 @@ class Disk:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Disk]:
-    """A file system of a few megabytes; ballast takes what is left of it."""
+    """Mount a file system of a few megabytes; ballast takes the space that is left."""
     folder, ballast = tmp_path / "disk", tmp_path / "disk" / "ballast"
     folder.mkdir()
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", str(folder)]
@@ -58,7 +58,7 @@ def small_disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def limited_files(tmp_path: Path) -> Disk:
-    """Files that may not become larger than they are."""
+    """Limit the size of the server's files to what they have."""
 
     def fill(server: CountingServer) -> None:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -75,7 +75,7 @@ def disk(request: pytest.FixtureRequest) -> Disk:
     return found
 
 
-async def test_a_full_disk_ends_runs_truthfully_refuses_new_ones_and_needs_no_restart(disk: Disk) -> None:
+async def test_a_full_disk_ends_runs_truthfully_and_needs_no_restart(disk: Disk) -> None:
     environment = {
         "STREAMSERVE_STORE": f"sqlite:///{disk.folder}/runs.sqlite",
         "STREAMSERVE_STORE_PATIENCE": str(PATIENCE),

@@ -1,4 +1,4 @@
-"""Workers on one SQLite file are killed: what they were acknowledged stays, and each run gets one end."""
+"""Kill workers on one SQLite file: acknowledged blocks stay, and each run ends once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.stores.sqlite_worker import LEASE, ROOT, block, start_worker
 
 RUNS = 4
 KILLS, LONG_KILLS = 3, 25
-# Seconds that the promise gives the survivors, and what a busy machine may add.
+# Seconds that the survivors have by promise, and that a busy machine may add.
 PROMISE, SLACK = LEASE + 1.0, 4.0
 LIMIT = 30.0
 
 
 @contextmanager
 def serving(path: Path, workers: int) -> Iterator[str]:
-    """`streamserve serve --workers` with this file; killed with all its processes at the end."""
+    """Run `streamserve serve --workers` with a file, and kill all its processes at the end."""
     port = free_port()
     command = [sys.executable, "-m", "streamserve.cli", "serve", "--app", "tests.faults.sqlite_server:app"]
     environment = {**os.environ, "STREAMSERVE_STORE": f"sqlite:///{path}", "STREAMSERVE_LEASE": str(LEASE)}
@@ -52,7 +52,7 @@ def serving(path: Path, workers: int) -> Iterator[str]:
 
 
 def ready(url: str) -> bool:
-    """Whether the server answers."""
+    """Return whether the server answers."""
     try:
         return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
     except httpx.TransportError:
@@ -60,13 +60,13 @@ def ready(url: str) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Asks again and again, for a limited time."""
+    """Poll a condition for a limited time."""
     give_up = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < give_up, "it did not happen in time"
 
 
-def test_after_a_restart_finished_runs_are_read_and_live_ones_are_lost(tmp_path: Path) -> None:
+def test_a_restart_keeps_ended_runs_and_loses_live_ones(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     with serving(path, 2) as url, httpx.Client(base_url=url, trust_env=False, timeout=LIMIT) as client:
         whole = client.post("/count/stream", json={"input": {"blocks": 50}})
@@ -91,7 +91,7 @@ def test_several_workers_do_not_start_with_memory() -> None:
 
 
 class Worker:
-    """A worker process and what it was acknowledged."""
+    """A worker process, and what the store acknowledged to it."""
 
     def __init__(self, path: Path) -> None:
         self.acknowledged: dict[str, int] = {}
@@ -110,7 +110,7 @@ class Worker:
                 self.busy.set()
 
     def kill(self) -> None:
-        """Ends it as a crash would, and reads what it said before."""
+        """End the process as a crash would, and read what it printed before."""
         self._process.kill()
         self._process.wait(LIMIT)
         self._listener.join(LIMIT)
@@ -120,7 +120,7 @@ class Worker:
 
 @contextmanager
 def working(path: Path, count: int) -> Iterator[list[Worker]]:
-    """So many workers; those in the list at the end are killed."""
+    """Start workers, and kill those that are in the list at the end."""
     workers = [Worker(path) for _ in range(count)]
     try:
         yield workers
@@ -130,7 +130,7 @@ def working(path: Path, count: int) -> Iterator[list[Worker]]:
 
 
 async def ended(store: SqliteStore, run_id: str) -> list[bytes]:
-    """All blocks of a run, once it has ended."""
+    """Read all blocks of a run to its end."""
     woken = asyncio.Event()
     unsubscribe = store.subscribe(run_id, woken.set)
     blocks: list[bytes] = []
@@ -147,7 +147,7 @@ async def ended(store: SqliteStore, run_id: str) -> list[bytes]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", [2, 4])
-async def test_killed_workers_lose_nothing_that_was_acknowledged_and_their_runs_end_once(
+async def test_killed_workers_lose_no_acknowledged_block(
     count: int, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     draw, path = random.Random(count), tmp_path / "runs.sqlite"

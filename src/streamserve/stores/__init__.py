@@ -1,4 +1,4 @@
-"""Where runs are kept."""
+"""Stores of runs: in memory, SQLite or Redis."""
 
 from streamserve.stores.base import (
     Fenced,

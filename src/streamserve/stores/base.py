@@ -1,4 +1,4 @@
-"""The RunStore contract: what every store promises; tests/conformance holds each store to it."""
+"""The RunStore contract: the promises of every store. tests/conformance checks them for each store."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ TERMINAL: frozenset[Status] = frozenset({"done", "error", "cancelled", "lost"})
 
 
 class Fenced(Exception):
-    """The writer is not the run's owner any more, or the run has ended."""
+    """The writer no longer owns the run, or the run has ended."""
 
 
 class UnknownRun(Fenced):
-    """The store knows nothing of the run: it was restarted empty, or has forgotten it."""
+    """The store does not have the run: it was restarted empty, or has forgotten the run."""
 
 
 class ThreadBusy(Exception):
-    """Another run of the thread is under way.
+    """Another run of the thread is live.
 
     Args:
-        holder: its id.
+        holder: id of that run.
     """
 
     def __init__(self, holder: str) -> None:
@@ -32,14 +32,14 @@ class ThreadBusy(Exception):
 
 
 class StoreDown(Exception):
-    """The store cannot be reached. What it has acknowledged is not lost by that."""
+    """The store cannot be reached. Blocks that it has acknowledged are not lost by that."""
 
 
 class Gap(Exception):
-    """Blocks are missing before the ones given.
+    """Blocks are missing before the given ones.
 
     Args:
-        next_seq: the sequence number that the store waits for.
+        next_seq: sequence number of the first missing block.
     """
 
     def __init__(self, next_seq: int) -> None:
@@ -49,21 +49,27 @@ class Gap(Exception):
 
 @dataclass(slots=True)
 class RunRecord:
-    """What is known of a run beside its blocks. Times are seconds since the epoch.
+    """A run without its blocks. Times are seconds since the epoch.
 
     Args:
         run_id: 128 random bits as a UUID.
-        chain: the chain's name.
+        chain: name of the chain.
         endpoint: "stream", "stream_log", "stream_events" or "runs".
-        principal: who made it; nobody else may see it.
-        key: the Idempotency-Key with principal and path, or None.
-        fingerprint: of the request's body, to tell another body under the same key.
-        attempt: the owner's fencing token, counted from 1.
-        last_id: number of the last stored block.
-        thread: what it works on; chain, principal and the caller's name of the thread together.
+        principal: the caller; nobody else may see the run.
+        created_at: time of the request.
+        key: Idempotency-Key together with principal and path, or None.
+        fingerprint: hash of the request's body; it detects another body under the same key.
+        status: "queued" until the first block is stored, "running" until the terminal block is.
+        attempt: fencing token of the owner, counted from 1.
+        last_id: sequence number of the last stored block; 0: there is none.
+        ended_at: time of the terminal block, or None.
+        expires_at: time after which the blocks are dropped, or None.
+        error: error of a failed run, or None.
         output: JSON of the final output where it cannot be merged from the blocks (graphs).
-        request: what another worker needs to go on with the run; only of runs that are recovered, and only what
-            `acquire` is given and `take_over_lost` gives.
+        purged: whether the blocks are dropped and only this record, the tombstone, is left.
+        thread: chain, principal and the caller's name of the thread together, or None.
+        request: data with which another worker resumes the run. Only runs that are recovered have it; `acquire`
+            takes it and only `take_over_lost` returns it.
     """
 
     run_id: str
@@ -86,13 +92,13 @@ class RunRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal block is stored."""
+        """Return whether the terminal block is stored."""
         return self.status in TERMINAL
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended; stored together with its terminal block."""
+    """The end of a run; stored together with its terminal block."""
 
     status: Status
     error: dict[str, Any] | None = None
@@ -100,14 +106,14 @@ class Outcome:
 
 
 class Slice(NamedTuple):
-    """Blocks after a cursor, and whether the run's terminal block is the last of them."""
+    """Blocks after a cursor, and whether they reach the end of the run."""
 
     blocks: Sequence[bytes]
     at_end: bool
 
 
 class Retained(NamedTuple):
-    """Ended runs that are kept, and the bytes of their blocks."""
+    """Number of ended runs that are kept, and bytes of their blocks."""
 
     runs: int = 0
     bytes: int = 0
@@ -118,7 +124,7 @@ Stored = Callable[[int | Exception], None]
 
 
 def resolve(future: asyncio.Future[Any], result: Any) -> None:
-    """Gives a future its result or exception, unless nobody waits for it any more."""
+    """Set a future's result or exception, unless nobody waits for it any more."""
     if future.done():
         return
     if isinstance(result, Exception):
@@ -128,65 +134,74 @@ def resolve(future: asyncio.Future[Any], result: Any) -> None:
 
 
 class RunStore(Protocol):
-    """Keeps runs and their blocks; all numbers count from 1 and are dense.
+    """A place for runs and their blocks. Sequence numbers of a run's blocks are 1, 2, 3 and so on.
 
-    Any method may raise StoreDown. A process is the owner of the runs that it acquired, as long as its lease lasts:
-    the store renews it by itself while it is open.
+    Any method may raise StoreDown. A process owns the runs that it acquired while its lease lasts; an open store
+    renews the lease by itself.
+
+    Attributes:
+        immediate: True if no method ever waits and `read` returns all blocks up to its limit; the store is then an
+            ImmediateStore.
+        on_cancel: called with the id of a run of this process after any process requested its cancellation.
+        on_readers: called with the id of a run of this process when readers in other processes came or left.
     """
 
     immediate: bool
-    """True if no method ever waits, and `read` gives all that there is up to its limit: it is an ImmediateStore."""
-
     on_cancel: Callable[[str], None]
-    """Called with the id of a run of this process that somebody, in whatever process, wants cancelled."""
-
     on_readers: Callable[[str], None]
-    """Called with the id of a run of this process when readers in other processes came or left."""
 
     @property
     def retained(self) -> Retained:
-        """What is kept, whichever process ended it; as of the last `reap`."""
+        """Return what is kept of ended runs of all processes, as of the last `reap`."""
 
     async def open(self) -> None:
-        """Connects and starts what runs beside (lease, followers). Called once, in the event loop that uses it."""
+        """Connect, and start the tasks and threads beside (lease, followers).
+
+        Called once, in the event loop that uses the store.
+        """
 
     async def close(self) -> None:
-        """Stops what `open` started. Runs that this process still owns are lost to others at once."""
+        """Stop what `open` started. Other processes may take over at once what this process still owns."""
 
     async def check(self) -> None:
-        """Returns if the store can take work now."""
+        """Return if the store can take work now."""
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
-        """Stores a new run, or finds the one that its key names; atomic.
+        """Store a new run, or find the run that has its key; atomic.
 
         Args:
-            run: not stored yet.
-            alone: only if no live run has its thread.
+            run: a new record.
+            alone: whether to store it only if its thread has no live run.
 
         Returns:
             The stored record, and whether it is new.
 
         Raises:
-            ThreadBusy: a live run has the thread; nothing was stored.
+            ThreadBusy: the thread has a live run; nothing was stored.
         """
 
     async def ahead(self, run: RunRecord) -> list[str]:
-        """The live runs of a run's thread that were acquired before it, in that order; all if it is not stored."""
+        """Return the live runs of the run's thread that were acquired before it, oldest first.
+
+        If the run is not stored, return all live runs of its thread.
+        """
 
     async def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
-        """Stores blocks; those with a number that is stored already are skipped.
+        """Store blocks, and skip those that are stored already.
 
-        Repeating an append of the same attempt is harmless, that of the terminal block too: its reply may be lost.
+        A writer may repeat any append of its attempt, also that of the terminal block: the reply may have been lost.
 
         Args:
-            attempt: the writer's fencing token.
-            first_seq: number of the first block.
-            outcome: set if the last block is the terminal one.
+            run_id: id of the run.
+            attempt: fencing token of the writer.
+            first_seq: sequence number of the first block.
+            blocks: consecutive blocks.
+            outcome: end of the run if the last block is the terminal one, else None.
 
         Returns:
-            The number of the next block.
+            The sequence number of the next block.
 
         Raises:
             Fenced: the run has ended, was purged, or has a newer owner.
@@ -203,57 +218,65 @@ class RunStore(Protocol):
         outcome: Outcome | None,
         stored: Stored,
     ) -> None:
-        """As `append`, for writers that have no task of their own; appends of one run are posted one after another.
+        """Append without a task. The next append of a run is posted after the answer to the last.
 
         Args:
-            stored: called in the event loop, and not before this returns, with what `append` returns or raises.
+            run_id: as for `append`; likewise the next four.
+            attempt: fencing token of the writer.
+            first_seq: sequence number of the first block.
+            blocks: consecutive blocks.
+            outcome: end of the run, or None.
+            stored: called in the event loop, after this method returned, with what `append` returns or raises.
         """
 
     async def restore(self, run: RunRecord) -> None:
-        """Stores the record of a run that the store has lost, without blocks; does nothing if it is there."""
+        """Store the record of a run that the store has lost, without blocks; do nothing if the store has it."""
 
     async def get(self, run_id: str) -> RunRecord | None:
-        """The record, also of a purged run as long as its tombstone stands; None if there is none."""
+        """Return the record of a run, also of a purged one until its tombstone is dropped; None if there is none."""
 
     async def read(self, run_id: str, after: int, limit: int) -> Slice:
-        """Blocks with numbers above `after`; `([], True)` for an unknown or purged run."""
+        """Return at most `limit` blocks with numbers above `after`; `([], True)` for an unknown or purged run."""
 
     def subscribe(self, run_id: str, wake: Wake) -> Wake:
-        """Calls `wake` after each append (at least once per burst, perhaps too often). Returns the unsubscriber.
+        """Call `wake` after each append: at least once per burst, perhaps too often. Return the unsubscriber.
 
-        A wake-up may come late, by a few seconds at most, but not never.
+        A wake-up may come a few seconds late, but it comes.
         """
 
     def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
-        """Hands blocks of an own run to the readers of this process before they are stored (`store_strict` off)."""
+        """Hand blocks of an own run to the readers of this process before they are stored (`store_strict` off)."""
 
     async def set_reading(self, run_id: str, reading: bool) -> None:
-        """Says that this process has readers of a run, or none any more. Ends by itself with the lease."""
+        """Set whether this process has readers of a run. The end of the lease unsets it."""
 
     async def is_read_elsewhere(self, run_id: str) -> bool:
-        """Whether another process has readers of the run."""
+        """Return whether another process has readers of the run."""
 
     async def request_cancel(self, run_id: str) -> None:
-        """Tells the run's owner, in whatever process, to cancel it; does nothing for an ended run."""
+        """Tell the run's owner, in whatever process, to cancel it; do nothing for an ended run."""
 
     async def take_over_lost(self) -> list[RunRecord]:
-        """Runs whose owner's lease has ended: their attempt is raised, which fences the owner, and this process owns
-        them now. Each is handed out once; bounded in number, so ask again."""
+        """Take over and return runs whose owner's lease has ended.
+
+        The attempt of each is raised, which fences the former owner. Each run is returned once; the number per call
+        is bounded, so call again.
+        """
 
     def give_up(self, run_id: str) -> None:
-        """Says that nobody writes an own run any more: `take_over_lost` hands it out once the store is back."""
+        """Release an own run that nobody writes any more: `take_over_lost` returns it once the store is back."""
 
     async def reap(self, now: float) -> None:
-        """Drops the blocks of runs past their retention, and tombstones past theirs."""
+        """Drop the blocks of runs past their retention, and tombstones past theirs."""
 
     async def purge(self, run_id: str) -> None:
-        """Drops an ended run's blocks, frees its key and leaves its tombstone; does nothing for a live run."""
+        """Drop an ended run's blocks, free its key and leave its tombstone; do nothing for a live run."""
 
 
 class ImmediateStore(Protocol):
-    """What a RunStore has in addition if its appends never wait: a token is then stored without a coroutine."""
+    """The further method of a RunStore whose appends never wait: it stores a token without a coroutine."""
 
     def append_now(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
     ) -> int:
-        """As RunStore.append."""
+        """Append as RunStore.append does."""

@@ -1,4 +1,4 @@
-"""How long ended runs are kept, and how many."""
+"""Bounds of the ended runs that a store keeps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a store keeps of ended runs.
+    """The bounds of ended runs. Past a maximum the oldest are dropped first.
 
     Args:
-        retention: seconds that an ended run's blocks are kept.
+        retention: seconds that the blocks of an ended run are kept.
         tombstone: seconds that its record is kept after that.
-        max_runs: ended runs kept at most; the oldest go first.
-        max_bytes: of the blocks of ended runs together, before compression; the oldest go first.
+        max_runs: number of ended runs.
+        max_bytes: bytes of the blocks of all ended runs, before compression.
     """
 
     retention: float = 3600.0

@@ -1,4 +1,4 @@
-"""Runs in this process's memory: the default with one worker. Dies with the process."""
+"""Runs in the memory of this process: the default with one worker. They are lost when the process ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamserve.stores.base import (
 )
 from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 
-# A tombstone is a few hundred bytes; past this many the oldest are forgotten before their time.
+# A tombstone is a few hundred bytes. Past this number the oldest are dropped before their time.
 MAX_TOMBSTONES = 100_000
 
 
@@ -36,11 +36,11 @@ class _Entry:
 
 
 class MemoryStore:
-    """The RunStore contract on plain lists.
+    """The RunStore and ImmediateStore contracts on plain lists.
 
     Args:
-        bounds: what is kept of ended runs.
-        clock: seconds since the epoch.
+        bounds: bounds of the ended runs.
+        clock: returns the seconds since the epoch.
     """
 
     immediate = True
@@ -52,52 +52,51 @@ class MemoryStore:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._keys: dict[str, str] = {}
-        # The runs of each thread in the order in which they came, and perhaps some that have ended.
+        # The runs of each thread in the order of their acquisition; some of them may have ended.
         self._threads: dict[str, list[str]] = {}
-        # Both in the order of their ends, so that the oldest are found without a search.
+        # Both in the order in which the runs ended, so that the oldest are found without a search.
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
         self._ended_bytes = 0
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there is nothing to open."""
 
     async def close(self) -> None:
-        """Nothing to close: the runs go with the process."""
+        """Do nothing: the runs are lost with the process."""
 
     async def check(self) -> None:
-        """Always fit for work."""
+        """Return: memory can always take work."""
 
     @property
     def retained(self) -> Retained:
-        """See RunStore; as of now."""
+        """Return what is kept of ended runs, as of now."""
         return Retained(len(self._ended), self._ended_bytes)
 
     async def restore(self, run: RunRecord) -> None:
-        """Never lost while the process lives."""
+        """Do nothing: memory loses no run while the process lives."""
 
     def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
-        """Stored at once, so shown at once."""
+        """Do nothing: readers see a stored block at once."""
 
     async def set_reading(self, run_id: str, reading: bool) -> None:
-        """No other process asks."""
+        """Do nothing: no other process asks."""
 
     async def is_read_elsewhere(self, run_id: str) -> bool:  # noqa: ARG002 - the contract
-        """There is no other process."""
+        """Return False: no other process has readers."""
         return False
 
     def give_up(self, run_id: str) -> None:
-        """A store that is never down gives nobody a reason."""
+        """Do nothing: a store that is never down gives no reason."""
 
     async def take_over_lost(self) -> list[RunRecord]:
-        """Runs are lost together with the process that would take them over."""
+        """Return nothing: no other process takes runs over."""
         return []
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
-        """See RunStore."""
-        named = self._keys.get(run.key) if run.key else None
-        if named is not None:
-            return self._entries[named].record, False
+        holder = self._keys.get(run.key) if run.key else None
+        if holder is not None:
+            return self._entries[holder].record, False
         if run.thread is not None:
             live = self._threads[run.thread] = self._live(run.thread)
             if alone and live:
@@ -109,18 +108,16 @@ class MemoryStore:
         return run, True
 
     async def ahead(self, run: RunRecord) -> list[str]:
-        """See RunStore."""
         live = self._live(run.thread) if run.thread is not None else []
         return live[: live.index(run.run_id)] if run.run_id in live else live
 
     def _live(self, thread: str) -> list[str]:
-        known = [self._entries[run_id].record for run_id in self._threads.get(thread, ())]
-        return [record.run_id for record in known if not record.ended]
+        records = [self._entries[run_id].record for run_id in self._threads.get(thread, ())]
+        return [record.run_id for record in records if not record.ended]
 
     async def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
     ) -> int:
-        """See RunStore."""
         return self.append_now(run_id, attempt, first_seq, blocks, outcome)
 
     def post(
@@ -132,7 +129,6 @@ class MemoryStore:
         outcome: Outcome | None,
         stored: Stored,
     ) -> None:
-        """See RunStore."""
         try:
             result: int | Exception = self.append_now(run_id, attempt, first_seq, blocks, outcome)
         except (Fenced, Gap) as refusal:
@@ -142,7 +138,6 @@ class MemoryStore:
     def append_now(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None
     ) -> int:
-        """See ImmediateStore."""
         entry = self._entries.get(run_id)
         if entry is None:
             raise UnknownRun(run_id)
@@ -173,12 +168,10 @@ class MemoryStore:
             self._drop(next(iter(self._ended)))
 
     async def get(self, run_id: str) -> RunRecord | None:
-        """See RunStore."""
         entry = self._entries.get(run_id)
         return entry.record if entry else None
 
     async def read(self, run_id: str, after: int, limit: int) -> Slice:
-        """See RunStore."""
         entry = self._entries.get(run_id)
         if entry is None or entry.record.purged:
             return Slice((), True)
@@ -186,7 +179,6 @@ class MemoryStore:
         return Slice(blocks, entry.record.ended and after + len(blocks) >= entry.record.last_id)
 
     def subscribe(self, run_id: str, wake: Wake) -> Wake:
-        """See RunStore."""
         entry = self._entries.get(run_id)
         if entry is None:
             return lambda: None
@@ -196,13 +188,11 @@ class MemoryStore:
         return lambda: entry.wakes.pop(number, None) and None
 
     async def request_cancel(self, run_id: str) -> None:
-        """See RunStore."""
         entry = self._entries.get(run_id)
         if entry is not None and not entry.record.ended:
             self.on_cancel(run_id)
 
     async def reap(self, now: float) -> None:
-        """See RunStore."""
         while (oldest := next(iter(self._ended), None)) and (self._entries[oldest].record.expires_at or 0) <= now:
             self._drop(oldest)
         while self._tombstones and (
@@ -211,7 +201,6 @@ class MemoryStore:
             self._forget(next(iter(self._tombstones)))
 
     async def purge(self, run_id: str) -> None:
-        """See RunStore."""
         if run_id in self._ended:
             self._drop(run_id)
 
@@ -237,7 +226,7 @@ class MemoryStore:
 
 
 def _fresh(record: RunRecord, attempt: int, first_seq: int, blocks: Sequence[bytes]) -> Sequence[bytes]:
-    """Those of the blocks that are not stored yet."""
+    """Return the blocks that are not stored yet; raise if the append is refused."""
     expected = record.last_id + 1
     repeated = first_seq + len(blocks) <= expected and not record.purged
     if record.attempt != attempt or (record.ended and not repeated):

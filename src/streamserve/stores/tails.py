@@ -1,8 +1,7 @@
-"""The ends of the runs that are read in this process: their newest blocks, and whom to wake.
+"""The newest blocks of the runs that are read in this process, and the subscribers to wake.
 
-A store that is shared between processes feeds them with what this process stored itself and what it hears of
-others, so that a block reaches any number of readers without a question to the store. What is not here (a reader
-that starts late or is slow, a lost message) is read from the store.
+A store that processes share feeds the tails with the blocks that this process stores and those that it hears of from
+others, so that a block reaches any number of readers without a query. Readers find older blocks in the store.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 
 from streamserve.stores.base import Slice, Wake
 
-# Blocks kept for readers that are a little behind; those further behind ask the store.
+# Blocks kept for readers that are a little behind; readers further behind query the store.
 KEPT_BLOCKS = 2048
 
 
@@ -21,7 +20,7 @@ class _Tail:
     first_seq: int = 1
     blocks: list[bytes] = field(default_factory=list)
     ended: bool = False
-    known: bool = False
+    fed: bool = False
     wakes: dict[int, Wake] = field(default_factory=dict)
 
     @property
@@ -29,7 +28,7 @@ class _Tail:
         return self.first_seq + len(self.blocks)
 
     def trim(self) -> None:
-        # Half at once, so that trimming costs nothing per block.
+        # Half of them at once, so that trimming costs next to nothing per block.
         if len(self.blocks) > KEPT_BLOCKS:
             surplus = len(self.blocks) - KEPT_BLOCKS // 2
             del self.blocks[:surplus]
@@ -40,8 +39,8 @@ class Tails:
     """The tails of this process.
 
     Args:
-        on_open: called with a run's id when its first reader comes.
-        on_close: called with it when the last one has left.
+        on_open: called with a run's id when its first reader subscribes.
+        on_close: called with a run's id when its last reader has left.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Tails:
         return run_id in self._tails
 
     def subscribe(self, run_id: str, wake: Wake) -> Wake:
-        """As RunStore.subscribe."""
+        """Subscribe as RunStore.subscribe does."""
         tail = self._tails.get(run_id)
         if tail is None:
             tail = self._tails[run_id] = _Tail()
@@ -76,19 +75,19 @@ class Tails:
             self._on_close(run_id)
 
     def feed(self, run_id: str, first_seq: int, blocks: Sequence[bytes], *, ended: bool = False) -> None:
-        """Takes stored blocks; those already here are skipped, those beyond a gap start the tail anew.
+        """Add stored blocks to a tail and wake its readers. Skip known blocks; after a gap start the tail anew.
 
         Args:
-            run_id: of which run; one that nobody reads here is ignored.
-            first_seq: number of the first block.
-            blocks: as stored.
+            run_id: id of the run; a run without readers here is ignored.
+            first_seq: sequence number of the first block.
+            blocks: consecutive blocks.
             ended: whether the last of them is the terminal block.
         """
         tail = self._tails.get(run_id)
         if tail is None:
             return
-        if not tail.known or first_seq > tail.next_seq:
-            tail.first_seq, tail.blocks, tail.known = first_seq, [], True
+        if not tail.fed or first_seq > tail.next_seq:
+            tail.first_seq, tail.blocks, tail.fed = first_seq, [], True
         fresh = blocks[tail.next_seq - first_seq :]
         if fresh:
             tail.blocks.extend(fresh)
@@ -97,15 +96,15 @@ class Tails:
         self.wake(run_id)
 
     def wake(self, run_id: str) -> None:
-        """Has the readers of a run look again."""
+        """Wake the readers of a run."""
         tail = self._tails.get(run_id)
         for wake in list(tail.wakes.values()) if tail else ():
             wake()
 
     def read(self, run_id: str, after: int, limit: int) -> Slice | None:
-        """What follows a cursor (perhaps nothing yet), or None if only the store can tell."""
+        """Return the blocks after a cursor, perhaps none yet, or None if only the store has them."""
         tail = self._tails.get(run_id)
-        if tail is None or not tail.known or not tail.first_seq - 1 <= after < tail.next_seq:
+        if tail is None or not tail.fed or not tail.first_seq - 1 <= after < tail.next_seq:
             return None
         start = after + 1 - tail.first_seq
         blocks = tail.blocks[start : start + limit]

@@ -1,4 +1,4 @@
-"""From the setting `store` to a store."""
+"""Make the store that the setting `store` names."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from streamserve.stores.sqlite import SqliteStore
 REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 
 
-# Made by the first worker; git-ignored.
+# The first worker makes it; git ignores it.
 SHARED_BY_DEFAULT = "sqlite:///.streamserve/runs.sqlite"
 
 
 def workers_of(settings: Settings) -> int:
-    """How many processes serve, as uvicorn counts them."""
+    """Return the number of worker processes, as uvicorn counts them."""
     return settings.workers or int(os.environ.get("WEB_CONCURRENCY", "1"))
 
 
 def store_url(settings: Settings) -> str:
-    """The address of the store that the settings name or leave to us.
+    """Return the URL of the store: the settings' own, or the default for the number of workers.
 
     Raises:
-        ValueError: several workers cannot share that store.
+        ValueError: several workers cannot share the store.
     """
     several = workers_of(settings) > 1
     url = settings.store or (SHARED_BY_DEFAULT if several else "memory:")
     if several and urlsplit(url).scheme == "memory":
         raise ValueError(
-            f"STREAMSERVE_STORE: {workers_of(settings)} workers cannot share memory: a reader that comes back may "
-            f"reach another one. Use sqlite:///PATH or redis://..., or leave it unset for {SHARED_BY_DEFAULT}"
+            f"STREAMSERVE_STORE: {workers_of(settings)} workers cannot share memory: a client that reconnects "
+            f"may reach another one. Use sqlite:///PATH or redis://..., or leave it unset for {SHARED_BY_DEFAULT}"
         )
     return url
 
 
 def store_at(settings: Settings) -> RunStore:
-    """The store that the settings name; it is not opened yet.
+    """Return the store of the settings, not opened yet.
 
     Raises:
         ValueError: there is no such kind of store, or the workers cannot share it.
@@ -53,14 +53,14 @@ def store_at(settings: Settings) -> RunStore:
     if scheme == "sqlite":
         return SqliteStore(_sqlite_path(url), bounds=bounds, lease=settings.lease)
     if scheme in REDIS_SCHEMES:
-        from streamserve.stores.redis import RedisStore
+        from streamserve.stores.redis import RedisStore  # needs an extra, which other stores do without
 
         return RedisStore(url, bounds=bounds, lease=settings.lease)
     raise ValueError(f"STREAMSERVE_STORE: memory:, sqlite:///PATH or redis://..., not {scheme or url!r}")
 
 
 def _sqlite_path(url: str) -> str:
-    """sqlite:///relative and sqlite:////absolute, as SQLAlchemy has it."""
+    """Return the path in sqlite:///relative or sqlite:////absolute, the forms of SQLAlchemy."""
     path = url.removeprefix("sqlite:///")
     if path == url or not path:
         raise ValueError(f"STREAMSERVE_STORE: sqlite:///relative/path or sqlite:////absolute/path, not {url!r}")
