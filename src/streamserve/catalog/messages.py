@@ -12,9 +12,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from langchain_core.messages import AnyMessage, BaseMessage, RemoveMessage, convert_to_messages
 from langgraph.graph import add_messages
-from langgraph.graph.message import _messages_delta_reducer
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from streamserve.private_names.langgraph import messages_delta_reducer
 
 _ANY: TypeAdapter[BaseMessage] = TypeAdapter(AnyMessage)
 # The classes of AnyMessage, by what a dumped message has as its `type`.
@@ -23,10 +24,10 @@ _CLASSES: dict[str, type[BaseMessage]] = {
 }
 _REMOVE = "remove"
 _FORMS = "Input should be a message object, an object or pair of role and content, or a text"
-_DELTA: Any = _messages_delta_reducer
 # What `add_messages(format=...)` is a partial of.
 _REDUCER: Any = add_messages
 _ADD: Any = getattr(_REDUCER(format="langchain-openai"), "func", add_messages)
+_REDUCERS = [reducer for reducer in (_REDUCER, messages_delta_reducer) if reducer is not None]
 
 
 def is_message(annotation: Any) -> bool:
@@ -60,7 +61,7 @@ def widened(annotation: Any, *, removes: bool) -> Any:
 
 def merges_messages(metadata: Sequence[Any]) -> bool:
     """Whether what annotates a state's key has LangGraph's reducer of messages."""
-    return any(one in (add_messages, _DELTA) or getattr(one, "func", None) is _ADD for one in metadata)
+    return any(one in _REDUCERS or getattr(one, "func", None) is _ADD for one in metadata)
 
 
 def merged() -> Any:

@@ -13,27 +13,32 @@ from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models._compat_bridge import achunks_to_events, message_to_events
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from streamserve.errors.failures import classify
+from streamserve.private_names.langchain_core import EventBridge, event_bridge
 
 Metadata = dict[str, Any]
 Emit = Callable[[Mapping[str, Any], Metadata], None]
 
 
-class MessageEvents(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
-    """Tells the events of each chat model's message, with the metadata of its run.
+class MessageEvents(BaseCallbackHandler):
+    """Emit the events of each chat model's message, with the metadata of its run.
+
+    LangChain streams a model's answer for a handler with the methods `tap_output_aiter` and `tap_output_iter`.
 
     Args:
         emit: called with each event, in the thread in which the model runs.
+
+    Raises:
+        NotImplementedError: the installed langchain-core has no bridge from chunks to events.
     """
 
     run_inline = True
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
+        self._bridge = event_bridge()
         self._messages: dict[UUID, _Message] = {}
 
     def tap_output_aiter(self, _run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -56,7 +61,7 @@ class MessageEvents(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
     ) -> None:
         """A message begins."""
         about = {**(metadata or {}), **({"tags": tags} if tags else {}), "run_id": str(run_id)}
-        self._messages[run_id] = _Message(run_id, lambda event: self._emit(event, about))
+        self._messages[run_id] = _Message(self._bridge, run_id, lambda event: self._emit(event, about))
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_kwargs: Any) -> None:  # noqa: ARG002
         """A chunk of a message."""
@@ -78,7 +83,8 @@ class MessageEvents(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
 class _Message:
     """One message, from its first chunk to its last."""
 
-    def __init__(self, run_id: UUID, tell: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, bridge: EventBridge, run_id: UUID, tell: Callable[[Mapping[str, Any]], None]) -> None:
+        self._bridge = bridge
         self._id = f"lc_run--{run_id}"
         self._tell = tell
         self._chunks: _Chunks | None = None
@@ -90,7 +96,7 @@ class _Message:
 
     def take(self, chunk: ChatGenerationChunk) -> None:
         if self._chunks is None:
-            self._chunks = _Chunks(self._id)
+            self._chunks = _Chunks(self._bridge, self._id)
         self._chunks.add(chunk)
         self._tell_ready(self._chunks)
 
@@ -105,7 +111,7 @@ class _Message:
         # A model that cannot stream, or an answer from a cache.
         generations = response.generations[0] if response.generations else []
         if generations and isinstance(generations[0], ChatGeneration):
-            for event in message_to_events(generations[0].message, message_id=self._id):
+            for event in self._bridge.of_message(generations[0].message, message_id=self._id):
                 self.tell(event)
 
     def _tell_ready(self, chunks: _Chunks) -> None:
@@ -120,10 +126,10 @@ class _Chunks:
     as a model may run in any thread.
     """
 
-    def __init__(self, message_id: str) -> None:
+    def __init__(self, bridge: EventBridge, message_id: str) -> None:
         self._pending: deque[ChatGenerationChunk] = deque()
         self._closed = False
-        self._events = achunks_to_events(self, message_id=message_id)
+        self._events = bridge.of_chunks(self, message_id=message_id)
         self._step: Generator[Any, None, Any] | None = None
 
     def add(self, chunk: ChatGenerationChunk) -> None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
@@ -21,6 +20,7 @@ from streamserve.catalog.chain import StreamMode
 from streamserve.errors import Internal
 from streamserve.events.messages import MessageEvents, Metadata
 from streamserve.events.pipe import Pipe, piped
+from streamserve.private_names.langchain_core import without_beta_warning
 from streamserve.wire.merge import merge
 
 Event = dict[str, Any]
@@ -65,7 +65,7 @@ async def open_events(
 
 
 async def _native(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig, arguments: dict[str, Any]) -> Any:
-    with suppress_langchain_beta_warning():
+    with without_beta_warning():
         made: Any = runnable.astream_events(input, config, version="v3", **arguments)
         try:
             return await made if isawaitable(made) else None

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT
-from langgraph._internal._config import DEFAULT_RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
 from langgraph.pregel import Pregel
 from langserve.lzstring import LZString
 
@@ -19,6 +18,7 @@ from streamserve.errors import BadRequest, InvalidInput
 from streamserve.errors.places import Place, entry
 from streamserve.graphs.graph import context_fields
 from streamserve.http.json_bounds import passed_bound
+from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
 
 # LangChain.js has names of its own.
 _NAMES = {"runName": "run_name", "maxConcurrency": "max_concurrency", "recursionLimit": "recursion_limit"}

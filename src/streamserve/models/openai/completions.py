@@ -12,6 +12,7 @@ from openai.resources.chat import AsyncCompletions, Completions
 from pydantic import Field
 
 from streamserve.models.openai.stream import AsyncChunkStream, ChunkStream
+from streamserve.private_names.langchain_openai import is_plain_completion
 
 S = TypeVar("S")
 
@@ -44,12 +45,7 @@ class ChunkChatOpenAI(ChatOpenAI):
             yield chunk
 
     def _can_be_fast(self, completions: Any, kind: type[Any], kwargs: dict[str, Any]) -> bool:
-        return (
-            self.fast_stream
-            and type(completions) is kind
-            and "response_format" not in self._default_params | kwargs
-            and not self._use_responses_api({**kwargs, **self.model_kwargs})
-        )
+        return self.fast_stream and type(completions) is kind and is_plain_completion(self, kwargs)
 
 
 class _ChunkCompletions:

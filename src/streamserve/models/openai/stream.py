@@ -16,6 +16,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from streamserve.models.openai.idle_timeout import IdleTimeout
 from streamserve.models.openai.sse import SSEDecoder
+from streamserve.private_names.openai import decode_with, next_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,13 @@ class ChunkStream(Stream[object]):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._decoder = _decoder()
+        decode_with(self, SSEDecoder())
 
     def __next__(self) -> object:
         return chunk_of(super().__next__())
 
     def __iter__(self) -> Iterator[object]:
-        return map(chunk_of, self._iterator)
+        return map(chunk_of, super().__iter__())
 
 
 class AsyncChunkStream(AsyncStream[object]):
@@ -39,7 +40,8 @@ class AsyncChunkStream(AsyncStream[object]):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._decoder = _decoder()
+        decode_with(self, SSEDecoder())
+        self._next = next_of(self)
         self._timeout: float | None = None
         self._model_name: str | None = None
         self._received = 0
@@ -61,11 +63,11 @@ class AsyncChunkStream(AsyncStream[object]):
 
     async def __anext__(self) -> object:
         if self._timeout is None:
-            return chunk_of(await self._iterator.__anext__())
+            return chunk_of(await self._next())
         idle = self._idle = self._idle or IdleTimeout(self._timeout)
         idle.begin()
         try:
-            chunk = await self._iterator.__anext__()
+            chunk = await self._next()
         except asyncio.CancelledError:
             idle.stop()
             if idle.has_expired():
@@ -84,11 +86,6 @@ class AsyncChunkStream(AsyncStream[object]):
         found = {"timeout_s": self._timeout, "model_name": self._model_name, "chunks_received": self._received}
         logger.warning("stream_chunk_timeout fired", extra={"source": "stream_chunk_timeout", **found})
         return StreamChunkTimeoutError(self._timeout, model_name=self._model_name, chunks_received=self._received)
-
-
-def _decoder() -> Any:
-    # The type checker expects the package's own class of events; ours have the members that it uses.
-    return SSEDecoder()
 
 
 def chunk_of(data: object) -> object:

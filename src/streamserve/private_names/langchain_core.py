@@ -1,0 +1,124 @@
+"""langchain-core: what `streamserve.lcel` rewrites and calls, the bridge to events of version 3, the beta warning.
+
+Without a function that a piece of `streamserve.lcel` watches, that piece is off: chains stream at LangChain's cost.
+Without the bridge, only chat models and graphs have events of version 3; without the other, they warn of a beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, cast
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.prompts import BasePromptTemplate
+
+from streamserve.private_names import find
+
+_RUN = (
+    "langchain_core.runnables:Runnable.get_name",
+    "langchain_core.runnables:Runnable._atransform_stream_with_config",
+    "langchain_core.callbacks.manager:_configure",
+    "langchain_core.runnables.config:ensure_config",
+    "langchain_core.runnables.config:patch_config",
+    "langchain_core.runnables.utils:coro_with_context",
+    "langchain_core.messages:AIMessageChunk.__add__",
+    "langchain_core.messages.ai:add_ai_message_chunks",
+)
+# The functions that each piece rewrites or relies on: module and name.
+WATCHED: Mapping[str, tuple[str, ...]] = {
+    "sequence": (
+        *_RUN,
+        "langchain_core.runnables:Runnable.atransform",
+        "langchain_core.runnables:RunnableSequence.astream",
+        "langchain_core.runnables:RunnableSequence.atransform",
+        "langchain_core.runnables:RunnableSequence._atransform",
+    ),
+    "binding": (
+        "langchain_core.runnables.base:RunnableBindingBase.astream",
+        "langchain_core.runnables.base:RunnableBindingBase.atransform",
+        "langchain_core.runnables.base:RunnableBindingBase._merge_configs",
+        "langchain_core.runnables.config:merge_configs",
+    ),
+    "parser": (
+        *_RUN,
+        "langchain_core.output_parsers:BaseTransformOutputParser.atransform",
+        "langchain_core.output_parsers:BaseTransformOutputParser._atransform",
+        "langchain_core.output_parsers.base:BaseOutputParser.parse_result",
+        "langchain_core.output_parsers:StrOutputParser.parse",
+    ),
+    "prompt": (
+        "langchain_core.runnables:Runnable.atransform",
+        "langchain_core.prompts:BasePromptTemplate.ainvoke",
+        "langchain_core.prompts:BasePromptTemplate._aformat_prompt_with_error_handling",
+        "langchain_core.prompts:BasePromptTemplate._format_prompt_with_error_handling",
+    ),
+    "model": (
+        "langchain_core.runnables:Runnable.atransform",
+        "langchain_core.language_models:BaseChatModel.astream",
+        "langchain_core.language_models:BaseChatModel._astream",
+        "langchain_core.language_models:BaseChatModel._should_stream",
+        "langchain_core.language_models:BaseChatModel._convert_input",
+        "langchain_core.language_models.chat_models:_gen_info_and_msg_metadata",
+        "langchain_core.language_models._utils:_normalize_messages",
+    ),
+}
+
+# Called only while the piece "model" is on, which watches them.
+metadata_of: Any = find("langchain_core.language_models.chat_models", "_gen_info_and_msg_metadata")
+_normalized: Any = find("langchain_core.language_models._utils", "_normalize_messages")
+
+
+def watched(piece: str) -> list[Any]:
+    """Return the functions that a piece watches, None for one that is gone."""
+    return [find(*name.split(":")) for name in WATCHED[piece]]
+
+
+def prompt_value(prompt: BasePromptTemplate[Any], value: Any) -> Any:
+    """Return a prompt's value for an input; only while the piece "prompt" is on."""
+    return prompt._format_prompt_with_error_handling(value)
+
+
+def streams(model: BaseChatModel, **arguments: Any) -> bool:
+    """Return whether a model streams with these arguments; only while the piece "model" is on."""
+    return model._should_stream(async_api=True, **{**arguments, "stream": True})
+
+
+def messages_of(model: BaseChatModel, value: LanguageModelInput) -> list[BaseMessage]:
+    """Return a model's input as its messages; only while the piece "model" is on."""
+    return cast("list[BaseMessage]", _normalized(model._convert_input(value).to_messages()))
+
+
+def chunks_of(
+    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **arguments: Any
+) -> AsyncIterator[ChatGenerationChunk]:
+    """Return a model's own stream, without a run; only while the piece "model" is on."""
+    return model._astream(messages, stop=stop, **arguments)
+
+
+class EventBridge(NamedTuple):
+    """Two functions that make events of version 3: from a stream of chunks, and from a whole message."""
+
+    of_chunks: Any
+    of_message: Any
+
+
+def event_bridge() -> EventBridge:
+    """Return LangChain's functions that make events of version 3.
+
+    Raises:
+        NotImplementedError: the installed langchain-core does not have them.
+    """
+    module = "langchain_core.language_models._compat_bridge"
+    of_chunks, of_message = find(module, "achunks_to_events"), find(module, "message_to_events")
+    if of_chunks is None or of_message is None:
+        raise NotImplementedError("this version of langchain-core makes no events of version 3 from a model's chunks")
+    return EventBridge(of_chunks, of_message)
+
+
+def without_beta_warning() -> AbstractContextManager[None]:
+    """Return a context in which LangChain does not warn that an API is a beta."""
+    suppress = find("langchain_core._api", "suppress_langchain_beta_warning")
+    return nullcontext() if suppress is None else cast("AbstractContextManager[None]", suppress())
