@@ -1,11 +1,11 @@
-"""The chain as it is streamed: nobody who watches can tell it from the declared one."""
+"""A rebuilt chain streams, and is observed, exactly as the declared one."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from typing import Any, cast
 from uuid import uuid4
@@ -29,7 +29,7 @@ from langchain_core.runnables import (
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tracers.context import collect_runs
 from langchain_core.tracers.log_stream import RunLogPatch
-from langsmith import tracing_context
+from langsmith import Client, tracing_context
 
 from streamserve.lcel.fast_chain import RunnableSequence, fast
 from tests.observed import (
@@ -55,7 +55,7 @@ each_finished_chain = pytest.mark.parametrize("case", finished.values(), ids=fin
 
 
 async def both(case: Case, watch: Any) -> tuple[list[str], list[str]]:
-    """What a watcher sees of the declared chain, and of the one that is streamed."""
+    """Return what a handler sees of the declared chain, and of the rebuilt one."""
 
     async def seen(chain: Runnable[Any, Any]) -> list[str]:
         return comparable(await watch(chain, copy.deepcopy(case.value), {**case.config}), ordered=case.ordered)
@@ -64,7 +64,7 @@ async def both(case: Case, watch: Any) -> tuple[list[str], list[str]]:
 
 
 async def callbacks_of(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
-    """What an asynchronous handler is called with."""
+    """Return the calls of an asynchronous handler."""
     return await calls_of(AsyncRecorder(), chain, value, config)
 
 
@@ -152,18 +152,18 @@ _PARTS: dict[str, Callable[[Runnable[Any, Any]], Runnable[Any, Any]]] = {
 }
 
 
-@given(parts=st.lists(st.sampled_from(sorted(_PARTS)), min_size=1, max_size=5), listened=st.booleans())
+@given(parts=st.lists(st.sampled_from(sorted(_PARTS)), min_size=1, max_size=5), observed=st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_whatever_is_composed_streams_the_same(parts: list[str], listened: bool) -> None:
+def test_composed_chains_stream_the_same(parts: list[str], observed: bool) -> None:
     chain: Runnable[Any, Any] = RunnableLambda(str) | model
     for part in parts:
         chain = _PARTS[part](chain)
     case = Case(lambda: chain, "Hi")
-    declared, streamed = asyncio.run(both(case, callbacks_of if listened else chunks_of))
+    declared, streamed = asyncio.run(both(case, callbacks_of if observed else chunks_of))
     assert streamed == declared
 
 
-async def test_a_prompt_that_calls_others_is_a_run_of_its_own_even_if_nobody_listens() -> None:
+async def test_a_prompt_that_calls_others_is_a_run_of_its_own() -> None:
     callers: list[Any] = []
 
     def look_up() -> str:
@@ -194,23 +194,23 @@ WITHOUT_RUNS = (
 )
 
 
-def unheard(case: Case, **config: Any) -> AsyncIterator[Any] | None:
-    """The stream of a case's chain without any run, if it has one."""
+def without_runs(case: Case, **config: Any) -> AsyncIterator[Any] | None:
+    """Return the stream of a case's chain without any run, if it has one."""
     chain = fast(case.make())
     if not isinstance(chain, RunnableSequence):
         return None
-    return chain.unheard(copy.deepcopy(case.value), RunnableConfig(**{**case.config, **config}))  # type: ignore[typeddict-item]
+    return chain.without_runs(copy.deepcopy(case.value), RunnableConfig(**{**case.config, **config}))  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_sequence_of_prompts_models_and_parsers_only_needs_no_run(name: str) -> None:
-    assert (unheard(CASES[name]) is not None) == (name in WITHOUT_RUNS)
+def test_prompts_models_and_parsers_need_no_run(name: str) -> None:
+    assert (without_runs(CASES[name]) is not None) == (name in WITHOUT_RUNS)
 
 
 @pytest.mark.parametrize("name", WITHOUT_RUNS)
-async def test_its_stream_without_any_run_is_the_same(name: str) -> None:
+async def test_a_stream_without_any_run_is_the_same(name: str) -> None:
     case = CASES[name]
-    stream = unheard(case)
+    stream = without_runs(case)
     assert stream is not None
     declared = await chunks_of(case.make(), copy.deepcopy(case.value), {**case.config})
     assert comparable(await until_the_end(stream)) == comparable(declared)
@@ -225,18 +225,22 @@ def debugging() -> Iterator[None]:
         set_debug(False)
 
 
-@pytest.mark.parametrize("listening", [debugging, collect_runs, lambda: tracing_context(enabled=True)])
-def test_a_sequence_is_a_run_while_somebody_listens_to_all(listening: Callable[[], Any]) -> None:
-    with listening():
-        assert unheard(CASES["text"]) is None
-    assert unheard(CASES["text"]) is not None
+def tracing() -> AbstractContextManager[None]:
+    return tracing_context(enabled=True, client=Client("http://127.0.0.1:9", api_key="-", auto_batch_tracing=False))
+
+
+@pytest.mark.parametrize("observing", [debugging, collect_runs, tracing])
+def test_a_sequence_is_a_run_while_a_handler_observes_all(observing: Callable[[], Any]) -> None:
+    with observing():
+        assert without_runs(CASES["text"]) is None
+    assert without_runs(CASES["text"]) is not None
 
 
 def test_a_sequence_is_a_run_if_its_config_has_callbacks() -> None:
-    assert unheard(CASES["text"], callbacks=[AsyncRecorder()]) is None
+    assert without_runs(CASES["text"], callbacks=[AsyncRecorder()]) is None
 
 
-async def test_what_a_model_calls_in_a_sequence_that_is_no_run_is_a_part_of_it_all_the_same() -> None:
+async def test_nested_model_calls_belong_to_the_sequence() -> None:
     configs: list[Any] = []
 
     class Caller(AsyncSayer):
@@ -254,13 +258,13 @@ async def test_what_a_model_calls_in_a_sequence_that_is_no_run_is_a_part_of_it_a
     config = RunnableConfig(run_id=whole, run_name="whole", tags=["tag"], metadata={"of": "whole"})
     assert isinstance(chain, RunnableSequence)
     await asyncio.create_task(streamed(chain.astream({}, config)))
-    await streamed(chain.unheard({}, config))
+    await streamed(chain.without_runs({}, config))
     as_run, without = ({**each, "callbacks": each["callbacks"].parent_run_id} for each in configs)
     assert without == as_run
     assert (without["callbacks"], without["tags"], without["metadata"]) == (whole, ["tag"], {"of": "whole"})
 
 
-async def test_an_unheard_stream_that_is_left_early_closes_its_model() -> None:
+async def test_an_unobserved_stream_left_early_closes_its_model() -> None:
     closed = asyncio.Event()
 
     async def endless(_: Any) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""A step's stream: in which task and context it runs, and how it ends early."""
+"""A step's stream: its task and its context, and how it ends early."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Timed(Watched):
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would close what has been forgotten."""
+    """Stop the garbage collector, which would close a forgotten stream."""
     gc.disable()
     try:
         yield
@@ -219,14 +219,14 @@ async def test_a_step_may_give_any_iterator() -> None:
     assert await chunks_of(fast(prompt | Counter(str)), {"topic": "cats"}) == [0, 1, 2]
 
 
-class Unheard(AsyncRecorder):
-    """A handler that listens to no chains."""
+class Uninterested(AsyncRecorder):
+    """A handler that ignores chains."""
 
     ignore_chain = True
 
 
-@pytest.mark.parametrize("handlers", [[], [Unheard()]])
-async def test_nothing_is_added_up_if_nobody_listens(handlers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("handlers", [[], [Uninterested()]])
+async def test_nothing_is_added_up_without_a_handler(handlers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamserve.lcel.chunk_sum.ChunkSum.add", lambda *_: pytest.fail("added up for nobody"))
     chunks = await chunks_of(Watched().chain(), {"topic": "cats"}, {"callbacks": handlers})
     assert chunks == ["0 ", "1 ", "2 ", ""]
@@ -242,7 +242,7 @@ async def test_a_served_chain_streams_without_a_task_per_item() -> None:
     assert events[-1]["data"] == {"output": "0 1 2 "}
 
 
-async def test_a_served_chain_gives_the_code_of_its_steps_the_same_config() -> None:
+async def test_steps_of_a_served_chain_see_the_same_config() -> None:
     async def seen(*, served: bool) -> Any:
         model, after = Contextual(), []
 

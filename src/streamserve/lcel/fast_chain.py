@@ -1,8 +1,8 @@
 """A chain as it is streamed: the same steps and runs with less work per chunk; the declared chain is left as it is.
 
-Rebuilt is what is known: sequences, bindings, maps, branches, fallbacks and the string parser; the rest streams as it
-always does. The classes have upstream's names, because runs are named after them. Unlike upstream, the parser gives
-plain strings, where there it is a subclass of `str`.
+Sequences, bindings, maps, branches, fallbacks and the string parser are rebuilt; other steps stream as they always do.
+The classes have upstream's names, because runs are named after them. Unlike upstream, the parser gives plain strings,
+where there it is a subclass of `str`.
 """
 
 from __future__ import annotations
@@ -24,31 +24,33 @@ from langchain_core.runnables import (
     RunnableWithFallbacks,
     base,
 )
-from langchain_core.runnables.config import patch_config, var_child_runnable_config
+from langchain_core.runnables.config import (
+    get_async_callback_manager_for_config,
+    merge_configs,
+    patch_config,
+    var_child_runnable_config,
+)
 
-from streamserve.lcel.known_langchain import is_known
-from streamserve.lcel.silent_steps import Silent, silent, somebody_listens
-from streamserve.lcel.traced_stream import Stream, buffered, closed, traced
+from streamserve.lcel.known_langchain import pieces
+from streamserve.lcel.silent_steps import Silent, silent
+from streamserve.lcel.traced_stream import Stream, buffered, closed, is_observed, traced
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The runnable to stream in place of a chain: its streams and its runs are the same.
+    """Return the runnable to stream in place of a chain: its streams and its runs are the same.
 
     Args:
         chain: a step that is exchanged in it later is not seen.
     """
-    return _rebuilt(chain) if is_known() else chain
+    return _rebuilt(chain) if pieces() else chain
 
 
 class RunnableSequence(base.RunnableSequence[Any, Any]):
-    """A sequence without a task per item.
-
-    While nobody listens to it, steps of which only callbacks could see that they are runs of their own are none.
-    """
+    """A sequence without a task per item, and without runs for steps whose runs only a handler could see."""
 
     @cached_property
     def _silent(self) -> list[Silent | None]:
-        """How each step streams while nobody listens, if it can be silent."""
+        """How each step streams without a run, if it can."""
         return [_silent(step) for step in self.steps]
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
@@ -61,13 +63,19 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         """As upstream."""
         return self.atransform(_once(input), config, **kwargs)
 
-    def unheard(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
-        """Its stream without any run, in a context that is the caller's own.
+    def astream_in_own_task(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream:
+        """As `astream`, for a caller that iterates it in a task of its own: the context may change."""
+        stream = self.without_runs(input, config, **kwargs)
+        if stream is not None:
+            return stream
+        pipe = partial(self._pipe_in_own_task, kwargs)
+        return traced(self, _once(input), pipe, config, name=self.name, own_context=False)
 
-        Returns:
-            None: somebody listens, or a step cannot be silent.
-        """
-        if None in self._silent or config.get("callbacks") or somebody_listens():
+    def without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
+        """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run."""
+        if None in self._silent or config.get("callbacks"):
+            return None
+        if is_observed(get_async_callback_manager_for_config(config)):
             return None
         stream: Stream = _once(input)
         for step in cast("list[Silent]", self._silent):
@@ -84,13 +92,20 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     def _pipe(
         self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> Stream:
-        for number, (step, unheard) in enumerate(zip(self.steps, self._silent, strict=True), 1):
-            stream = unheard(inputs, kwargs) if unheard is not None and not run.handlers else None
+        observed = is_observed(run)
+        for number, (step, silent_step) in enumerate(zip(self.steps, self._silent, strict=True), 1):
+            stream = silent_step(inputs, kwargs) if silent_step is not None and not observed else None
             if stream is None:
                 config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
                 stream = _transformed(step, inputs, config, kwargs)
             inputs, kwargs = stream, {}
         return inputs
+
+    def _pipe_in_own_task(
+        self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> Stream:
+        var_child_runnable_config.set(config)
+        return self._pipe(kwargs, inputs, run, config)
 
 
 class RunnableBinding(base.RunnableBinding[Any, Any]):
@@ -100,12 +115,12 @@ class RunnableBinding(base.RunnableBinding[Any, Any]):
         """As upstream."""
         if self.config_factories:  # these are to be called when the stream starts
             return super().atransform(input, config, **kwargs)
-        return _transformed(self.bound, input, self._merge_configs(config), {**self.kwargs, **kwargs})
+        return _transformed(self.bound, input, bound_config(self, config), {**self.kwargs, **kwargs})
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As upstream, closed with its reader."""
-        # A config is merged with that of the context, so not before the stream starts, which may be in another one.
-        stream = self.bound.astream(input, self._merge_configs(config), **{**self.kwargs, **kwargs})
+        # A config is merged with its context's when the stream starts, which may be in another context.
+        stream = self.bound.astream(input, bound_config(self, config), **{**self.kwargs, **kwargs})
         try:
             async for chunk in stream:
                 yield chunk
@@ -121,7 +136,7 @@ class StrOutputParser(output_parsers.StrOutputParser):
         return traced(self, input, self.texts, config, run_type="parser", own_context=False)
 
     async def texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
-        """The text of each chunk."""
+        """Stream the text of each chunk."""
         try:
             async for chunk in chunks:
                 yield _text(self, chunk)
@@ -148,6 +163,12 @@ def _silent(step: Runnable[Any, Any]) -> Silent | None:
     return silent(step)
 
 
+def bound_config(binding: base.RunnableBindingBase[Any, Any], *configs: RunnableConfig | None) -> RunnableConfig:
+    """Return configs merged with that of a binding."""
+    merged = merge_configs(binding.config, *configs)
+    return merge_configs(merged, *(make(merged) for make in binding.config_factories))
+
+
 async def _once(value: Any) -> AsyncIterator[Any]:
     yield value
 
@@ -163,18 +184,24 @@ def _rebuilt(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
     return rebuild(chain) if rebuild else chain
 
 
-def _sequence(chain: base.RunnableSequence[Any, Any]) -> RunnableSequence:
+def _sequence(chain: base.RunnableSequence[Any, Any]) -> base.RunnableSequence[Any, Any]:
+    kind = RunnableSequence if "sequence" in pieces() else base.RunnableSequence
     first, *middle, last = map(_rebuilt, chain.steps)
-    return RunnableSequence(first=first, middle=middle, last=last, name=chain.name)
+    return kind(first=first, middle=middle, last=last, name=chain.name)
 
 
-def _binding(chain: base.RunnableBinding[Any, Any]) -> RunnableBinding:
-    return RunnableBinding(
+def _binding(chain: base.RunnableBinding[Any, Any]) -> base.RunnableBinding[Any, Any]:
+    kind = RunnableBinding if "binding" in pieces() else base.RunnableBinding
+    return kind(
         bound=_rebuilt(chain.bound), kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories
     )
 
 
-# Of these only what is in them is rebuilt.
+def _parser(parser: output_parsers.StrOutputParser) -> output_parsers.StrOutputParser:
+    return StrOutputParser(name=parser.name) if "parser" in pieces() else parser
+
+
+# The contents of these are rebuilt, not they themselves.
 def _parallel(chain: RunnableParallel[Any]) -> RunnableParallel[Any]:
     return chain.model_copy(update={"steps__": {name: _rebuilt(step) for name, step in chain.steps__.items()}})
 
@@ -200,5 +227,5 @@ _REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {
     RunnableAssign: _assign,
     RunnableBranch: _branch,
     RunnableWithFallbacks: _fallbacks,
-    output_parsers.StrOutputParser: lambda parser: StrOutputParser(name=parser.name),
+    output_parsers.StrOutputParser: _parser,
 }

@@ -1,4 +1,4 @@
-"""Whether the installed langchain-core is one whose streaming is known: only then is it streamed in another way."""
+"""The pieces of LangChain's streaming that are rewritten here: each is on only where the installed one is known."""
 
 from __future__ import annotations
 
@@ -11,73 +11,41 @@ from importlib.metadata import version
 from types import FunctionType
 from typing import Any
 
-from langchain_core.callbacks import manager
-from langchain_core.language_models import BaseChatModel
-from langchain_core.language_models._utils import _normalize_messages
-from langchain_core.language_models.chat_models import _gen_info_and_msg_metadata
-from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.ai import add_ai_message_chunks
-from langchain_core.output_parsers import BaseTransformOutputParser, StrOutputParser
-from langchain_core.output_parsers.base import BaseOutputParser
-from langchain_core.prompts import BasePromptTemplate
-from langchain_core.runnables import Runnable, RunnableSequence, config, utils
-from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.tracers import context
+from streamserve.private_names.langchain_core import WATCHED, watched
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = "langchain-core"
-
-# What fast_chain.py, silent_steps.py and traced_stream.py write anew, and what they rely on to stay as it is.
-METHODS: tuple[Any, ...] = (
-    Runnable.atransform,
-    Runnable.get_name,
-    Runnable._atransform_stream_with_config,
-    RunnableSequence.astream,
-    RunnableSequence.atransform,
-    RunnableSequence._atransform,
-    RunnableBindingBase.astream,
-    RunnableBindingBase.atransform,
-    RunnableBindingBase._merge_configs,
-    BaseTransformOutputParser.atransform,
-    BaseTransformOutputParser._atransform,
-    BaseOutputParser.parse_result,
-    StrOutputParser.parse,
-    BaseChatModel.astream,
-    BaseChatModel._should_stream,
-    BaseChatModel._convert_input,
-    _gen_info_and_msg_metadata,
-    _normalize_messages,
-    BasePromptTemplate.ainvoke,
-    BasePromptTemplate._aformat_prompt_with_error_handling,
-    BasePromptTemplate._format_prompt_with_error_handling,
-    AIMessageChunk.__add__,
-    add_ai_message_chunks,
-    manager._configure,
-    context._tracing_v2_is_enabled,
-    config.patch_config,
-    config.ensure_config,
-    utils.coro_with_context,
-)
-KNOWN = frozenset({"c5ffd85c1873e68554e2e347a6876bcbf9bab9184b64e00bcdd078d8aa87cb0e"})  # 1.7.2
+# The digests of each piece with which its rewrite has been compared.
+KNOWN: dict[str, frozenset[str]] = {
+    "sequence": frozenset({"bc079528e088e7d14a7816b074c88e5d8783418db0a46fb303a0a0561e8557e5"}),  # 1.7.2
+    "binding": frozenset({"5474adc5c319ecae9f32799f9be43bb19cdc28477f455f2d13be393724f96267"}),
+    "parser": frozenset({"a44ee8bf3ac4bb493102368a9a29d8d42abc225de3660bc45e766b2fe7ab2ae8"}),
+    "prompt": frozenset({"47098d1eb2801a4b2946be93bb64a7b77e49200e5818c48e041bf5b7755c3b2e"}),
+    "model": frozenset({"0deed7558215a7304a4f7402b5fc827a53676e7445596ab85f2e1f5daf400742"}),
+}
 
 
-def digest() -> str:
-    """Of the methods' source texts; a method that somebody has wrapped or replaced counts as what it is now."""
-    return hashlib.sha256("".join(map(_source, METHODS)).encode()).hexdigest()
+def digest(piece: str) -> str:
+    """Return the digest of the source texts that a piece rewrites or relies on.
+
+    A function that somebody has wrapped or replaced counts as what it is now, one that is gone as an empty text.
+    """
+    return hashlib.sha256("".join(map(_source, watched(piece))).encode()).hexdigest()
 
 
 @cache
-def is_known() -> bool:
-    """Whether langchain-core is as it was when its streaming was written anew; if not, the log says so once."""
-    known = digest() in KNOWN
-    if not known:
-        logger.info("unknown langchain-core %s: chains stream as it does, at its cost per token", version(PACKAGE))
+def pieces() -> frozenset[str]:
+    """Return the pieces that are on; the log names the others once."""
+    known = frozenset(piece for piece in WATCHED if digest(piece) in KNOWN[piece])
+    if unknown := sorted(WATCHED.keys() - known):
+        names = ", ".join(unknown)
+        logger.info("unknown %s %s: it streams by itself, at its cost per token: %s", PACKAGE, version(PACKAGE), names)
     return known
 
 
 def _source(method: Any) -> str:
-    # By its code, so that `functools.wraps` does not show the method inside; a proxy of a function is no function.
+    # Read by the code, so that `functools.wraps` does not show the method inside; a proxy is not a function.
     if not isinstance(method, FunctionType):
         return ""
     # As `inspect.getsource`, which takes ten times as long to find the file.

@@ -1,7 +1,7 @@
-"""Steps of a sequence while nobody listens to it: their streams without runs of their own, which only callbacks see.
+"""Streams of a sequence's prompts and chat models without a run per step, while no handler observes the sequence.
 
-Of prompts and chat models, whose streams are written anew here; only of those that run no code but langchain-core's and
-their provider's. Unlike upstream, a chat model's chunks are not kept and added up for a callback that is not there.
+Only steps that run no code but langchain-core's and their provider's can be silent. Unlike upstream, a chat model's
+chunks are not kept and added up for a callback handler that is not there.
 """
 
 from __future__ import annotations
@@ -11,24 +11,19 @@ from functools import partial
 from typing import Any
 
 from langchain_core import prompts
-from langchain_core.globals import get_debug
 from langchain_core.language_models import BaseChatModel
-from langchain_core.language_models._utils import _normalize_messages
-from langchain_core.language_models.chat_models import _gen_info_and_msg_metadata
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.runnables import Runnable
-from langchain_core.tracers.context import _configure_hooks, _tracing_v2_is_enabled
-from langchain_core.utils.env import env_var_is_set
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 
+from streamserve.lcel.known_langchain import pieces
 from streamserve.lcel.traced_stream import NOTHING, Stream, closed, gathered
+from streamserve.private_names.langchain_core import chunks_of, messages_of, metadata_of, prompt_value, streams
 
 # Makes a step's stream of its inputs and arguments; None: with these it cannot be silent.
 Silent = Callable[[Stream, dict[str, Any]], Stream | None]
 
-# With these LangChain refuses to run.
-_FORMER_TRACING = ("LANGCHAIN_TRACING", "LANGCHAIN_HANDLER")
 # Of one text each.
 _TEMPLATES = (
     prompts.AIMessagePromptTemplate,
@@ -38,21 +33,11 @@ _TEMPLATES = (
 )
 
 
-def somebody_listens() -> bool:
-    """Whether LangChain gives a run callbacks that its config does not name: debug, tracing, those of a context."""
-    return (
-        get_debug()
-        or bool(_tracing_v2_is_enabled())
-        or any(map(env_var_is_set, _FORMER_TRACING))
-        or any(var.get() is not None or (name and env_var_is_set(name)) for var, _, _, name in _configure_hooks)
-    )
-
-
 def silent(step: Runnable[Any, Any]) -> Silent | None:
-    """How a step streams while nobody listens; None: as a run of its own."""
+    """Return how a step streams without a run, or None if it needs one."""
     if type(step) is prompts.ChatPromptTemplate:
-        return partial(_prompted, step) if _is_plain(step) else None
-    if isinstance(step, BaseChatModel) and _streams_as_all_do(type(step)):
+        return partial(_prompted, step) if "prompt" in pieces() and _is_plain(step) else None
+    if isinstance(step, BaseChatModel) and "model" in pieces() and _streams_as_all_do(type(step)):
         return partial(_said, step)
     return None
 
@@ -71,7 +56,7 @@ async def _prompted(prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs:
     try:
         whole = await gathered(inputs)
         if whole is not NOTHING:
-            yield prompt._format_prompt_with_error_handling(whole)
+            yield prompt_value(prompt, whole)
     finally:
         await closed(inputs)
 
@@ -84,7 +69,7 @@ def _said(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) -> Strea
     if model.callbacks or model.verbose or model.output_version == "v1":
         return None
     others = {name: value for name, value in kwargs.items() if name != "stop"}
-    if not model._should_stream(async_api=True, **{**others, "stream": True}):
+    if not streams(model, **others):
         return None
     # As upstream: the older name counts only where the newer one is missing.
     others.pop("ls_structured_output_format", None) or others.pop("structured_output_format", None)
@@ -99,16 +84,16 @@ async def _chunks(
         given = await gathered(inputs)
         if given is NOTHING:
             return
-        messages = _normalize_messages(model._convert_input(given).to_messages())
+        messages = messages_of(model, given)
         if model.rate_limiter:
             await model.rate_limiter.aacquire(blocking=True)
         message_id = f"{LC_ID_PREFIX}-{uuid7()}"
-        stream = model._astream(messages, stop=stop, **kwargs)
+        stream = chunks_of(model, messages, stop, **kwargs)
         async for chunk in stream:
             message = chunk.message
             if message.id is None:
                 message.id = message_id
-            message.response_metadata = _gen_info_and_msg_metadata(chunk)
+            message.response_metadata = metadata_of(chunk)
             yield message
         if message is None:
             raise ValueError("No generation chunks were returned")

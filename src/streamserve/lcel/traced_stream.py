@@ -1,36 +1,45 @@
-"""A step's stream as one run of its callbacks: as langchain-core does it, without a task per item.
+"""A step's stream as one run, as langchain-core makes it, without a task per item.
 
-Unlike there: chunks are added up once, at the end, and only if a callback handler listens; an early end closes the
-stream before it (there the garbage collector does); all items come in the caller's task, not each in one of its own.
+One question decides what a stream does beside its chunks: is it observed, that is, has its run a callback handler?
+Observed, chunks are added up for the handlers, at the end instead of one by one. Unobserved, nothing is kept.
+
+Unlike upstream, an early end closes the stream before it (there the garbage collector does), and all items come in
+the caller's task, not each in one of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
-from typing import Any
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, BaseCallbackManager
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     patch_config,
     set_config_context,
-    var_child_runnable_config,
 )
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from streamserve.lcel.chunk_sum import ChunkSum
-from streamserve.lcel.relay import Relay
 
 Stream = AsyncIterator[Any]
 Transform = Callable[[Stream, AsyncCallbackManagerForChainRun, RunnableConfig], Stream]
 
 NOTHING: Any = object()
+_MOVED: Any = object()
+_ENDED: Any = object()
 
-# Said by who iterates a stream in a task of its own: the outermost step's context may then be the task's
-# own; another one takes a change to it and back for each chunk.
-alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+def is_observed(callbacks: BaseRunManager | BaseCallbackManager) -> bool:
+    """Return whether a stream is observed: whether its run has callback handlers.
+
+    Args:
+        callbacks: of the run; LangChain adds debugging, tracing and the handlers of a context to those of a config.
+    """
+    return bool(callbacks.handlers)
 
 
 async def traced(
@@ -44,7 +53,7 @@ async def traced(
     defers_inputs: bool = False,
     own_context: bool = True,
 ) -> AsyncGenerator[Any]:
-    """The stream of one step, as a run of its own.
+    """Stream one step as a run of its own.
 
     Args:
         step: names the run, if neither the config nor `name` does.
@@ -54,19 +63,18 @@ async def traced(
         name: of the run, if the config has none.
         run_type: for the callbacks; None: a chain.
         defers_inputs: for the callbacks.
-        own_context: False: nobody looks at the context that the step's own code runs in, unless somebody listens.
+        own_context: False: the step's code runs in the caller's context while the stream is not observed.
     """
     source, stream = aiter(inputs), NOTHING
-    outermost = alone.get()
-    alone.set(False)
     first = await anext(source, NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
-    run = await _begun(step, config, run_type=run_type, defers_inputs=defers_inputs)
-    listened = any(not handler.ignore_chain for handler in run.handlers)
+    run = await _started(step, config, run_type=run_type, defers_inputs=defers_inputs)
+    observed = is_observed(run)
+    listened = observed and any(not handler.ignore_chain for handler in run.handlers)
     tap, outputs = _Tap(first, source, listened=listened), ChunkSum()
     try:
         child = patch_config(config, callbacks=run.get_child())
-        if run.handlers or (own_context and not outermost):
+        if observed or own_context:
             with set_config_context(child) as context:
                 stream = context.run(transform, tap, run, child)
                 with Relay(_announced(run, stream), context) as relay:
@@ -75,8 +83,6 @@ async def traced(
                         if listened:
                             outputs.add(relay.chunk)
         else:
-            if outermost:
-                var_child_runnable_config.set(child)
             stream = transform(tap, run, child)
             async for chunk in stream:
                 yield chunk
@@ -92,15 +98,15 @@ async def traced(
         await closed(source)
 
 
-async def _begun(step: Runnable[Any, Any], config: RunnableConfig, **said: Any) -> AsyncCallbackManagerForChainRun:
-    """The step's run; takes its id out of the config, so that no other has it."""
+async def _started(step: Runnable[Any, Any], config: RunnableConfig, **about: Any) -> AsyncCallbackManagerForChainRun:
+    """Start the step's run; take its id out of the config, so that no other run has it."""
     name, run_id = config.get("run_name") or step.get_name(), config.pop("run_id", None)
     manager = get_async_callback_manager_for_config(config)
-    return await manager.on_chain_start(None, {"input": ""}, name=name, run_id=run_id, **said)
+    return await manager.on_chain_start(None, {"input": ""}, name=name, run_id=run_id, **about)
 
 
 async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, **kwargs: Any) -> Stream:
-    """The stream of a step that needs its whole input: as `Runnable.atransform`, closed with its reader."""
+    """Stream a step that needs its whole input: as `Runnable.atransform`, closed with its reader."""
     whole = await gathered(inputs)
     if whole is NOTHING:
         return
@@ -114,21 +120,26 @@ async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableCon
 
 async def gathered(inputs: Stream) -> Any:
     """Return the sum of all chunks of a stream, or `NOTHING` if it has none."""
-    total, empty = ChunkSum(restarts=True), True
+    first, total = NOTHING, None
     async for chunk in inputs:
-        empty = False
+        if first is NOTHING:
+            first = chunk
+            continue
+        if total is None:
+            total = ChunkSum(restarts=True)
+            total.add(first)
         total.add(chunk)
-    return NOTHING if empty else total.value()
+    return first if total is None else total.value()
 
 
 async def closed(stream: Any) -> None:
-    """Closes a stream that can be closed and that nothing is waiting for."""
+    """Close a stream that can be closed and that nothing is waiting for."""
     if hasattr(stream, "aclose") and not getattr(stream, "ag_running", False):
         await stream.aclose()
 
 
 class _Tap:
-    """The inputs as the step takes them, added up on their way if somebody listens."""
+    """The inputs as the step takes them, added up on their way if a handler listens."""
 
     __slots__ = ("_draining", "_first", "_next", "_start", "_sum")
 
@@ -156,21 +167,84 @@ class _Tap:
         return chunk
 
     async def drain(self) -> None:
-        """Takes what the step left."""
+        """Take what the step left."""
         self._draining = True
         async for _ in self:
             pass
 
     def seen(self) -> Any:
-        """What callbacks are told of the inputs: their sum at the end, before it the first."""
+        """Return the inputs as callbacks are given them: their sum at the end, before it the first."""
         if self._sum is not None and self._draining:
             return self._sum.value()
         return None if self._start is NOTHING else self._start
 
 
 def _announced(run: AsyncCallbackManagerForChainRun, stream: Stream) -> Stream:
-    """The stream of a run, through the handler that shows chunks in `astream_events` and `astream_log`."""
+    """Return a run's stream through the handler that shows its chunks in `astream_events` and `astream_log`."""
     for handler in run.handlers:
-        if isinstance(handler, _StreamingCallbackHandler):
-            return handler.tap_output_aiter(run.run_id, stream)
+        if hasattr(handler, "tap_output_aiter"):
+            tapped: Stream = handler.tap_output_aiter(run.run_id, stream)
+            return tapped
     return stream
+
+
+class Relay:
+    """Iterate a stream in a context; a task per item would do so too, at the cost of a turn of the event loop.
+
+    The stream's loop is a coroutine that is sent to by hand: what it gives out is either `_MOVED`, when there is a
+    chunk, or a future, which is handed on to the task.
+
+    Args:
+        stream: to iterate.
+        context: in which the stream's code runs.
+    """
+
+    __slots__ = ("_loop", "_pending", "_run", "_send", "chunk")
+
+    def __init__(self, stream: AsyncIterator[Any], context: Context) -> None:
+        self.chunk: Any = None
+        self._loop: Coroutine[Any, Any, None] = self._iterate(stream)
+        self._run, self._send = context.run, self._loop.send
+        self._pending: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._loop.close)
+
+    def moved(self) -> bool:
+        """Return whether there was a next chunk without waiting."""
+        return self._resumed(self._send, None)
+
+    @types.coroutine
+    def waited(self) -> Generator[Any, Any, bool]:
+        """Wait for the next chunk; return False at the stream's end."""
+        while self._pending is not _ENDED:
+            try:
+                sent = yield self._pending
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                moved = self._resumed(self._loop.throw, error)
+            else:
+                moved = self._resumed(self._send, sent)
+            if moved:
+                return True
+        return False
+
+    def _resumed(self, resume: Callable[[Any], Any], value: Any) -> bool:
+        try:
+            self._pending = self._run(resume, value)
+        except StopIteration:
+            self._pending = _ENDED
+        return self._pending is _MOVED
+
+    async def _iterate(self, stream: AsyncIterator[Any]) -> None:
+        async for self.chunk in stream:
+            await _move()
+
+
+@types.coroutine
+def _move() -> Generator[Any, None, None]:
+    yield _MOVED

@@ -28,8 +28,8 @@ from streamserve.graphs import modes
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_run_id
 from streamserve.graphs.thread_heads import starting_config
-from streamserve.lcel.fast_chain import RunnableSequence, fast
-from streamserve.lcel.traced_stream import alone, closed
+from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
+from streamserve.lcel.traced_stream import closed
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.output_forms import BatchResults, OtherOutput, changes_form
 from streamserve.serving.stream_callbacks import without_aggregator
@@ -55,7 +55,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """As upstream, with `served`. LangServe asks what this gives for schemas only, which few configs change."""
         if not self.bound.config_specs:
             return self
-        return self.model_copy(update={"config": self._merge_configs(config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
+        return self.model_copy(update={"config": bound_config(self, config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
 
     @cached_property
     def graph(self) -> graphs.Graph | None:
@@ -183,9 +183,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     def _stream(self, input: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         chain = self._streamed
         if type(chain) is RunnableSequence:  # in the task of a run, whose context is its own
-            if (stream := chain.unheard(input, config, **kwargs)) is not None:
-                return stream
-            alone.set(True)
+            return chain.astream_in_own_task(input, config, **kwargs)
         return chain.astream(input, config, **kwargs)
 
     async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:
@@ -239,7 +237,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:
         config = self._config(config, index)
-        return self._merge_configs(config) if self.config or self.config_factories else config or {}
+        return bound_config(self, config) if self.config or self.config_factories else config or {}
 
     def _config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig | None:
         """A config with what LangServe dropped of the caller's, and for a graph without what LangServe added."""
