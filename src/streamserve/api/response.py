@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from streamserve.api.reader import Reader
 from streamserve.errors import RunExpired, StoreUnavailable
-from streamserve.http.body_sender import body_sender
 from streamserve.runs.runs import Runs
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.wire.blocks import KEEP_ALIVE, error_block
@@ -61,23 +60,21 @@ class StreamResponse(Response):
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, as an ASGI application."""
         task = asyncio.current_task()
         assert task is not None
         reader = Reader(task, self._runs.settings)
         try:
             with self._runs.reading(self._run_id, reader.drop):
-                await self._serve(task, reader, scope, receive, send)
+                await self._serve(task, reader, receive, send)
         finally:
             reader.close()
 
-    async def _serve(
-        self, task: asyncio.Task[object], reader: Reader, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, task: asyncio.Task[object], reader: Reader, receive: Receive, send: Send) -> None:
         disconnect = asyncio.create_task(_cancel_on_disconnect(receive, task))
         try:
-            await self._send_all(scope, send, reader)
+            await self._send_all(send, reader)
         except asyncio.CancelledError:
             # A reader that left or was dropped ends normally; any other cancellation passes on.
             if not ((disconnect.done() or reader.dropped) and task.uncancel() == 0):
@@ -88,14 +85,13 @@ class StreamResponse(Response):
         finally:
             disconnect.cancel()
 
-    async def _send_all(self, scope: Scope, send: Send, reader: Reader) -> None:
+    async def _send_all(self, send: Send, reader: Reader) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         self.raw_headers = []  # frees about a kilobyte per stream that waits for its model
-        send_body = body_sender(scope, send)
         unsubscribe = self._runs.store.subscribe(self._run_id, reader.wake)
         try:
-            await reader.send(send_body, await self._opening())
-            await self._follow(send_body, reader)
+            await reader.send(send, await self._opening())
+            await self._follow(send, reader)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()

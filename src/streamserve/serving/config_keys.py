@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from fastapi import HTTPException
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT
 from langgraph.pregel import Pregel
@@ -86,9 +87,13 @@ class ConfigKeys:
         return [self._taken({**in_path, **config}) for _, config in _placed(said)]
 
     def read_hash(self, config_hash: str) -> dict[str, Any]:
-        """The config in a path; empty if there is none, or none that LangServe takes.
+        """Return the config in a path; empty if there is none.
+
+        Args:
+            config_hash: the part of the path, or empty.
 
         Raises:
+            HTTPException: no config can be decoded.
             InvalidInput: as for `read`.
         """
         config = _decoded(config_hash)
@@ -168,14 +173,22 @@ def require_plausible(config_hash: str, max_length: int) -> None:
 
 
 def _decoded(config_hash: str) -> dict[str, Any]:
+    if not config_hash:
+        return {}
     try:
         text = LZString.decompressFromEncodedURIComponent(config_hash)  # type: ignore[no-untyped-call]
-    except Exception:  # LangServe says so
-        return {}
+    except Exception as error:
+        raise _undecodable() from error
     if text and (len(text) > MAX_UNPACKED or passed_bound(text.encode(errors="replace"), MAX_DEPTH, MAX_ITEMS)):
         raise BadRequest("The config in the path is too large")
     try:
-        found = json.loads(text) if config_hash else {}
-    except Exception:  # LangServe says so
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = json.loads(text)
+    except Exception as error:
+        raise _undecodable() from error
+    if not isinstance(found, dict):
+        raise _undecodable()
+    return found
+
+
+def _undecodable() -> HTTPException:
+    return HTTPException(400, "Invalid config hash")  # as LangServe

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel
 
 from streamserve.call import Call, current_call
 from streamserve.catalog.chain import keeps_checkpoints
@@ -24,6 +23,7 @@ from streamserve.runs import turns
 from streamserve.runs.attempt import Attempt
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Events, Run
+from streamserve.serving.inputs import input_of
 from streamserve.serving.request_body import read_kwargs
 from streamserve.serving.served import ServedRunnable
 from streamserve.stores import RunRecord, RunStore
@@ -188,13 +188,7 @@ def _continued(
         turn=turns.of_run(store, record, served.served.chain.multitask_strategy),
         recover=True,
     )
-    return call, _events(served, _input(served.input_schema.model_validate(kept["input"])), call)
-
-
-def _input(validated: Any) -> Any:
-    # As LangServe: a model that only describes the input is none to the chain.
-    value = getattr(validated, "root", validated)
-    return {name: getattr(value, name) for name in type(value).model_fields} if isinstance(value, BaseModel) else value
+    return call, _events(served, input_of(served, kept["input"]), call)
 
 
 async def _events(served: ServedRunnable, value: Any, call: Call) -> Events:

@@ -81,10 +81,15 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """What requests are validated against: messages in any form, and for a graph also None and commands."""
         return self._schema("request", self._make_request_schema)
 
+    @cached_property
+    def config_model(self) -> type[BaseModel]:
+        """The schema of a request's config: its configurable fields."""
+        return self.config_schema(include=["configurable"])
+
     @property
     def request_schemas(self) -> tuple[type[BaseModel], type[BaseModel]]:
         """The schemas of one input and of one config, in which the places of what does not fit are looked up."""
-        return self.input_schema, self.config_schema(include=["configurable"])
+        return self.input_schema, self.config_model
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """The chain's output schema in the form that the chat playground understands."""

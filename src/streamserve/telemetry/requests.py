@@ -11,8 +11,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from streamserve.http.body_sender import offer
-
 HEADER = "X-Request-ID"
 # Other ids could forge lines of the log or fill it.
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -46,7 +44,7 @@ class RequestContext:
         request_id = request_id_of(headers)
         bound = bind_contextvars(request_id=request_id, **trace_of(headers))
         try:
-            answer = self._wrap_send(scope, send, request_id)
+            answer = self._wrap_send(send, request_id)
             if self._traced is None:
                 await self._app(scope, receive, answer)
                 return
@@ -55,7 +53,7 @@ class RequestContext:
         finally:
             reset_contextvars(**bound)
 
-    def _wrap_send(self, scope: Scope, send: Send, request_id: str) -> Send:
+    def _wrap_send(self, send: Send, request_id: str) -> Send:
         header = (b"x-request-id", request_id.encode("ascii"))
 
         async def answer(message: Message) -> None:
@@ -66,7 +64,6 @@ class RequestContext:
             if self._answered is not None:
                 self._answered(message["status"])
             await send(message)
-            offer(scope, send)
 
         return answer
 

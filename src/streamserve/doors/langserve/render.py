@@ -1,16 +1,62 @@
-"""Answers of /invoke and /batch for which LangServe's own answer has no place."""
+"""Frames of the event streams, and answers of /invoke and /batch for which LangServe's own answer has no place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from fastapi import Response
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers.log_stream import RunLogPatch
 
 from streamserve.call import Call
 from streamserve.errors.failures import explain, record
+from streamserve.lcel.traced_stream import closed
+from streamserve.runs.run import Events
+from streamserve.serving.served import ServedRunnable
 from streamserve.wire.serializer import to_line
 from streamserve.wire.types import types_of
+
+Dumps = Callable[[Any], bytes]
+
+
+async def frames(
+    served: ServedRunnable, endpoint: str, given: Any, config: RunnableConfig, filters: Mapping[str, Any], dumps: Dumps
+) -> Events:
+    """Yield the events of a stream as LangServe does, without its `metadata` and `error`, which runs have already.
+
+    Args:
+        served: the chain.
+        endpoint: "stream", "stream_log" or "stream_events".
+        given: the input.
+        config: the config of the run.
+        filters: the filters of logs and events.
+        dumps: the serializer.
+    """
+    source: Any
+    form: Callable[[Any], Any] | None = None
+    if endpoint == "stream":
+        source = served.astream(given, config)
+    elif endpoint == "stream_log":
+        source, form = served.astream_log(given, config, diff=True, **filters), _operations
+    else:
+        source, form = served.astream_events(given, config, **filters), _without_internal_keys
+    try:
+        async for value in source:
+            yield {"event": "data", "data": dumps(form(value) if form else value).decode()}
+        yield {"event": "end"}
+    finally:
+        await closed(source)
+
+
+def _operations(patch: RunLogPatch) -> dict[str, Any]:
+    return {"ops": patch.ops}
+
+
+def _without_internal_keys(event: dict[str, Any]) -> dict[str, Any]:
+    event["metadata"] = {name: value for name, value in event["metadata"].items() if not name.startswith("__")}
+    return event
 
 
 def invoke_answer(output: Any, call: Call) -> Response:

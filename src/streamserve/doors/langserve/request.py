@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
-from streamserve.call import EventVersion
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langserve import __version__
+from langserve.validation import StreamEventsParameters
+
+from streamserve.call import Call, EventVersion
 from streamserve.errors.places import invalid
+from streamserve.graphs.progress import with_run_id
 from streamserve.serving.request_body import check_shape
+from streamserve.serving.served import ServedRunnable
 from streamserve.wire.input_types import decode_input_types
 
 # The field that the body of each endpoint must have; these endpoints start a run, or a call without a stream.
@@ -36,6 +44,53 @@ def read_body(parsed: Any, endpoint: str, max_batch: int) -> tuple[dict[str, Any
     body = check_shape(parsed, REQUIRED[endpoint], max_batch)
     decode_input_types(body, REQUIRED[endpoint])
     return _without_version(body) if endpoint == "stream_events" else (body, "v2")
+
+
+def name_run(call: Call, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the run's id and the caller's own keys, which LangServe would drop.
+
+    One id stands for the run, LangServe's metadata and the trace. Another attempt at the run begins with this config.
+
+    Args:
+        call: prepared; keeps the config.
+        config: the configurable fields.
+    """
+    asked = call.configs[0] if call.configs else {}
+    named = {**config, **{key: value for key, value in asked.items() if key != "configurable"}, "run_id": call.run_id}
+    call.config = with_run_id(named, call.run_id) if call.recover else named
+    return call.config
+
+
+def config_of(
+    served: ServedRunnable, call: Call, in_path: Mapping[str, Any], endpoint: str, agent: str | None
+) -> RunnableConfig:
+    """Return the config that LangServe would give the chain for a request.
+
+    Args:
+        served: the chain.
+        call: prepared.
+        in_path: the config in the path, or empty.
+        endpoint: the name of LangServe's endpoint.
+        agent: the client's `User-Agent`.
+
+    Raises:
+        ValidationError: a configurable field does not fit.
+    """
+    configurable: dict[str, Any] = {}
+    for config in filter(None, (in_path, call.body.get("config"))):
+        configurable |= served.config_model.model_validate(config).model_dump().get("configurable") or {}
+    metadata = {"__useragent": agent, "__langserve_version": __version__, "__langserve_endpoint": endpoint}
+    own = RunnableConfig(metadata=metadata, run_name=served.served.path)
+    return merge_configs(cast(RunnableConfig, name_run(call, {"configurable": configurable})), own)
+
+
+def filters_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the filters that a body names: which runs' events or patches the caller wants.
+
+    Raises:
+        ValidationError: a filter is not a list of texts.
+    """
+    return StreamEventsParameters.model_validate(body).model_dump()
 
 
 def _without_version(body: dict[str, Any]) -> tuple[dict[str, Any], EventVersion]:

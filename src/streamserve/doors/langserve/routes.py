@@ -17,7 +17,6 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from langserve import add_routes
 from pydantic import ValidationError
-from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
@@ -28,10 +27,9 @@ from streamserve.api.response import StreamResponse, resume, run_headers
 from streamserve.api.services import Services, services_of
 from streamserve.api.threads.routes import add_thread_routes
 from streamserve.call import Call, current_call
-from streamserve.doors.langserve.plain_stream import PlainStream
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
-from streamserve.doors.langserve.render import add_types, batch_answer, invoke_answer
-from streamserve.doors.langserve.request import REQUIRED, read_body
+from streamserve.doors.langserve.render import add_types, batch_answer, frames, invoke_answer
+from streamserve.doors.langserve.request import REQUIRED, config_of, filters_of, name_run, read_body
 from streamserve.errors import (
     Cancelled,
     Internal,
@@ -44,7 +42,6 @@ from streamserve.errors import (
     UnknownThread,
 )
 from streamserve.errors.failures import explain, record
-from streamserve.graphs.progress import with_run_id
 from streamserve.http import direct
 from streamserve.http.body import LARGE, ChainRequest, aside, parse
 from streamserve.http.direct import Handler
@@ -53,6 +50,7 @@ from streamserve.runs.run import Events
 from streamserve.runs.runs import OnDisconnect, Runs
 from streamserve.serving.calls import while_connected
 from streamserve.serving.config_keys import require_plausible
+from streamserve.serving.inputs import input_of
 from streamserve.serving.output_forms import BatchResults, OtherOutput
 from streamserve.serving.prepare import admit, begin_call, prepare
 from streamserve.serving.recovery import HEADER, Recovery
@@ -72,12 +70,12 @@ class Door:
     Args:
         served: the chain.
         recovery: decides which runs are recovered.
-        plain: streams requests without a config.
+        serializer: gives the chain's values their JSON.
     """
 
     served: ServedRunnable
     recovery: Recovery
-    plain: PlainStream
+    serializer: Serializer
 
 
 def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
@@ -88,8 +86,7 @@ def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Seque
         recovery: decides which runs are recovered.
         dependencies: the guard of every route.
     """
-    serializer = Serializer()
-    door = Door(served, recovery, PlainStream(served, serializer))
+    door = Door(served, recovery, Serializer())
     router = APIRouter(route_class=type("RunRoute", (RunRoute,), {"door": door}), dependencies=list(dependencies))
     playground = playground_of(served)
     add_routes(
@@ -99,7 +96,7 @@ def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Seque
         playground_type=playground or "default",
         disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
         per_req_config_modifier=_with_run_id,
-        serializer=serializer,
+        serializer=door.serializer,
     )
     _add_background_runs(router)
     add_thread_routes(router, served.served.name, served.graph)
@@ -107,15 +104,9 @@ def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Seque
 
 
 def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
-    # One id for the run, LangServe's metadata and the trace; each run of a batch has an id of its own.
     call = current_call.get()
-    if call is None or request.scope["path"].endswith("/batch"):
-        return config
-    # Another attempt at the run begins with this config.
-    asked = call.configs[0] if call.configs else {}
-    named = {**config, **{key: value for key, value in asked.items() if key != "configurable"}, "run_id": call.run_id}
-    call.config = with_run_id(named, call.run_id) if call.recover else named
-    return call.config
+    # Each run of a batch has an id of its own.
+    return config if call is None or request.scope["path"].endswith("/batch") else name_run(call, config)
 
 
 def _add_background_runs(router: APIRouter) -> None:
@@ -209,7 +200,7 @@ class RunRoute(APIRoute):
         await self._prepare(request, call, config_hash, services.settings.max_batch)
         if self.endpoint_name in ("invoke", "batch"):
             return await self._call(request, call, services.runs, handler)
-        return await self._stream(request, call, services.runs, await self._events(request, call, handler))
+        return await self._stream(request, call, services.runs, self._events(request, call, config_hash))
 
     async def _prepare(self, request: ChainRequest, call: Call, config_hash: str, max_batch: int) -> None:
         served = self.door.served
@@ -233,12 +224,17 @@ class RunRoute(APIRoute):
         response.headers["Run-Id"] = call.run_id
         return response
 
-    async def _events(self, request: ChainRequest, call: Call, handler: Handler) -> Events:
-        if self.endpoint_name in ("stream", "runs") and (events := self.door.plain.events(request, call)):
-            return events
-        response = await handler(request)
-        assert isinstance(response, EventSourceResponse)
-        return cast(Events, response.body_iterator)
+    def _events(self, request: Request, call: Call, config_hash: str) -> Events:
+        served = self.door.served
+        endpoint = "stream" if self.endpoint_name == "runs" else self.endpoint_name
+        agent = request.headers.get("user-agent")
+        try:
+            config = config_of(served, call, served.config_keys.read_hash(config_hash), endpoint, agent)
+            given = input_of(served, call.body["input"], config)
+            filters = {} if endpoint == "stream" else filters_of(call.body)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
+        return frames(served, endpoint, given, config, filters, self.door.serializer.dumps)
 
     async def _stream(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
         order = await self._order(request, call, runs)

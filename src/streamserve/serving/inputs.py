@@ -1,0 +1,34 @@
+"""The input of a chain: a request's value, validated and as the chain takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.load import Serializable
+from langchain_core.runnables import RunnableConfig
+from langserve import CustomUserType
+from pydantic import BaseModel
+
+from streamserve.serving.served import ServedRunnable
+
+
+def input_of(served: ServedRunnable, value: Any, config: RunnableConfig | None = None) -> Any:
+    """Return the input that the chain gets for a value of a request.
+
+    Args:
+        served: the chain.
+        value: the value, with its types.
+        config: the request's config, which may change the schema; default: none.
+
+    Raises:
+        ValidationError: the value does not fit the schema.
+    """
+    return _unpacked(served.with_config(config).input_schema.model_validate(value))
+
+
+def _unpacked(validated: Any) -> Any:
+    # As LangServe: a model that only describes the input becomes a dict.
+    value = getattr(validated, "root", validated)
+    if isinstance(value, BaseModel) and not isinstance(value, Serializable | CustomUserType):
+        return {name: _unpacked(getattr(value, name)) for name in type(value).model_fields}
+    return value
