@@ -1,4 +1,4 @@
-"""Keeps the file and its log small, on a connection of its own beside writers and readers."""
+"""Keep the file and its log small, on a connection beside those of writers and readers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from streamserve.stores.sqlite.schema import connect
 
 # Bytes of the log that are worth a checkpoint.
 MIN_LOG = 2**20
-# Bytes of the log past which writers wait for a checkpoint: only one that they wait for makes the log start over.
-# 20 MB a second are written at 10,000 blocks a second, so that they wait every few seconds then.
+# Bytes of the log past which writers wait for a checkpoint: only then can the log start over. At 10,000 blocks a
+# second it grows by 20 MB a second, so that writers wait every few seconds.
 MAX_LOG = 64 * 2**20
 # Free pages that are worth giving back.
 MIN_FREE = 1000
@@ -19,7 +19,7 @@ class Compactor:
     """A connection for checkpoints.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hears what other processes store: an OS thread polls `PRAGMA data_version` and reads what is new after a change."""
+"""Follow what other processes store: an OS thread polls `PRAGMA data_version` and reads new rows after a change."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ OnNews = Callable[[Sequence[Piece], Sequence[tuple[str, str]]], None]
 
 
 class Follower:
-    """The thread; all its methods are called in the event loop.
+    """The OS thread that follows other processes. Its methods are called in the event loop.
 
     Args:
-        path: of the file.
+        path: path of the file.
         worker: returns this worker's name.
         on_news: called in the event loop.
     """
@@ -67,11 +67,11 @@ class Follower:
         self._thread.start()
 
     def follow(self, run_ids: frozenset[str], *, listening: bool) -> None:
-        """Set what is followed from now on.
+        """Set the runs to follow.
 
         Args:
-            run_ids: runs of other processes.
-            listening: whether there may be signals: this process has live runs.
+            run_ids: ids of runs of other processes.
+            listening: whether to poll for signals: this process has live runs.
         """
         self._wanted, self._listening = run_ids, listening
         self._changed.set()
@@ -134,7 +134,7 @@ class Follower:
         return [(kind, run_id) for _, kind, run_id in signals]
 
     def _new_pieces(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[Piece]:
-        """Return what is new of the runs followed so far, and the newest piece of each run followed from now on."""
+        """Return new pieces of the runs followed so far, and the newest piece of each run followed from now on."""
         pieces: list[Piece] = []
         if self._runs:
             rows = connection.execute(

@@ -13,7 +13,7 @@ class ReadSession:
     """A connection that reads.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is dropped, and when."""
+"""Drop ended runs past their time or past the bounds."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def keep_bounds(session: WriteSession, runs: int, size: int) -> None:
     """Drop the oldest ended runs while there are too many or they are too large.
 
     Args:
-        session: in a transaction.
-        runs: number of ended runs that are kept.
-        size: of their blocks, in bytes.
+        session: session in a transaction.
+        runs: number of ended runs.
+        size: bytes of their blocks.
     """
     bounds = session.bounds
     while runs > bounds.max_runs or (size > bounds.max_bytes and runs > 1):
@@ -35,7 +35,7 @@ def keep_bounds(session: WriteSession, runs: int, size: int) -> None:
 
 
 def reap(session: WriteSession, now: float) -> tuple[bool, Retained]:
-    """Drop some of what is past its time. Return whether there may be more, and what is left."""
+    """Drop some of the runs past their time. Return whether there may be more, and what is left."""
     expired = session.do(f"{ENDED} AND expires_at <= ? ORDER BY end_number LIMIT ?", now, MAX_DROPPED).fetchall()
     for run in expired:
         _drop(session, *run)

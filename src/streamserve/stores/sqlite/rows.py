@@ -22,9 +22,9 @@ def find_record(connection: sqlite3.Connection, where: str, value: object) -> Ru
     """Return the record of a run, without its request.
 
     Args:
-        connection: in a transaction.
-        where: a condition on `runs` with one parameter.
-        value: the parameter.
+        connection: connection in a transaction.
+        where: condition on `runs` with one parameter.
+        value: value of the parameter.
     """
     query = f"SELECT {RECORD} FROM runs WHERE {where}"  # noqa: S608 - constants
     row = connection.execute(query, (value,)).fetchone()

@@ -54,7 +54,7 @@ def connect(path: Path) -> sqlite3.Connection:
     failure may take the last moment's commits, and leaves the file whole. A sync per commit costs each token 1-10 ms.
 
     Args:
-        path: the file; its folder is made.
+        path: path of the file; its folder is made.
 
     Raises:
         sqlite3.Error: the file cannot be opened.

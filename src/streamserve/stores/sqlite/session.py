@@ -17,14 +17,14 @@ from streamserve.stores.sqlite.schema import connect
 
 @dataclass
 class Worker:
-    """A worker: a process with a lease. It outlives the connections to the file.
+    """This process as the others see it: a worker with a lease. It outlives the connections to the file.
 
     Args:
-        lease: seconds without a heartbeat after which its runs are lost.
+        lease: seconds without a heartbeat after which the worker's runs are lost.
         clock: returns the seconds since the epoch.
-        name: its key in the file; a new one after others found it dead.
-        reading: the ids of the runs that have readers here.
-        failed_at: when the file failed last, in seconds since the epoch.
+        name: key of the worker in the file; a new one after another worker found this one dead.
+        reading: ids of the runs that have readers here.
+        failed_at: time of the last failure of the file, in seconds since the epoch.
     """
 
     lease: float
@@ -39,10 +39,10 @@ class OwnRun:
     """A live run of this worker. Nobody else writes to it while the worker is registered.
 
     Args:
-        number: the run's key in the file.
-        attempt: the fencing token.
-        last_id: number of the last block; 0: there is none.
-        size: of the blocks, in bytes.
+        number: key of the run in the file.
+        attempt: fencing token of the worker.
+        last_id: sequence number of the last block; 0: there is none.
+        size: bytes of the blocks.
     """
 
     number: int
@@ -52,16 +52,16 @@ class OwnRun:
 
 
 class WriteSession:
-    """A connection that writes, and what is known of the worker's own runs.
+    """A connection that writes, and a cache of the worker's own runs.
 
-    Each transaction begins with a look at this worker's row in `workers`. Without that row others found the worker
-    dead and took its runs over: it forgets them and registers under a new name. That is the fence.
+    Each transaction first looks for this worker's row in `workers`. If another worker found this one dead, it removed
+    the row and took the runs over: this worker then forgets them and registers under a new name. That is the fence.
 
     Args:
-        path: of the file.
+        path: path of the file.
         worker: this worker.
-        bounds: of what is kept.
-        on_dropped: called after a transaction with the ids of the runs whose blocks it dropped.
+        bounds: bounds of the ended runs.
+        on_dropped: called after a transaction with the ids of the runs that it dropped.
     """
 
     def __init__(self, path: Path, worker: Worker, bounds: Bounds, on_dropped: Callable[[list[str]], None]) -> None:
@@ -101,7 +101,7 @@ class WriteSession:
         self._connection.close()
 
     def add(self, run: OwnRun, blocks: Sequence[bytes]) -> None:
-        """Add the next blocks of a run. They are stored with one statement for all runs, before any other statement."""
+        """Add the next blocks of a run. They are stored together with other runs', before the next statement."""
         first_seq = run.last_id + 1
         run.last_id += len(blocks)
         sizes, data = pack(blocks)
@@ -130,7 +130,7 @@ class WriteSession:
         return find_record(self._connection, where, value)
 
     def own(self, run_id: str, number: int, attempt: int) -> OwnRun:
-        """Return a live run that this worker owns from now on."""
+        """Return a live run of this worker, read from the file."""
         row = self.one(
             "SELECT coalesce(max(last_seq), 0), coalesce(sum(length(data)), 0) FROM blocks WHERE run = ?", number
         )

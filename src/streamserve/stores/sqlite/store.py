@@ -38,8 +38,8 @@ class SqliteStore:
     """Runs in a SQLite file, for the processes of one machine.
 
     Args:
-        path: of the file; it is made, with its folder, when the store is opened.
-        bounds: of what is kept of ended runs.
+        path: path of the file; `open` makes it and its folder.
+        bounds: bounds of the ended runs.
         lease: seconds without a heartbeat after which a worker's runs are lost.
         clock: returns the seconds since the epoch.
     """
@@ -63,7 +63,7 @@ class SqliteStore:
         self._tails = Tails(lambda _run_id: self._follow(), self._closed)
         # The attempts of this process's runs; their blocks reach the tails without the follower.
         self._own: dict[str, int] = {}
-        # Runs with a tail here: those that need no follower any more, and those whose tail is void.
+        # Of the runs with a tail here: those whose tail has the end, and those whose blocks were dropped.
         self._ended: set[str] = set()
         self._dropped: set[str] = set()
         # Runs that nobody writes any more.
@@ -168,9 +168,9 @@ class SqliteStore:
         return await self._reader.do(ReadSession.get, run_id)
 
     async def read(self, run_id: str, after: int, limit: int) -> Slice:
-        known = self._tails.read(run_id, after, limit) if run_id not in self._dropped else None
-        if known is not None:
-            return known
+        newest = self._tails.read(run_id, after, limit) if run_id not in self._dropped else None
+        if newest is not None:
+            return newest
         found, whole = await self._reader.do(ReadSession.read, run_id, after, limit)
         if whole and found.blocks:
             self._feed(run_id, after + 1, found.blocks, ended=found.at_end)

@@ -1,4 +1,4 @@
-"""The runs and readers of dead workers."""
+"""Take over the runs of dead workers, and remove their readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def take_over_lost(session: WriteSession, given_up: Sequence[str]) -> tuple[list
     """Take over the runs of dead workers, as RunStore.take_over_lost promises.
 
     Args:
-        session: in a transaction.
+        session: session in a transaction.
         given_up: ids of runs of this worker that nobody writes any more.
 
     Returns:

@@ -1,4 +1,4 @@
-"""An OS thread with a connection: it carries out what piled up as one transaction, and answers once for all of it."""
+"""An OS thread with a connection: it carries out all waiting jobs in one transaction, and answers them together."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class DatabaseThread(Generic[S]):
     """Carries out jobs in their order.
 
     Args:
-        name: of the OS thread.
-        make: makes a session; called again after each failure.
+        name: name of the OS thread.
+        make: returns a new session; called again after each failure.
     """
 
     def __init__(self, name: str, make: Callable[[], S]) -> None:
         self._make = make
         self._session: S | None = None
-        # What one turn of the event loop brings goes to the thread together: it is woken once for that.
+        # The jobs of one turn of the event loop go to the thread together, which is woken once for them.
         self._posted: list[Job] = []
         self._groups: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What a worker writes to its runs, and to the runs of others."""
+"""Write to the runs of this worker, and signal the owners of others."""
 
 from __future__ import annotations
 
