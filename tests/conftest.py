@@ -1,4 +1,4 @@
-"""Shared fixtures. Chains choose their model when they are imported: here always the offline one, without a pace."""
+"""Shared fixtures. Chains choose their model at import: here always the offline model, without delays."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Team:
         self.chains = root / self.package
 
     def write(self, name: str, text: str) -> Path:
-        """Writes a file of the chains package; `name` as in `joke.py`."""
+        """Write a file of the chains package; `name` as in `joke.py`."""
         path = self.chains / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text).lstrip(), encoding="utf-8")
         return path
 
     def discover(self) -> Registry:
-        """The registry of the folder."""
+        """Return the registry of the folder."""
         return discover(self.package)
 
 
 @pytest.fixture
 def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
-    """A folder for chains, chosen by the settings."""
+    """Return a folder for chains, set in the settings."""
     folder = Team(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,17 +59,17 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
 
 @pytest.fixture(scope="module")
 def client(app: FastAPI) -> Iterator[httpx.Client]:
-    """A client of the module's `app` on a real socket."""
+    """Yield a client of the module's `app` on a real socket."""
     with serving(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the switch of `make faults`."""
+    """Add the switch of `make faults`."""
     parser.addoption("--long", action="store_true", help="fault campaigns at full length")
 
 
 @pytest.fixture(params=["httpx", "aiohttp"])
 def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What carries the requests to model servers: either way all is the same."""
+    """Set the HTTP library for model servers; every test runs with each of them."""
     monkeypatch.setenv("STREAMSERVE_OPENAI_TRANSPORT", request.param)

@@ -22,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from streamserve import Chain
 from streamserve.catalog.registry import RegisteredChain, Registry
 
-GATE_LIMIT = 10.0  # seconds until a gate that nobody opens fails its test
+GATE_LIMIT = 10.0  # seconds after which a closed gate fails its test
 
 
 class Gate:
-    """Lets tokens through as a test says, whatever thread or event loop waits for them."""
+    """A gate that passes tokens on demand, to any OS thread or event loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,17 +34,17 @@ class Gate:
         self._waiting: deque[Future[None]] = deque()
 
     def open(self, tokens: int = 1) -> None:
-        """Lets this many more tokens through."""
+        """Pass this number of further tokens."""
         with self._lock:
             for _ in range(tokens):
                 self._let_one_through()
 
     def wait(self) -> None:
-        """Blocks until a token may pass."""
+        """Block until a token may pass."""
         self._ticket().result(GATE_LIMIT)
 
     async def await_(self) -> None:
-        """Waits until a token may pass."""
+        """Wait until a token may pass."""
         async with asyncio.timeout(GATE_LIMIT):
             await asyncio.wrap_future(self._ticket())
 
@@ -68,7 +68,7 @@ class Gate:
 
 
 class GatedModel(BaseChatModel):
-    """A chat model that says fixed tokens, each when the gate opens for it."""
+    """A chat model with fixed tokens, each when the gate opens."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -120,7 +120,7 @@ class Conversation(BaseModel):
 
 
 def greeting() -> Runnable[Any, Any]:
-    """A chain whose prompt can be configured as `template`: {"topic": "cats"} -> "About cats."."""
+    """Return a chain with a prompt that is configurable as `template`: {"topic": "cats"} -> "About cats."."""
     prompt = PromptTemplate.from_template("About {topic}.").configurable_fields(
         template=ConfigurableField(id="template", name="Template")
     )
@@ -128,13 +128,13 @@ def greeting() -> Runnable[Any, Any]:
 
 
 def echo(inputs: Any) -> str:
-    """The last message's text, or the topic."""
+    """Return the last message's text, or the topic."""
     messages = inputs.get("messages")
     return messages[-1].text if messages else inputs.get("topic", "")
 
 
 def echo_graph() -> Runnable[Any, Any]:
-    """A graph that keeps messages and answers with the last one's text."""
+    """Return a graph that keeps messages and answers with the last one's text."""
 
     async def answer(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessageChunk(content=echo(state))]}
@@ -143,12 +143,12 @@ def echo_graph() -> Runnable[Any, Any]:
 
 
 def registered(name: str, chain: Chain) -> RegisteredChain:
-    """A chain as if it had been found in a file."""
+    """Return a chain as if it had been found in a file."""
     return RegisteredChain(name, f"chains.{name}", f"chains/{name}.py", chain, chain.build(), chain.description)
 
 
 def registry_of(chains: Mapping[str, Chain]) -> Registry:
-    """A registry of chains without files."""
+    """Return a registry of chains without files."""
     return Registry({name: registered(name, chain) for name, chain in sorted(chains.items())})
 
 

@@ -12,7 +12,7 @@ ERROR_FIELDS = {"detail", "code", "retryable", "run_id"}
 
 
 def events(response: httpx.Response) -> list[tuple[str, Any]]:
-    """The blocks of an event stream as (event, data)."""
+    """Return the blocks of an event stream as (event, data)."""
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("text/event-stream")
     blocks = response.text.replace("\r\n", "\n").split("\n\n")
@@ -20,14 +20,14 @@ def events(response: httpx.Response) -> list[tuple[str, Any]]:
 
 
 def chunks(response: httpx.Response) -> list[Any]:
-    """What a whole stream carried; fails for one that did not end well."""
+    """Return the data of a whole stream; fail for a stream without an end block."""
     found = events(response)
     assert found[-1][0] == "end", found[-1]
     return [data for kind, data in found if kind == "data"]
 
 
 def config_hash(config: Any) -> str:
-    """A config as the playground puts it into a path; a text is taken as it is."""
+    """Return a config as the playground encodes it in a path; a text is encoded unchanged."""
     text = config if isinstance(config, str) else json.dumps(config)
     return LZString.compressToEncodedURIComponent(text)
 

@@ -1,4 +1,4 @@
-"""What a stream shows to those who watch it: chunks, callbacks, traces, events, logs; run ids made comparable."""
+"""The observations of a stream: chunks, callbacks, traces, events and logs, with comparable run ids."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _KINDS = ("chain", "llm", "tool", "retriever")
 
 
 def comparable(shown: list[Any], *, ordered: bool = True) -> list[str]:
-    """The same texts for the same things: run ids by the order of their appearance, or all alike if there is none."""
+    """Return a value as text with its run ids numbered in order of appearance, or all alike without an order."""
     ids: dict[str, str] = {}
 
     def number(found: re.Match[str]) -> str:
         return ids.setdefault(found[0], f"run-{len(ids)}") if ordered else "run"
 
-    # Neither the order of a dict's keys: pformat sorts them.
+    # The order of a dict's keys does not count: pformat sorts them.
     texts = [_VOLATILE.sub("", _ID.sub(number, repr(each) if ordered else pformat(each, width=9999))) for each in shown]
     return texts if ordered else sorted(texts)
 
 
 class Calls:
-    """What a handler was called with."""
+    """The calls of a handler."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Any] = []
 
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keeps one call; an error as its text, for two runs raise two."""
+        """Keep one call; an error as its text, because each run raises its own exception."""
         shown = [repr(each) if isinstance(each, BaseException) else each for each in args]
         self.calls.append((name, shown, sorted(kwargs.items())))
 
@@ -77,7 +77,7 @@ for _name in ("on_llm_new_token", "on_text", "on_retry"):
 
 
 class Tracer(BaseTracer):
-    """Keeps the trees of runs."""
+    """A tracer that keeps the trees of runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,35 +95,35 @@ def _tree(run: Run) -> Any:
 
 
 async def chunks_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-    """The chunks of a stream, and its error as the last."""
+    """Return the chunks of a stream, with its error as the last one."""
     return await until_the_end(chain.astream(value, config, **kwargs))
 
 
 async def calls_of(handler: Calls, chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
-    """What a handler is called with."""
+    """Return the calls of a handler."""
     await chunks_of(chain, value, {**config, "callbacks": [handler]})
     return handler.calls
 
 
 async def runs_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
-    """The tree of runs."""
+    """Return the tree of runs."""
     tracer = Tracer()
     await chunks_of(chain, value, {**config, "callbacks": [tracer]})
     return tracer.runs
 
 
 async def events_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig, version: Any) -> list[Any]:
-    """The events of `astream_events`."""
+    """Return the events of `astream_events`."""
     return await until_the_end(chain.astream_events(value, config, version=version))
 
 
 async def patches_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
-    """The patches of `astream_log`."""
+    """Return the patches of `astream_log`."""
     return await until_the_end(chain.astream_log(value, config))
 
 
 async def until_the_end(stream: AsyncIterator[Any]) -> list[Any]:
-    """What a stream gives, and its error as the last."""
+    """Return the items of a stream, with its error as the last one."""
     shown: list[Any] = []
     try:
         async for each in stream:

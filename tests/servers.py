@@ -13,7 +13,7 @@ STOP_LIMIT = 10.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that tells when it listens."""
+    """A uvicorn server with an event for the moment at which it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -26,7 +26,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
-    """Runs an ASGI application in a thread; yields its address, such as http://127.0.0.1:40123."""
+    """Run an ASGI application in an OS thread; yield its address, such as http://127.0.0.1:40123."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", **options)
     server = _Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

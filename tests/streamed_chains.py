@@ -37,7 +37,7 @@ TOPIC = {"topic": "cats"}
 
 
 class Sayer(BaseChatModel):
-    """Says fixed chunks of content, then fails if it is told to; only synchronously if it is told to."""
+    """A model with fixed chunks of content, optionally a failure after them, optionally sync only."""
 
     says: tuple[Any, ...] = ("Cats", " ", "purr", ".")
     fails: bool = False
@@ -48,7 +48,7 @@ class Sayer(BaseChatModel):
 
     def _stream(self, *_: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for said in (*self.says, *(kwargs.get("stop") or ())):
-            # A copy: LangChain gives the message the id of the run that it is first seen in.
+            # A copy, because LangChain gives the message the id of the first run that streams it.
             message = said.model_copy() if isinstance(said, BaseMessage) else AIMessageChunk(content=said)
             yield ChatGenerationChunk(message=message)
         if self.fails:
@@ -59,7 +59,7 @@ class Sayer(BaseChatModel):
 
 
 class AsyncSayer(Sayer):
-    """The same, asynchronously."""
+    """The asynchronous form."""
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         for chunk in self._stream(*args, **kwargs):
@@ -68,7 +68,7 @@ class AsyncSayer(Sayer):
 
 
 class ShoutingParser(StrOutputParser):
-    """Not exactly the string parser."""
+    """A subclass of the string parser."""
 
     def parse(self, text: str) -> str:
         return text.upper()
@@ -76,14 +76,14 @@ class ShoutingParser(StrOutputParser):
 
 @dataclass(frozen=True)
 class Case:
-    """A chain, what it is given, and how."""
+    """A chain, its input and its config."""
 
     make: Callable[[], Runnable[Any, Any]]
     value: Any = field(default_factory=lambda: TOPIC)
     config: RunnableConfig = field(default_factory=RunnableConfig)
-    ordered: bool = True  # False: steps run at once, so the order of what they show is chance
+    ordered: bool = True  # False: steps run at once, so the order of their observations is random
     rebuilt: bool = True
-    abandons: bool = False  # a step is left before its end: upstream closes it when its garbage is collected
+    abandons: bool = False  # a step is abandoned before its end: upstream closes it at garbage collection
 
 
 prompt = ChatPromptTemplate.from_template("Say something about {topic}.")
@@ -98,7 +98,7 @@ tagged = ChatPromptTemplate([("human", "{topic}")], tags=["t"], metadata={"m": 1
 
 
 def looked_up() -> str:
-    """What a prompt asks another runnable for."""
+    """Return a prompt's input from another runnable."""
     return str(RunnableLambda(str).invoke("a sage"))
 
 

@@ -1,4 +1,4 @@
-"""create_app: the chains as one application, its OpenAPI document, and how failures are answered."""
+"""create_app: the chains as one application, its OpenAPI document and its errors."""
 
 from __future__ import annotations
 

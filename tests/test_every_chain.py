@@ -47,7 +47,7 @@ def url(app: FastAPI) -> Iterator[str]:
 
 @contextmanager
 def closing_sync(remote: Any) -> Iterator[Runnable[Any, Any]]:
-    """Closes a client's connections; the stock client has no method for it."""
+    """Close a client's connections; the stock client has no method for it."""
     try:
         yield remote
     finally:
@@ -56,7 +56,7 @@ def closing_sync(remote: Any) -> Iterator[Runnable[Any, Any]]:
 
 @asynccontextmanager
 async def closing(remote: Any) -> AsyncIterator[Runnable[Any, Any]]:
-    """The same, asynchronously."""
+    """Close a client's connections at the end of an asynchronous test."""
     try:
         yield remote
     finally:
@@ -95,13 +95,13 @@ def test_a_chain_is_invoked_as_in_process(url: str, connect: Connect, entry: Reg
 
 
 def thread_of(graph: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """A graph with a checkpointer and a new thread, as the server has it."""
+    """Return a graph with a checkpointer and a new thread, as in the server."""
     assert isinstance(graph, Pregel)
     return graph.copy({"checkpointer": InMemorySaver()}).with_config(configurable={"thread_id": "1"})
 
 
 def in_process(entry: RegisteredChain, example: Any) -> Iterator[Any]:
-    """What a chain streams by itself: a graph its message chunks, then the interrupt that it stops for."""
+    """Return the stream of a chain in process: of a graph the message chunks, then the interrupt."""
     if not isinstance(entry.runnable, Pregel):
         yield from entry.runnable.stream(example)
         return
@@ -110,7 +110,7 @@ def in_process(entry: RegisteredChain, example: Any) -> Iterator[Any]:
 
 
 async def ain_process(entry: RegisteredChain, example: Any) -> AsyncIterator[Any]:
-    """The same, asynchronously."""
+    """Return the stream of a chain in process, by its asynchronous methods."""
     if not isinstance(entry.runnable, Pregel):
         async for chunk in entry.runnable.astream(example):
             yield chunk
@@ -128,7 +128,7 @@ def _shown(mode: str, chunk: Any) -> Iterator[Any]:
 
 
 def comparable(chunks: list[Any]) -> list[Any]:
-    """Chunks without the ids that differ from run to run; types count."""
+    """Return chunks without the ids that differ from run to run; their types are compared."""
     return [_plain(chunk) for chunk in chunks]
 
 
@@ -145,5 +145,5 @@ def _plain(value: Any) -> Any:
 
 
 def _is_run_id(value: Any) -> bool:
-    # Ids of messages and interrupts; those of tool calls come from the model and must be the same.
+    # The ids of messages and interrupts; the ids of tool calls come from the model and must be equal.
     return isinstance(value, str) and bool(re.fullmatch(r"(lc_)?(run-+)?[0-9a-f]{8}-?[0-9a-f-]{23,27}(-\d+)?", value))

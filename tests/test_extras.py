@@ -1,4 +1,4 @@
-"""What is said where an extra is needed and is not installed."""
+"""The errors of a server that needs an extra which is not installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 60.0
-# The server as it starts where a package is not there: a module that is None in sys.modules cannot be imported.
+# A server without a package: a module that is None in sys.modules cannot be imported.
 START = """
 import asyncio, sys
 sys.modules.update(dict.fromkeys({missing!r}))

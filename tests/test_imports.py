@@ -1,4 +1,4 @@
-"""What an import loads, and what it must not: a client needs no server, and a chain no key and no network."""
+"""The modules that an import loads: a client needs no server, and a chain needs no key and no network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVER = ("langserve", "fastapi", "starlette", "uvicorn", "sse_starlette")
 
 
 def loaded_by(statement: str, *modules: str) -> list[str]:
-    """Which of these modules a fresh interpreter has after a statement, with no environment and no sockets."""
+    """Return those modules that a statement loads in a new interpreter without environment variables and sockets."""
     code = (
         "import socket, sys\n"
         "def refuse(*args, **kwargs): raise AssertionError('a connection while importing')\n"

@@ -35,7 +35,7 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-# A team's own: LangGraph's server asks it for every caller, and a guard tells our routes whom it found.
+# A team's own auth: LangGraph's server calls it for every request, and the guard passes its user to our routes.
 AUTH = """
 from langgraph_sdk import Auth
 
@@ -73,7 +73,7 @@ async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def guarded(tmp_path: Path) -> AsyncIterator[str]:
-    """The same application, with custom auth for LangGraph's routes and ours."""
+    """Run the same application with custom auth for LangGraph's routes and ours."""
     folder = application_in(tmp_path)
     (folder / "auth.py").write_text(AUTH)
     (folder / "server.py").write_text(GUARDED_SERVER)
@@ -125,7 +125,7 @@ async def development_server(folder: Path) -> AsyncIterator[str]:
 
 
 async def _follow(process: Process, log: list[bytes], ready: asyncio.Event, port: int) -> None:
-    """Keeps the log, so that the pipe never fills; each line is an occasion to look whether the server answers."""
+    """Read the log, so that the pipe never fills, and try the server after each line."""
     assert process.stdout
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
         async for line in process.stdout:

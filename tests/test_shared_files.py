@@ -1,4 +1,4 @@
-"""Files that the server and the Python client both need: neither depends on the other, so each has a copy."""
+"""Files that the server and the Python client both need; each has a copy, because neither depends on the other."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Call:
         guard: Function that raises Fenced if the run has another owner; None: the run cannot have another owner.
         phase: The phase of the request. Default: input.
         task: The task that streams the chain; for /stream_log an inner task, which LangServe's own task awaits.
-        began: The time of the request, in seconds of `time.monotonic`. Default: now.
+        started_at: The time of the request, in seconds of `time.monotonic`. Default: now.
     """
 
     run_id: str = field(default_factory=new_run_id)
@@ -84,7 +84,7 @@ class Call:
     guard: Callable[[], Awaitable[None]] | None = None
     phase: Literal["input", "chain", "output"] = "input"
     task: asyncio.Task[Any] | None = None
-    began: float = field(default_factory=monotonic)
+    started_at: float = field(default_factory=monotonic)
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

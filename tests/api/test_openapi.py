@@ -1,4 +1,4 @@
-"""schemathesis on the whole OpenAPI document: no server error, and no answer that the document does not have.
+"""schemathesis on the whole OpenAPI document: no server error, and no answer outside the document.
 
 schemathesis and LangGraph's server want different versions of one package, so it has an environment of its own, which
 `make test` makes.
@@ -30,12 +30,12 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 
 
 def count(inputs: Any) -> str:
-    """Takes an empty conversation too, which the document admits."""
+    """Answer any conversation, even an empty one, which the document allows."""
     return str(len(inputs["messages"]))
 
 
 def counting_graph() -> Any:
-    """A graph that answers with the number of messages."""
+    """Return a graph that answers with the number of messages."""
 
     def answer(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(count(state))]}

@@ -1,4 +1,4 @@
-"""The runs' own endpoints."""
+"""The endpoints under /runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDPOINTS = [("GET", ""), ("GET", "/stream"), ("GET", "/output"), ("POST", "/can
 
 
 class Bench:
-    """A served chain that says a number whenever the gate opens, three in all, and a clock to turn."""
+    """A served chain that yields three numbers, each when the gate opens, and a clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -32,7 +32,7 @@ class Bench:
         services = services_in(self.app)
         self.runs = Runs(services.settings, MemoryStore(clock=lambda: self.now))
         install(self.app, replace(services, runs=self.runs))
-        # By the machine's clock, the server would soon find every run of this one past its retention.
+        # The reaper uses the machine's clock, by which every run of this clock would be past its retention.
         self.runs.reaper.run = asyncio.Event().wait  # type: ignore[method-assign, assignment]
 
     async def count(self, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The endpoints of a graph's threads: what they answer, what they refuse, and what OpenAPI says of it."""
+"""The endpoints of a graph's threads: their answers, their errors and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GATE = Gate()
 
 
 class Letter(TypedDict, total=False):
-    """The state of a graph that writes a letter and asks."""
+    """The state of a graph that writes a letter and interrupts."""
 
     messages: Annotated[list[AnyMessage], add_messages]
     notes: Annotated[list[str], operator.add]
@@ -50,7 +50,7 @@ def letter() -> Any:
 
 
 def broken() -> Any:
-    """A graph whose edge fails for any state."""
+    """Return a graph whose edge fails for any state."""
 
     def keep(_state: Letter) -> Letter:
         return {}
@@ -62,7 +62,7 @@ def broken() -> Any:
 
 
 def twins() -> Any:
-    """A graph of two nodes that run at once."""
+    """Return a graph of two nodes that run at once."""
 
     def keep(_state: Letter) -> Letter:
         return {"notes": ["kept"]}
@@ -72,7 +72,7 @@ def twins() -> Any:
 
 
 def waiting() -> Any:
-    """A graph that waits until the gate opens."""
+    """Return a graph that waits until the gate opens."""
 
     async def wait(_state: Letter) -> Letter:
         await GATE.await_()
@@ -82,7 +82,7 @@ def waiting() -> Any:
 
 
 async def guard(request: Request) -> None:
-    """Lets in who says a name."""
+    """Accept a caller that sends a name."""
     name = request.headers.get("x-name")
     if not name:
         raise HTTPException(401)
@@ -109,7 +109,7 @@ def client(app: FastAPI) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def thread(client: httpx.Client) -> str:
-    """The path of a thread that waits for an answer."""
+    """Return the path of a thread that waits for an answer."""
     name = f"thread-{next(_threads)}"
     body = {"input": {"messages": ["hello"]}, "config": {"configurable": {"thread_id": name}}}
     assert client.post("/letter/invoke", json=body).status_code == 200
@@ -117,7 +117,7 @@ def thread(client: httpx.Client) -> str:
 
 
 def places(response: httpx.Response) -> list[list[Any]]:
-    """The places that a 422 names."""
+    """Return the places that a 422 names."""
     assert response.status_code == 422, response.text
     body = response.json()
     assert body.keys() == ERROR_FIELDS

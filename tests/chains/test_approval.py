@@ -1,4 +1,4 @@
-"""The approval: a draft stops for a person, who approves, edits or rejects it; nothing is sent before."""
+"""The approval chain: a draft waits for a person, who approves, edits or rejects it; nothing is sent before."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def mail() -> Any:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """What was sent, in order."""
+    """Return the list of sent drafts, in order."""
     mails: list[dict[str, str]] = []
 
     def send(**mail: str) -> str:

@@ -1,4 +1,4 @@
-"""The calculator: right, and bounded whatever it is given."""
+"""The calculator: correct, and bounded for every expression."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What holds for every chain of the repository: it declares, it is served by LangServe, it imports no server."""
+"""Every chain of the repository: its declaration, its LangServe routes and its imports."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from streamserve.catalog.registry import RegisteredChain, discover
 ROOT = Path(__file__).parents[2]
 REGISTRY = discover("chains").require_whole()
 ENTRIES = list(REGISTRY.chains.values())
-# LangServe asks graphs for their schemas by the names of LangGraph 0.
+# LangServe reads the schemas of graphs by the names of LangGraph 0.
 pytestmark = pytest.mark.filterwarnings("ignore:`config_schema` is deprecated")
 each_chain = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 

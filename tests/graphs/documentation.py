@@ -1,4 +1,4 @@
-"""Graphs of the shapes that LangGraph's documentation shows, in our own words; each is built once per constructor."""
+"""Graphs of the shapes in LangGraph's documentation, in our own words; each is built once per constructor."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BUILDERS: dict[str, Any] = {}
 
 
 def shown(build: Callable[[], Any]) -> Callable[[], Any]:
-    """Keeps what a function builds under its name."""
+    """Register a function's graph under its name."""
     BUILDERS[build.__name__] = build()
     return build
 
 
 class Joke(TypedDict):
-    """A joke and what it is about."""
+    """A joke and its topic."""
 
     topic: NotRequired[str]
     joke: NotRequired[str]
@@ -35,7 +35,7 @@ class Joke(TypedDict):
 
 @shown
 def joke() -> Any:
-    """Two nodes, one after the other."""
+    """Return a graph of two nodes, one after the other."""
 
     def refine_topic(state: Joke) -> Joke:
         return {"topic": f"{state['topic']} and cats"}
@@ -68,7 +68,7 @@ class Bar(TypedDict):
 
 @shown
 def parent() -> Any:
-    """A graph with a subgraph."""
+    """Return a graph with a subgraph."""
 
     def child_one(_state: Bar) -> dict[str, str]:
         return {"bar": "bar"}
@@ -92,7 +92,7 @@ def _ask(question: str, *tags: str) -> str:
 
 @shown
 def tokens() -> Any:
-    """One node that calls a model."""
+    """Return a graph of one node that calls a model."""
 
     def call_model(state: Joke) -> Joke:
         return {"joke": _ask(f"Tell me a joke about {state['topic']}")}
@@ -110,7 +110,7 @@ class Texts(TypedDict, total=False):
 
 @shown
 def two_models() -> Any:
-    """Two models in two nodes that run at once; a third one is not streamed."""
+    """Return a graph of two models in two nodes that run at once; a third model is not streamed."""
 
     def write_joke(state: Texts) -> Texts:
         return {"joke": _ask(f"Tell me a joke about {state['topic']}", "joke")}
@@ -132,7 +132,7 @@ class Query(TypedDict, total=False):
 
 @shown
 def custom() -> Any:
-    """A node that tells how far it is, and streams a client that LangChain does not know."""
+    """Return a graph of one node that reports its progress and streams a client without LangChain."""
 
     def node(_state: Query) -> Query:
         writer = get_stream_writer()
@@ -182,13 +182,13 @@ def _agent(call: Any, made: Any) -> Any:
 
 @shown
 def tool_progress() -> Any:
-    """An agent whose tool tells how far it is."""
+    """Return an agent whose tool reports its progress."""
     return _agent({"name": "query_database", "args": {"query": "cats"}}, query_database)
 
 
 @shown
 def email() -> Any:
-    """An agent whose tool asks before it acts."""
+    """Return an agent whose tool asks before it acts."""
     return _agent({"name": "send_email", "args": {"to": "ada@example.com", "subject": "Hello"}}, send_email)
 
 
@@ -201,7 +201,7 @@ class Approval(TypedDict, total=False):
 
 @shown
 def approve_or_reject() -> Any:
-    """A node that asks, then goes where the answer says."""
+    """Return a graph whose first node asks for the next one."""
 
     def approval(state: Approval) -> Command[Literal["proceed", "cancel"]]:
         approved = interrupt({"question": "Approve this action?", "details": state["action"]})
@@ -225,7 +225,7 @@ class Review(TypedDict):
 
 @shown
 def review_and_edit() -> Any:
-    """A node that shows a text and takes the edited one."""
+    """Return a graph whose node shows a text and takes the edited one."""
 
     def review(state: Review) -> Review:
         return {"text": interrupt({"instruction": "Review and edit this content", "content": state["text"]})}
@@ -234,14 +234,14 @@ def review_and_edit() -> Any:
 
 
 class Form(TypedDict, total=False):
-    """What a form asks for."""
+    """The fields of a form."""
 
     age: int | None
 
 
 @shown
 def validated() -> Any:
-    """A node that asks again until the answer fits."""
+    """Return a graph whose node asks again until the answer is valid."""
 
     def collect_age(_state: Form) -> Form:
         question = "What is your age?"
@@ -255,14 +255,14 @@ def validated() -> Any:
 
 
 class Values(TypedDict):
-    """What came, in order."""
+    """The values in their order of arrival."""
 
     values: Annotated[list[str], operator.add]
 
 
 @shown
 def two_questions() -> Any:
-    """Two nodes that ask at once."""
+    """Return a graph of two nodes that ask at once."""
 
     def node_a(_state: Values) -> Values:
         return {"values": [f"a:{interrupt('question_a')}"]}
@@ -276,7 +276,7 @@ def two_questions() -> Any:
 
 @shown
 def steps() -> Any:
-    """Three plain nodes, to be stopped between them from outside."""
+    """Return a graph of three plain nodes, for breakpoints between them."""
 
     def step(number: int) -> Callable[[Values], Values]:
         return lambda _state: {"values": [f"step {number}"]}
@@ -289,7 +289,7 @@ def steps() -> Any:
 
 @shown
 def asks_while_it_streams() -> Any:
-    """A model, then a question in a subgraph."""
+    """Return a graph of a model, then a question in a subgraph."""
 
     class Talk(TypedDict):
         messages: Annotated[list[AnyMessage], add_messages]
@@ -307,7 +307,7 @@ def asks_while_it_streams() -> Any:
 
 @shown
 def topic_then_joke() -> Any:
-    """The graph to travel in: it chooses a topic, then writes a joke."""
+    """Return the graph for time travel, which chooses a topic, then writes a joke."""
 
     def generate_topic(_state: Joke) -> Joke:
         return {"topic": "socks in the dryer"}
@@ -321,7 +321,7 @@ def topic_then_joke() -> Any:
 
 @shown
 def asks_then_ends() -> Any:
-    """A question, then a last step."""
+    """Return a graph of a question, then a last step."""
 
     def ask_human(_state: Values) -> Values:
         return {"values": [f"Hello, {interrupt('What is your name?')}!"]}
@@ -335,7 +335,7 @@ def asks_then_ends() -> Any:
 
 @shown
 def subgraph_with_its_own_past() -> Any:
-    """A subgraph that keeps its own checkpoints, with two questions."""
+    """Return a graph whose subgraph keeps its own checkpoints, with two questions."""
 
     def step_a(_state: Values) -> Values:
         return {"values": [f"a:{interrupt('Question a')}"]}
@@ -349,7 +349,7 @@ def subgraph_with_its_own_past() -> Any:
 
 
 class FooBars(TypedDict):
-    """One key that is overwritten, one that is added to."""
+    """A state with one key that is overwritten and one that is added to."""
 
     foo: str
     bar: Annotated[list[str], operator.add]
@@ -357,7 +357,7 @@ class FooBars(TypedDict):
 
 @shown
 def persisted() -> Any:
-    """The graph whose checkpoints are looked at."""
+    """Return the graph for the inspection of checkpoints."""
 
     def node_a(_state: FooBars) -> FooBars:
         return {"foo": "a", "bar": ["a"]}

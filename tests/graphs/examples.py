@@ -1,4 +1,4 @@
-"""Graphs of the shapes that applications have, deterministic, each with the inputs of its turns."""
+"""Deterministic graphs of the shapes that applications have, each with the inputs of its turns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS = 200
 
 
 class Example(NamedTuple):
-    """A graph's builder and what is said to it, turn by turn."""
+    """A graph's builder and its input of each turn."""
 
     builder: Any
     turns: list[Any]
@@ -52,7 +52,7 @@ def _model() -> OfflineChatModel:
 
 
 def tools() -> Example:
-    """An agent that calls a tool, which writes what it does."""
+    """Return an agent that calls a tool, which writes custom data."""
 
     @tool
     async def calculator(expression: str) -> str:
@@ -88,7 +88,7 @@ class Found(TypedDict, total=False):
 
 
 def parallel() -> Example:
-    """Two branches at once, then one task for each topic, then a node that goes on with a Command."""
+    """Return a graph of two branches at once, then a task per topic, then a node that returns a Command."""
 
     async def plan(_state: Found) -> dict[str, Any]:
         return {"topics": ["cats", "dogs", "rain"], "place": Place(name="Basel", at=dt.date(2026, 1, 2))}
@@ -138,7 +138,7 @@ def parallel() -> Example:
 
 
 def nested() -> Example:
-    """A model in a graph in a graph in a graph; each level writes and adds."""
+    """Return a graph with a model three levels deep; each level writes custom data and adds to the state."""
 
     async def speak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
         get_stream_writer()({"level": 2})
@@ -180,7 +180,7 @@ class Approval(TypedDict, total=False):
 
 
 def interrupts() -> Example:
-    """Asks twice, one after the other, with structured questions."""
+    """Return a graph with two structured questions, one after the other."""
 
     async def first(_state: Approval) -> dict[str, Any]:
         return {"answers": [interrupt({"question": "Send it?", "options": ("yes", "no"), "by": dt.date(2026, 1, 2)})]}
@@ -194,7 +194,7 @@ def interrupts() -> Example:
 
 
 def questions() -> Example:
-    """Asks two questions at once, one of them in a subgraph."""
+    """Return a graph with two questions at once, one of them in a subgraph."""
 
     async def colour(_state: Approval) -> dict[str, Any]:
         return {"answers": [interrupt("Which colour?")]}
@@ -220,7 +220,7 @@ class Count(TypedDict):
 
 
 def loop() -> Example:
-    """Counts in a loop of many steps."""
+    """Return a graph that counts in a loop of many steps."""
 
     async def count(state: Count) -> dict[str, Any]:
         get_stream_writer()(state["steps"])
@@ -242,7 +242,7 @@ class Letter(BaseModel):
 
 
 class Sent(TypedDict):
-    """What a letter's graph gives."""
+    """The output of a letter's graph."""
 
     text: str
 
@@ -255,7 +255,7 @@ class Writer(BaseModel):
 
 
 def letter() -> Example:
-    """Writes a letter: a pydantic state, an output narrower than it, and a context."""
+    """Return a graph that writes a letter, with a pydantic state, a narrower output and a context."""
 
     async def draft(state: Letter) -> dict[str, Any]:
         return {"text": f"Dear {state.to}", "private": ["drafted"]}

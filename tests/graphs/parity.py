@@ -1,4 +1,4 @@
-"""Two streams as values that can be compared: with their types, and with random ids and times replaced."""
+"""Streams as comparable values: with their types, and with random ids and times replaced."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pydantic import BaseModel
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32}\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
-# The classes that come back as themselves; of any other class only its fields come back, as a dict.
+# The classes that keep their class on the wire; of any other class the fields arrive as a dict.
 _TYPED = (BaseMessage, Document, Interrupt, Command, Send, Overwrite, GraphOutput)
 
 
 def comparable(items: Sequence[Any]) -> list[Any]:
-    """The items with the class of every value in them; the n-th new random id is `id n`."""
+    """Return the items with the class of every value in them; the n-th new random id is `id n`."""
     ids: dict[str, str] = {}
     return [_Comparable(ids).form(item) for item in items]
 
 
 def assert_same(remote: Sequence[Any], local: Sequence[Any]) -> None:
-    """Fails at the first item that differs."""
+    """Fail at the first item that differs."""
     assert local, "nothing was streamed, so nothing is shown"
     pairs = zip_longest(comparable(remote), comparable(local), fillvalue="nothing")
     for number, (came, expected) in enumerate(pairs):
@@ -41,7 +41,7 @@ class _Comparable:
         if isinstance(value, str):
             return _TIME.sub("time", _ID.sub(self._name, value))
         if isinstance(value, dict):
-            # Not sorted: the order of a state's keys and of the nodes of an update counts as well.
+            # Not sorted, because the order of a state's keys and of an update's nodes must be equal, too.
             return type(value).__name__, [(self.form(key), self.form(item)) for key, item in value.items()]
         if isinstance(value, list | tuple):
             return type(value).__name__, [self.form(item) for item in value]

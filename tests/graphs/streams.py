@@ -25,22 +25,22 @@ _local: dict[str, list[Any]] = {}
 
 
 def chains() -> dict[str, Chain]:
-    """All examples as chains that allow every mode."""
+    """Return all examples as chains that allow every mode."""
     return {name: Chain(runnable=one.builder.compile(name=name), stream_modes=MODES) for name, one in EXAMPLES.items()}
 
 
 def new_thread() -> Any:
-    """A config with a thread of its own, and what a caller may add to every message."""
+    """Return a config with a new thread, and the fields that a caller may add to every message."""
     return {"configurable": {"thread_id": str(uuid.uuid4())}, "tags": ["mine"], "metadata": {"author": "Ada"}}
 
 
 def local_graph(name: str) -> Any:
-    """The example's graph with a checkpointer, as the server has it."""
+    """Return the example's graph with a checkpointer, as in the server."""
     return EXAMPLES[name].builder.compile(name=name, checkpointer=InMemorySaver())
 
 
 def local(name: str, arguments: dict[str, Any]) -> list[Any]:
-    """What the graph streams in process."""
+    """Return the items that the graph streams in process."""
     key = f"{name} {arguments}"
     if key not in _local:
         _local[key] = asyncio.run(_read_local(name, arguments))
@@ -50,7 +50,7 @@ def local(name: str, arguments: dict[str, Any]) -> list[Any]:
 async def _read_local(name: str, arguments: dict[str, Any]) -> list[Any]:
     graph, config = local_graph(name), new_thread()
     async with asyncio.timeout(LIMIT):
-        # Copied at once: a message gets its id when the step ends, and items share it with the state.
+        # Copied at once: items share messages with the state, and a message gets its id when the step ends.
         return [
             copy.deepcopy(item)
             for turn in EXAMPLES[name].turns
@@ -59,14 +59,14 @@ async def _read_local(name: str, arguments: dict[str, Any]) -> list[Any]:
 
 
 def remote_sync(url: str, name: str, arguments: dict[str, Any]) -> list[Any]:
-    """What `RemoteRunnable.stream` yields."""
+    """Return the items of `RemoteRunnable.stream`."""
     config = new_thread()
     with RemoteRunnable[Any, Any](f"{url}/{name}") as remote:
         return [item for turn in EXAMPLES[name].turns for item in remote.stream(turn, config, **arguments)]
 
 
 def remote_async(url: str, name: str, arguments: dict[str, Any]) -> list[Any]:
-    """What `RemoteRunnable.astream` yields."""
+    """Return the items of `RemoteRunnable.astream`."""
     return asyncio.run(_read_remote(url, name, arguments))
 
 
@@ -77,7 +77,7 @@ async def _read_remote(url: str, name: str, arguments: dict[str, Any]) -> list[A
 
 
 def assert_parity(url: str, name: str, stream: Stream, arguments: dict[str, Any]) -> None:
-    """Fails unless the remote stream is, item by item, the one in process."""
+    """Fail unless the remote stream equals the one in process, item by item."""
     expected, came = local(name, arguments), stream(url, name, arguments)
     if expected or came:
         assert_same(came, expected)

@@ -1,4 +1,4 @@
-"""The database of the conversations fails in the middle of a run: the run says so, and the next one goes on."""
+"""Outages of the checkpoints' database in the middle of a run: the run ends with an error, the next one resumes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.servers import serving
 
 TOKENS = ("one ", "two ", "three")
 HELLO = {"input": {"messages": [{"type": "human", "content": "hello"}]}}
-# For these tests: how long a run waits for a database that is away or busy, in seconds.
+# Seconds that a run waits for an unreachable or busy database in these tests.
 WAIT = 0.5
 
 
@@ -41,7 +41,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Service, str]]:
-    # Not pytest's own folder: the path of a Unix socket is at most 107 characters.
+    # Not pytest's folder, because the path of a Unix socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="streamserve-") as name, ExitStack() as ending:
         os.chmod(name, 0o711)
         try:
@@ -54,7 +54,7 @@ def server() -> Iterator[tuple[Service, str]]:
 
 @dataclass
 class Place:
-    """A place for checkpoints that can be taken away and given back."""
+    """A place for checkpoints that a test can cut off and restore."""
 
     url: str
     take_away: Callable[[], object]
@@ -77,7 +77,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 def slow_graph(gate: Gate) -> Any:
-    """A graph with two steps: the model's answer, whose state is then stored, and another one."""
+    """Return a graph with two steps: the model's answer, whose state is stored, and a second step."""
     model = GatedModel(tokens=TOKENS, gate=gate)
 
     async def answer(state: MessagesState) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def on_thread(name: str) -> dict[str, Any]:
 
 
 def say(client: httpx.Client, gate: Gate, thread: str) -> list[Any]:
-    """One turn; gives the messages of the conversation."""
+    """Run one turn, and return the messages of the conversation."""
     gate.open(len(TOKENS))
     answer = client.post("/bot/invoke", json=on_thread(thread))
     assert answer.status_code == 200, answer.text
@@ -125,7 +125,7 @@ def test_a_conversation_resumes_after_an_outage_of_checkpoints(place: Place) -> 
             error = error_of(reader.rest()[-1])
         assert (error["code"], error["status_code"], error["retryable"]) == ("store_unavailable", 503, True)
         assert "conversation" in error["message"]
-        gate.open(3 * len(TOKENS))  # a SQLite file that is locked can be read
+        gate.open(3 * len(TOKENS))  # a locked SQLite file can still be read
         refused = client.post("/bot/invoke", json=on_thread("outage"))
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
         assert int(refused.headers["Retry-After"]) > 0
@@ -134,10 +134,10 @@ def test_a_conversation_resumes_after_an_outage_of_checkpoints(place: Place) -> 
             assert (ready.status_code, ready.json()["code"]) == (503, "store_unavailable")
             assert "conversation" in ready.json()["detail"]
         place.give_back()
-        while client.post("/bot/invoke", json=on_thread("probe")).status_code == 503:  # the pool connects anew
+        while client.post("/bot/invoke", json=on_thread("probe")).status_code == 503:  # until the pool has reconnected
             pass
         assert client.get("/readyz").status_code == 200
-        # What was not stored did not happen: a turn more than before, with or without the answer that nobody got.
+        # One turn more than before, with or without the answer of the failed run, which may be stored or not.
         assert len(say(client, gate, "outage")) in (4, 5)
         assert len(say(client, gate, "another")) == 2
 

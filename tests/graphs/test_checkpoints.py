@@ -1,4 +1,4 @@
-"""A graph's conversation goes on after a restart and on another replica; the savers are LangGraph's own."""
+"""A graph's conversation resumes after a restart and on another replica; the savers are LangGraph's own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LCEL = registry_of({"greeting": Chain(runnable=greeting())})
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    # Not pytest's own: the path of a Unix socket is at most 107 characters.
+    # Not pytest's folder, because the path of a Unix socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="streamserve-") as name:
         os.chmod(name, 0o711)
         yield Path(name)
@@ -55,7 +55,7 @@ def database(folder: Path) -> Iterator[tuple[Service, str]]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place for checkpoints that outlives a process."""
+    """Yield an empty place for checkpoints that survives a process."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/new/checkpoints.sqlite"
     _, url = request.getfixturevalue("database")
@@ -79,7 +79,7 @@ def replicas(folder: Path, count: int, **settings: str) -> Iterator[list[Replica
 
 
 def tell(server: Replica, thread: str, given: Any) -> dict[str, Any]:
-    """One turn of the story; gives the state."""
+    """Run one turn of the story, and return the state."""
     with RemoteRunnable(f"{server.url}/story") as story:
         return story.invoke(given, {"configurable": {"thread_id": thread}})
 
@@ -192,7 +192,7 @@ def test_an_unknown_place_is_refused_without_showing_it(url: str) -> None:
 
 @pytest.fixture
 def redis_store(monkeypatch: pytest.MonkeyPatch) -> str:
-    # Whether runs are shared is known from the address; the store itself is not asked for.
+    # The address alone says whether runs are shared; the store is not opened.
     monkeypatch.setattr("streamserve.app.Runs", lambda settings: SimpleNamespace())
     return "redis://127.0.0.1:1/0"
 

@@ -1,4 +1,4 @@
-"""Human in the loop: questions come out of a graph, and commands go in, as objects and as JSON, as in process."""
+"""Human in the loop: a graph's questions and the commands that answer them, as objects and as JSON."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Review(BaseModel):
 
 
 class Answers(TypedDict, total=False):
-    """What was asked, answered and done."""
+    """The questions, the answers and the steps."""
 
     asked: Any
     answers: Annotated[list[Any], operator.add]
@@ -67,17 +67,17 @@ class Answers(TypedDict, total=False):
 
 
 def ask(state: Answers) -> Answers:
-    """Asks what the input says."""
+    """Ask the question of the input."""
     return {"answers": [interrupt(state.get("asked"))]}
 
 
 def one() -> Any:
-    """A graph with one question."""
+    """Return a graph with one question."""
     return StateGraph(Answers).add_node(ask).add_edge(START, "ask")
 
 
 def several() -> Any:
-    """A graph with two questions at once, and a third behind them."""
+    """Return a graph with two questions at once, and a third after them."""
 
     def left(_state: Answers) -> Answers:
         return {"answers": [["left", interrupt("left?")]]}
@@ -90,7 +90,7 @@ def several() -> Any:
 
 
 def strict() -> Any:
-    """A graph whose question says what an answer looks like."""
+    """Return a graph whose question has a schema for the answer."""
 
     def review(_state: Answers) -> Answers:
         answer = interrupt("accept?", response_schema=Review)
@@ -100,7 +100,7 @@ def strict() -> Any:
 
 
 def ways() -> Any:
-    """A graph whose nodes are gone to."""
+    """Return a graph whose nodes are targets of `goto`."""
 
     def count(state: Answers) -> Answers:
         return {"count": 1, "answers": [state.get("asked")]}
@@ -136,7 +136,7 @@ def in_process(name: str) -> Any:
 
 
 def asked_in(output: Any) -> dict[str, Any]:
-    """The questions of an output: what is asked -> its id."""
+    """Return the questions of an output: question -> id."""
     assert all(type(stop) is Interrupt for stop in output["__interrupt__"])
     return {stop.value: stop.id for stop in output["__interrupt__"]}
 

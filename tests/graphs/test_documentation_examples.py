@@ -1,4 +1,4 @@
-"""What LangGraph's documentation does with a graph, done with a local and a remote one: only the constructor changes.
+"""The examples of LangGraph's documentation with a local and a remote graph: only the constructor changes.
 
 The headings are those of its pages on streaming, interrupts, time travel and persistence; words and code are ours.
 """
@@ -42,7 +42,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(params=["local", "remote"])
 def graph_of(request: pytest.FixtureRequest) -> Iterator[Construct]:
-    """The constructor: all that differs between the two."""
+    """Return the constructor, the only difference between the two."""
     if request.param == "local":
         yield lambda name: BUILDERS[name].compile(checkpointer=InMemorySaver())
         return

@@ -1,4 +1,4 @@
-"""Events of version 3 through the server and the SDK are those in process, item by item."""
+"""Events of version 3 through the server and the SDK equal those in process, item by item."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _threads = itertools.count(1)
 
 
 class ScriptedModel(BaseChatModel):
-    """Says fixed chunks, then perhaps fails."""
+    """A model with fixed chunks that may fail after them."""
 
     chunks: Any
     fails: bool = False
@@ -158,7 +158,7 @@ def of_thread(thread: str) -> dict[str, Any]:
 
 
 def timeless(event: Any) -> Any:
-    """A copy of an event (a graph goes on changing its messages) without its time, which must be one."""
+    """Return a copy of an event without its time; a copy, because a graph changes its messages later."""
     event = copy.deepcopy(event)
     if "params" in event:
         assert event["params"].pop("timestamp") > 1_700_000_000_000
@@ -236,7 +236,7 @@ def test_a_chain_streams_its_models_message_and_then_its_output(
 
 
 def _gist(output: Any) -> list[Any]:
-    # A streamed message has another id than one that was called for.
+    # A streamed message has another id than one of `invoke`.
     return [output] if isinstance(output, str) else [output.content, output.tool_calls, output.usage_metadata]
 
 
@@ -357,7 +357,7 @@ async def test_a_run_is_joined_from_its_first_event(url: str) -> None:
     ids: list[str] = []
     async with asyncio.timeout(LIMIT), RemoteRunnable[Any, Any](f"{url}/streamed") as remote:
         first = await _list(aiter(await remote.astream_events(QUESTION, version="v3", on_run=ids.append)))
-        # With the times at which the events happened, not those at which they came.
+        # The times are those of the events, not of their arrival.
         assert await _list(aiter(await remote.ajoin_events(ids[0]))) == first
     with RemoteRunnable[Any, Any](f"{url}/streamed") as again:
         assert list(again.join_events(ids[0])) == first

@@ -1,4 +1,4 @@
-"""Messages in all their usual forms go into graphs and chains as they do in process, from every client."""
+"""Messages in all usual forms as inputs of graphs and chains: the same results as in process, from every client."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BLOCKS: list[Any] = [
     {"type": "audio", "base64": "UklGRg==", "mime_type": "audio/wav"},
 ]
 
-# What JSON can say; each as LangChain's `convert_to_messages` reads it.
+# Forms that JSON can express, each as LangChain's `convert_to_messages` reads it.
 FORMS: dict[str, Any] = {
     "a text": "hi",
     "a pair": ["user", "hi"],
@@ -74,12 +74,12 @@ OBJECTS: list[BaseMessage] = [
     ChatMessage("hi", role="narrator"),
     AIMessageChunk("part", id="2"),
 ]
-CLIENTS: dict[tuple[Connect, str], Any] = {}  # a client's TLS context takes longer than a test
+CLIENTS: dict[tuple[Connect, str], Any] = {}  # kept, because a client's TLS context takes longer than a test
 LOOK_ALIKE = {"type": "human", "content": "no message"}
 
 
 class Notes(TypedDict, total=False):
-    """A state with messages in several places, and values that only look like some."""
+    """A state with messages in several places, and values that only look like messages."""
 
     messages: Annotated[list, add_messages]  # type: ignore[type-arg]  # as many applications write it
     asides: Annotated[list[AnyMessage], add_messages(format=None)]  # type: ignore[call-arg]
@@ -89,7 +89,7 @@ class Notes(TypedDict, total=False):
 
 
 class Strict(BaseModel):
-    """The same as a model."""
+    """The same state as a model."""
 
     messages: Annotated[list[AnyMessage], add_messages] = Field(default_factory=list)
     count: int = 7
@@ -104,7 +104,7 @@ class Talk(BaseModel):
 
 
 def keeping(schema: Any) -> Any:
-    """A graph that keeps what it was given."""
+    """Return a graph that keeps its input."""
 
     def look(_state: Any) -> dict[str, Any]:
         return {}
@@ -113,7 +113,7 @@ def keeping(schema: Any) -> Any:
 
 
 def told(given: Any) -> str:
-    """What came in, by class; as text, in which no client sees messages."""
+    """Return the classes of the input as text, in which no client sees messages."""
     messages = given["messages"] if isinstance(given, dict) else given
     return json.dumps([(type(one).__name__, one.model_dump()) for one in messages])
 
@@ -139,12 +139,12 @@ def url(app: FastAPI) -> Iterator[str]:
 
 
 def local(name: str) -> Any:
-    """A graph in process."""
+    """Return a graph in process."""
     return GRAPHS[name].compile(checkpointer=InMemorySaver())
 
 
 def plain(message: BaseMessage) -> Any:
-    """A message without the id that the reducer made."""
+    """Return a message without the id that the reducer made."""
     fields = message.model_dump()
     return type(message).__name__, {**fields, "id": fields["id"] if fields["id"] in ("1", "2", "m-1") else None}
 

@@ -23,7 +23,7 @@ ROUNDS = 3
 PREMISE = {"premise": "a lighthouse"}
 MAIL = {"messages": [{"role": "user", "content": "Send a mail to Ada about lunch on Friday."}]}
 
-# Gives the state after one turn: chain, input (a command for an answer), thread.
+# The state after one turn of: chain, input (a command for an answer), thread.
 Turn = Callable[[str, Any, str], dict[str, Any]]
 
 
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
 
 @pytest.fixture(params=["curl", "http", "sdk", "sdk streams", "sdk async", "sdk streams async"])
 def turn(request: pytest.FixtureRequest, server: Replica) -> Turn:
-    """One turn, as different callers take it."""
+    """Return a function that runs one turn, per kind of caller."""
     take = {
         "curl": by_curl,
         "http": by_http,
@@ -111,14 +111,14 @@ def by_async_stream(url: str, given: Any, thread: str) -> dict[str, Any]:
 
 
 def last(chunks: list[Any]) -> dict[str, Any]:
-    """The state at the end of a stream, with the questions that it told of."""
+    """Return the state at the end of a stream, with its questions."""
     states = [chunk for mode, chunk in chunks if mode == "values"]
     stops = [stop for mode, chunk in chunks if mode == "updates" for stop in chunk.get("__interrupt__", ())]
     return plain({**states[-1], **({"__interrupt__": stops} if stops else {})})
 
 
 def plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A state with its messages and questions as JSON has them."""
+    """Return a state with its messages and questions as JSON."""
     shown = {**state, "messages": [message.model_dump() for message in state["messages"]]}
     if stops := state.get("__interrupt__"):
         shown["__interrupt__"] = [{"id": stop.id, "value": stop.value} for stop in stops]

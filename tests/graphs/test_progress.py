@@ -1,4 +1,4 @@
-"""What goes on with a graph's run whose worker died, by its checkpoints."""
+"""The recovery of a graph's run from its checkpoints after its owner's death."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class State(TypedDict, total=False):
 
 
 class Died(BaseException):
-    """What ends a worker here."""
+    """The exception that stands for a worker's death here."""
 
 
 def first(_state: State) -> State:

@@ -1,4 +1,4 @@
-"""States, histories, updates and forks through the server and the SDK are those in process."""
+"""States, histories, updates and forks through the server and the SDK equal those in process."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _threads = itertools.count(1)
 
 
 class Log(TypedDict, total=False):
-    """What the nodes did."""
+    """A log of the nodes."""
 
     log: Annotated[list[str], operator.add]
     left: int
 
 
 def asking() -> Any:
-    """A graph with a subgraph that asks in two nodes at once."""
+    """Return a graph with a subgraph that asks in two nodes at once."""
 
     def question(name: str) -> Any:
         async def ask(_state: Log) -> Log:
@@ -76,7 +76,7 @@ def asking() -> Any:
 
 
 def failing() -> Any:
-    """A graph whose node fails."""
+    """Return a graph whose node fails."""
 
     def fail(_state: Log) -> Log:
         raise ValueError("a secret")
@@ -125,7 +125,7 @@ class Async:
 
 @pytest.fixture(params=[lambda graph: graph, Async], ids=["sync", "async"])
 def remote(request: pytest.FixtureRequest, url: str) -> Iterator[Callable[[str], Any]]:
-    """Makes the remote form of a graph."""
+    """Return the constructor of a graph's remote form."""
     made: list[RemoteRunnable[Any, Any]] = []
 
     def make(name: str) -> Any:
@@ -146,7 +146,7 @@ def config_of(thread: str) -> Any:
 
 
 def assert_alike(play: Play, name: str, remote: Callable[[str], Any]) -> list[Any]:
-    """Plays the same with the local and the remote graph, compares all that comes back, and gives it."""
+    """Play the same calls with the local and the remote graph, compare all results, and return them."""
     config = config_of(f"thread {next(_threads)}")
     came, expected = (list(map(in_order, play(graph, config))) for graph in (remote(name), local(name)))
     assert_same(came, expected)
@@ -154,7 +154,7 @@ def assert_alike(play: Play, name: str, remote: Callable[[str], Any]) -> list[An
 
 
 def in_order(value: Any) -> Any:
-    """What a graph gives, with the interrupts of one step in a fixed order: LangGraph itself has none."""
+    """Return a result with the interrupts of one step in a fixed order, which LangGraph does not promise."""
     if isinstance(value, StateSnapshot | PregelTask):
         changed = {"interrupts": tuple(sorted(value.interrupts, key=repr))}
         fields = ("tasks",) if isinstance(value, StateSnapshot) else ("state",)

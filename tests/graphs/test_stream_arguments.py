@@ -1,4 +1,4 @@
-"""A graph's keyword arguments mean over HTTP what they mean in process, and none is ever ignored."""
+"""A graph's keyword arguments have the same meaning over HTTP as in process, and none is ignored."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_the_thread_is_shown_as_the_caller_named_it(url: str) -> None:
 
 
 class Output(BaseCallbackHandler):
-    """Keeps the output of the outermost run."""
+    """A handler that keeps the output of the outermost run."""
 
     def __init__(self) -> None:
         self.kept: Any = None
@@ -235,7 +235,7 @@ def test_a_trace_of_modes_keeps_the_last_item(url: str) -> None:
 
 async def test_events_of_a_graph_take_its_arguments_and_its_thread(url: str) -> None:
     async def shape(events: Any) -> list[Any]:
-        # LangServe names the outermost run by its path. Copied, as a message gets its id when the step ends.
+        # LangServe names the outermost run by its path. Copied, because a message gets its id when the step ends.
         found = [
             copy.deepcopy((one["event"], one["name"].lstrip("/"), one["data"].get("chunk"))) async for one in events
         ]

@@ -1,4 +1,4 @@
-"""The stream of a graph through the server and the SDK is, item by item, the one in process."""
+"""The stream of a graph through the server and the SDK equals the one in process, item by item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads: whose they are, and one run at a time by the chain's strategy."""
+"""Threads: one per principal and chain, and one run at a time by the chain's multitask strategy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def inputs(endpoint: str, given: Any) -> Any:
     return [given] if endpoint == "batch" else given
 
 
-# Whose it is
+# Principals
 
 
 @each_endpoint
@@ -68,7 +68,7 @@ def test_two_chains_may_use_the_same_thread_name(served: Threads, thread: str) -
 
 def test_nodes_and_streams_show_the_callers_name_of_the_thread(served: Threads, thread: str) -> None:
     body = {"kwargs": {"stream_mode": ["checkpoints", "debug"]}}
-    served.post("/look/invoke", {"word": "x"}, thread)  # what is read back has a name, too
+    served.post("/look/invoke", {"word": "x"}, thread)  # so that a read has the caller's name, too
     told = chunks(served.post("/look/stream", {"word": "x"}, thread, **body))
     configs = [chunk["config"] for mode, chunk in told if mode == "checkpoints"]
     configs += [chunk["payload"]["config"] for mode, chunk in told if mode == "debug" and chunk["type"] == "checkpoint"]
@@ -184,7 +184,7 @@ def test_enqueue_runs_in_the_order_of_arrival(served: Threads, thread: str) -> N
     served.began(first)
     second, third = (served.start("enqueue", word, thread=thread) for word in ("!b", "!c"))
     assert [served.state(run)["status"] for run in (first, second, third)] == ["running", "queued", "queued"]
-    assert served.state(second)["last_id"] == 1  # its id is told
+    assert served.state(second)["last_id"] == 1  # the block with its id
     served.gates["enqueue"].open()
     assert served.said(third) == ["(a)", "a", "(!b)", "!b", "(!c)", "!c"]
     assert served.said(second) == ["(a)", "a", "(!b)", "!b"]

@@ -1,4 +1,4 @@
-"""Graphs whose runs stop where a test says, and what the tests of threads ask of them over HTTP."""
+"""Graphs whose runs stop on demand, and their HTTP client for the tests of threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Arrivals = defaultdict[str, threading.Event]
 
 
 def writer(gate: Gate, arrivals: Arrivals) -> Any:
-    """Notes a word twice, `(word)` at once and `word` when the gate opens for it, unless it begins with `!`."""
+    """Return a graph that notes `(word)` at once and `word` when its gate opens; a word with `!` needs no gate."""
 
     async def begin(state: Log) -> Log:
         return {"said": [f"({state['word']})"]}
@@ -52,7 +52,7 @@ def writer(gate: Gate, arrivals: Arrivals) -> Any:
 
 
 def asker() -> Any:
-    """Asks what to note."""
+    """Return a graph that asks for the word to note."""
 
     async def ask(state: Log) -> Log:
         return {"said": [interrupt("what?")]}
@@ -61,7 +61,7 @@ def asker() -> Any:
 
 
 def inspector(seen: list[RunnableConfig]) -> Any:
-    """Notes the config that its node sees."""
+    """Return a graph that notes the config of its node."""
 
     class Context(TypedDict, total=False):
         tone: str
@@ -74,13 +74,13 @@ def inspector(seen: list[RunnableConfig]) -> Any:
 
 
 class Threads:
-    """An application's graphs as one caller sees them.
+    """The graphs of an application, for one caller.
 
     Args:
-        client: of the application.
-        gates: of the graphs of each strategy, by its name.
-        arrivals: set for each word that waits at a gate.
-        seen: what `inspector` has seen.
+        client: The client of the application.
+        gates: The gates of the graphs by the name of their strategy.
+        arrivals: The events of the words that wait at a gate.
+        seen: The configs of `inspector`'s node.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Threads:
         self.seen = seen
 
     def post(self, path: str, given: Any, thread: str | None = "t", **fields: Any) -> httpx.Response:
-        """The answer to one call."""
+        """Return the answer to one call."""
         key = "inputs" if path.endswith("batch") else "input"
         config = {"configurable": {"thread_id": thread}} if thread else {}
         caller_name = fields.pop("caller", "ann")
@@ -100,18 +100,18 @@ class Threads:
         return self.client.post(path, json=body, headers={"X-Caller": caller_name})
 
     def start(self, name: str, word: str, **fields: Any) -> str:
-        """The id of a run in the background."""
+        """Start a run in the background and return its id."""
         answer = self.post(f"/{name}/runs", {"word": word}, **fields)
         assert answer.status_code == 202, answer.text
         return answer.json()["run_id"]
 
     def began(self, run_id: str) -> None:
-        """Waits until a run has said its first word, and stands at the gate."""
+        """Wait until a run has noted its first word and waits at the gate."""
         with self.client.stream("GET", f"/runs/{run_id}/stream", headers={"X-Caller": "ann"}) as response:
             assert any("(" in line for line in response.iter_lines())
 
     def state(self, run_id: str, wait: float = 0) -> dict[str, Any]:
-        """What is known of a run; with `wait`, after its end."""
+        """Return the state of a run; with `wait`, after its end."""
         headers = {"X-Caller": "ann"}
         if wait:
             self.client.get(f"/runs/{run_id}/output", params={"wait": wait}, headers=headers)
@@ -119,7 +119,7 @@ class Threads:
         return found
 
     def said(self, run_id: str) -> list[str]:
-        """What a run's graph has noted at its end."""
+        """Return the notes of a run's graph at its end."""
         answer = self.client.get(f"/runs/{run_id}/output", params={"wait": LIMIT}, headers={"X-Caller": "ann"})
         assert answer.status_code == 200, answer.text
         found: list[str] = answer.json()["output"]["said"]
@@ -127,7 +127,7 @@ class Threads:
 
 
 def app_of(gates: dict[str, Gate], arrivals: Arrivals, seen: list[RunnableConfig], **settings: Any) -> FastAPI:
-    """An application with a `writer` for each strategy, an `asker`, an `inspector` and a chain that is no graph."""
+    """Return an application with a `writer` per strategy, an `asker`, an `inspector` and a chain without a graph."""
     chains = {
         name: Chain(runnable=writer(gates[name], arrivals), multitask_strategy=name, stream_modes=["updates", "debug"])
         for name in STRATEGIES
@@ -142,7 +142,7 @@ def app_of(gates: dict[str, Gate], arrivals: Arrivals, seen: list[RunnableConfig
 
 @contextmanager
 def serving_threads(replicas: int = 1, **settings: Any) -> Iterator[list[Threads]]:
-    """Replicas that share gates, each on a real socket."""
+    """Run replicas that share gates, each on a real socket."""
     gates, seen = {name: Gate() for name in STRATEGIES}, list[RunnableConfig]()
     arrivals: Arrivals = defaultdict(threading.Event)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What the tests of runs share: a client that reads block by block, and a model server that never stops."""
+"""Support for the tests of runs: a client that reads block by block, and an endless model server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACE = 0.02
 
 
 def app_of(chains: dict[str, Any], guard: Any = None, **settings: Any) -> Any:
-    """An application of runnables or Chain records that take any input."""
+    """Return an application of runnables or Chain records that take any input."""
     records = {name: made if isinstance(made, Chain) else _chain(made) for name, made in chains.items()}
     return create_app(registry_of(records), Settings(**settings), guard=guard)
 
@@ -43,19 +43,19 @@ def _chain(runnable: Any) -> Chain:
 
 
 def caller(request: Request) -> None:
-    """A guard that believes whom the caller says to be."""
+    """Set the principal to the caller's own claim."""
     request.state.principal = request.headers.get("X-Caller", "nobody")
 
 
 @contextmanager
 def client_of(app: Any) -> Iterator[httpx.Client]:
-    """A client of an application on a real socket."""
+    """Yield a client of an application on a real socket."""
     with serving(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as client:
         yield client
 
 
 def writes_of(runs: Runs, run_id: str) -> list[bytes]:
-    """What an ended run's response hands to the server, write by write."""
+    """Return the writes of an ended run's response to the server."""
     bodies: list[bytes] = []
 
     async def receive() -> Any:
@@ -69,7 +69,7 @@ def writes_of(runs: Runs, run_id: str) -> list[bytes]:
 
 
 class BlockReader:
-    """Reads an open event stream block by block."""
+    """A reader of an open event stream, block by block."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -82,7 +82,7 @@ class BlockReader:
         return self.response.headers["Run-Id"]
 
     def next(self) -> bytes:
-        """The next whole block, without comments; b"" at the end of the stream."""
+        """Return the next whole block without comments; b"" at the end of the stream."""
         while b"\n\n" not in self._buffer:
             part = next(self._parts, None)
             if part is None:
@@ -93,11 +93,11 @@ class BlockReader:
         return self._without_comments(block) + b"\n\n"
 
     def rest(self) -> list[bytes]:
-        """All blocks to the end."""
+        """Return all blocks to the end."""
         return list(iter(self.next, b""))
 
     def until(self, text: bytes) -> bytes:
-        """The first block that has this text."""
+        """Return the first block with this text."""
         while (block := self.next()) and text not in block:
             pass
         assert block, f"no block with {text!r}"
@@ -114,7 +114,7 @@ class BlockReader:
 def streaming(
     client: httpx.Client, path: str, input: Any = "x", method: str = "POST", **headers: str
 ) -> Iterator[BlockReader]:
-    """An open stream."""
+    """Yield the reader of an open stream."""
     body = {"json": {"input": input}} if method == "POST" else {}
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with client.stream(method, path, headers=names, **body) as response:  # type: ignore[arg-type]
@@ -123,20 +123,20 @@ def streaming(
 
 
 def blocks_of(client: httpx.Client, path: str, **headers: str) -> list[bytes]:
-    """All blocks of a stream that is read by GET."""
+    """Return all blocks of a stream that is read by GET."""
     with streaming(client, path, method="GET", **headers) as reader:
         return reader.rest()
 
 
 def error_of(block: bytes) -> dict[str, Any]:
-    """The data of a terminal error block."""
+    """Return the data of a terminal error block."""
     assert b"event: error\n" in block, block
     found: dict[str, Any] = json.loads(block.partition(b"data: ")[2])
     return found
 
 
 def ended(client: httpx.Client, run_id: str) -> dict[str, Any]:
-    """The state of a run once it has ended."""
+    """Return the state of a run once it has ended."""
     client.get(f"/runs/{run_id}/output", params={"wait": LIMIT})
     state: dict[str, Any] = client.get(f"/runs/{run_id}").json()
     assert state["ended_at"], state
@@ -144,7 +144,7 @@ def ended(client: httpx.Client, run_id: str) -> dict[str, Any]:
 
 
 class EndlessUpstream:
-    """An OpenAI-compatible model server that streams for ever and tells when a client comes and goes."""
+    """An OpenAI-compatible model server with an endless stream, and the arrivals and departures of its clients."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -152,17 +152,17 @@ class EndlessUpstream:
         self.closed: Queue[str] = Queue()
 
     def was_opened(self) -> None:
-        """Waits for a client."""
+        """Wait for a client."""
         self.opened.get(timeout=LIMIT)
 
     def was_closed(self, within: float = 1.0) -> None:
-        """Waits until a client has gone; the limit is what is promised."""
+        """Wait until a client has left; the default limit is the promised time in seconds."""
         self.closed.get(timeout=within)
 
 
 @contextmanager
 def endless_upstream() -> Iterator[EndlessUpstream]:
-    """Runs one on a free port."""
+    """Run an endless model server on a free port."""
     stop = threading.Event()
     chunk = {
         "id": "c",
@@ -188,7 +188,7 @@ def endless_upstream() -> Iterator[EndlessUpstream]:
                 upstream.closed.put(self.path)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silent."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         upstream = EndlessUpstream(f"http://127.0.0.1:{server.server_port}/v1")

@@ -18,7 +18,7 @@ from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, stream
 
 
 class Bench:
-    """Chains without an end, and one that waits for the gate."""
+    """Endless chains, and one that waits for the gate."""
 
     def __init__(self, **settings: Any) -> None:
         self.gate = Gate()
@@ -109,7 +109,7 @@ def test_a_reader_above_the_limit_is_told_to_retry() -> None:
 
 
 class SilentReader:
-    """Asks for a stream and reads nothing."""
+    """A reader that requests a stream and reads nothing."""
 
     def __init__(self, url: str, path: str) -> None:
         host, _, port = url.removeprefix("http://").strip("/").partition(":")
@@ -120,7 +120,7 @@ class SilentReader:
         self.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
     def read_to_the_end(self) -> bytes:
-        """All bytes until the connection ends."""
+        """Return all bytes until the connection ends."""
         return b"".join(iter(lambda: self.socket.recv(1 << 20), b""))
 
 
@@ -133,7 +133,7 @@ def test_an_idle_reader_is_dropped_and_delays_nobody() -> None:
         with streaming(client, f"/runs/{run_id}/stream", method="GET") as other:
             assert len(other.rest()) == 302
         wait_for(lambda: not services_in(bench.app).runs._readers)
-    # The server has stopped, though its buffer for this reader was never taken.
+    # The server has stopped, although this reader never emptied its buffer.
     with silent.socket:
         got = silent.read_to_the_end()
     assert len(got) < 30_000_000
@@ -141,7 +141,7 @@ def test_an_idle_reader_is_dropped_and_delays_nobody() -> None:
 
 
 def wait_for(holds: Any) -> None:
-    """Looks until something holds."""
+    """Poll until a condition is true."""
     limit = threading.Event()
     timer = threading.Timer(LIMIT, limit.set)
     timer.start()

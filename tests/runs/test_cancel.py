@@ -1,4 +1,4 @@
-"""Cancel: idempotent, and its answer is true."""
+"""Cancellation: it is idempotent, and its answer is true."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRACE = 0.2
 
 
 class Bench:
-    """Chains that obey a cancellation, catch it, or sit in a thread."""
+    """Chains that obey a cancellation, catch it, or block an OS thread."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -76,7 +76,7 @@ class Bench:
             yield number
 
     async def losing(self, inputs: Any) -> Any:
-        """Loses its first cancellation, as asyncio.wait_for does until Python 3.12."""
+        """Lose the first cancellation, as asyncio.wait_for does before Python 3.12."""
         async for _ in inputs:
             pass
         try:
@@ -92,7 +92,7 @@ class Bench:
             self.release.set()
 
     def slow_tool(self, given: str) -> str:
-        """Sits in its thread until it is let go."""
+        """Block the OS thread until the test releases it."""
         self.entered.set()
         assert self.release.wait(LIMIT)
         return given

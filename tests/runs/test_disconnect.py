@@ -1,4 +1,4 @@
-"""Cancellation reaches the model: the provider's HTTP stream is closed within a second, without the collector."""
+"""Cancellation reaches the model: the provider's HTTP stream closes within a second, without garbage collection."""
 
 from __future__ import annotations
 
@@ -163,11 +163,11 @@ def _joined(model: Runnable[Any, Any]) -> Any:
     return joined
 
 
-# What happens to a run whose readers leave
+# Runs without readers
 
 
 class Bench:
-    """A chain that says a number whenever the gate opens, five in all, under several policies."""
+    """A chain that yields five numbers, each when the gate opens, under several policies."""
 
     def __init__(self, **settings: Any) -> None:
         self.gate = Gate()

@@ -1,4 +1,4 @@
-"""A chain that never waits leaves others their turns, and one that waits is not held up for it."""
+"""Time slices: a chain that never waits lets other tasks run, and a chain that waits is not delayed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDLESS = {"order": str(Order(10**9, HOT))}
 
 
 def work(seconds: float) -> None:
-    """Holds the event loop."""
+    """Block the event loop."""
     end = monotonic() + seconds
     while monotonic() < end:
         pass
@@ -70,7 +70,7 @@ def test_a_first_token_is_sent_before_a_busy_chain_continues() -> None:
     class Holding(TokenModel):
         async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
             yield ChatGenerationChunk(message=AIMessageChunk("first"))
-            in_time.append(arrived.wait(LIMIT))  # holds the event loop
+            in_time.append(arrived.wait(LIMIT))  # blocks the event loop
             yield ChatGenerationChunk(message=AIMessageChunk("second"))
 
     app = app_of({"holding": text_chain(Holding())})

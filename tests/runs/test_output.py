@@ -1,4 +1,4 @@
-"""The output of a run is what /invoke gives."""
+"""The output of a run equals the output of /invoke."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def client() -> Iterator[httpx.Client]:
 
 
 def without_ids(value: Any) -> Any:
-    """A message's id and the run's number in it differ from call to call."""
+    """Return a value without message ids, which differ from call to call."""
     if isinstance(value, dict):
         return {key: without_ids(item) for key, item in value.items() if key != "id"}
     return [without_ids(item) for item in value] if isinstance(value, list) else value

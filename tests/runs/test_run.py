@@ -1,4 +1,4 @@
-"""Run: one execution, driven in process."""
+"""A run in process, without HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FailingStore(MemoryStore):
 
 
 class Bench:
-    """A run of an iterator as LangServe makes it: it yields a bare error and raises."""
+    """A run of an iterator like LangServe's, which yields a bare error and raises."""
 
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()

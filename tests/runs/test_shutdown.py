@@ -1,4 +1,4 @@
-"""From SIGTERM to the last terminal block: in a real process, but for what only a store of ours can delay."""
+"""Shutdown from SIGTERM to the last terminal block, in a real process except where a store must be delayed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 def draining(client: httpx.Client) -> httpx.Response:
-    """The first answer of /readyz that says so."""
+    """Return the first answer of /readyz that is not 200."""
     while (answer := client.get("/readyz")).status_code == 200:
         pass
     return answer

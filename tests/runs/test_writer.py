@@ -1,4 +1,4 @@
-"""The writer: blocks on their way to a store that takes its time."""
+"""The writer: blocks on their way to a slow store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DONE = Outcome("done")
 
 
 class GatedStore(SqliteStore):
-    """A store whose appends wait for a gate, and fail as a test says."""
+    """A store whose appends wait for a gate, and fail on demand."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -58,7 +58,7 @@ async def store(tmp_path: Path) -> AsyncIterator[GatedStore]:
 
 
 class ObservedWriter(Writer):
-    """Keeps what ended its writing."""
+    """A writer that keeps the exceptions that ended its writing."""
 
     def __init__(self, record: RunRecord, store: GatedStore, patience: float, **options: Any) -> None:
         self.failed: list[Exception] = []
@@ -80,7 +80,7 @@ async def test_a_block_is_shown_only_once_it_is_stored(store: GatedStore) -> Non
     store.gate.set()
     async with asyncio.timeout(LIMIT):
         while True:
-            woken.clear()  # before the look: what comes between the two must not be missed
+            woken.clear()  # before the read, so that a block between the two is not missed
             if (await store.read("run", 0, 10)).blocks:
                 break
             await woken.wait()

@@ -1,4 +1,4 @@
-"""Which runs can be recovered, who asks for it, and how stock clients see a further attempt."""
+"""Recovery: the runs that allow it, the requests that ask for it, and a further attempt in stock clients."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_an_owner_is_fenced_before_it_stores_a_checkpoint(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def recovered() -> Iterator[str]:
-    """The URL of a chain whose every run is cut and goes on as attempt 2."""
+    """Yield the URL of a chain whose runs are all cut and continue as attempt 2."""
     blocks = [
         metadata_block(1, RUN_ID),
         data_block(2, '"one "'),

@@ -21,7 +21,7 @@ async def healthz() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="The server can take work",
-    responses={503: {"description": "It is shutting down, or its store is away"}},
+    responses={503: {"description": "The server shuts down, or its store is unreachable"}},
 )
 async def readyz(request: Request) -> dict[str, str]:
     """Answer from the moment the chains are mounted until the server shuts down.

@@ -9,13 +9,13 @@ EVENT_STREAM = {
     "description": "Server-sent events",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
-ACCEPTED = {"description": "The run goes on in the background; `Location` is its stream"}
+ACCEPTED = {"description": "The run continues in the background; `Location` is its stream"}
 
 ERROR_SCHEMA = {
     "type": "object",
     "required": ["detail", "code", "retryable", "run_id"],
     "properties": {
-        "detail": {"description": "A text; for bad input, a list of places."},
+        "detail": {"description": "A text; for invalid input, a list of places."},
         "code": {"type": "string"},
         "retryable": {"type": "boolean"},
         "run_id": {"type": ["string", "null"]},
@@ -25,16 +25,16 @@ REFERENCE = {"$ref": "#/components/schemas/Error"}
 
 # The errors of every operation.
 COMMON = {
-    400: "The request does not fit: a header, a cursor, a config in the path",
-    401: "No credential, or a wrong one",
+    400: "A header, a cursor or a config in the path is invalid",
+    401: "A missing or invalid credential",
     403: "The credential does not allow this",
-    404: "Nothing there, or not the caller's",
+    404: "It does not exist, or belongs to another principal",
     405: "No such method",
-    422: "The input does not fit; the places are in `detail`",
-    429: "Too many requests, runs or readers; `Retry-After` says when to come back",
+    422: "The input is invalid; the places are in `detail`",
+    429: "Too many requests, runs or readers; `Retry-After` gives the seconds to wait",
     431: "The headers are too large",
     500: "The chain or the server failed; the cause is in the log",
-    503: "The server shuts down, has as many runs as it takes, or its store is away",
+    503: "The server shuts down, has the maximum number of runs, or its store is unreachable",
 }
 # The errors of operations with a request body.
 OF_BODIES = {
@@ -44,11 +44,11 @@ OF_BODIES = {
 }
 # The errors of operations that run a chain before they answer, or return a run's end.
 OF_RUNS = {
-    409: "Another run of the thread is under way, or the run failed",
+    409: "Another run of the thread is live, or the run failed",
     499: "The run was cancelled",
     502: "The model's provider failed",
     504: "The run or the model's provider took too long",
-    507: "The run made more than may be kept",
+    507: "The run exceeded the limit of its blocks",
 }
 
 

@@ -21,13 +21,13 @@ MAX_WAIT = 60.0
 
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
 ERRORS: dict[int | str, dict[str, Any]] = {
-    404: {"description": "No such run, or not the caller's"},
-    410: {"description": "Past its retention"},
+    404: {"description": "The run does not exist, or belongs to another principal"},
+    410: {"description": "The run is past its retention"},
 }
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The cursor is at the end"},
-    400: {"description": "The cursor is no block's number"},
+    400: {"description": "The cursor is not a number"},
     429: {"description": "Too many readers"},
     **ERRORS,
 }
@@ -43,9 +43,9 @@ def router(auth: Auth) -> APIRouter:
     _add_shared(routes, auth)
     routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)
     routes.get("/{run_id}/stream", summary="Stream a run from a cursor", responses=STREAM)(stream)
-    routes.get(
-        "/{run_id}/output", summary="A run's output as /invoke gives it", responses={202: {}, 409: {}, **ERRORS}
-    )(output)
+    routes.get("/{run_id}/output", summary="Output of a run, as from /invoke", responses={202: {}, 409: {}, **ERRORS})(
+        output
+    )
     routes.post("/{run_id}/cancel", summary="Cancel a run", responses={202: {}, **ERRORS})(cancel)
     routes.delete("/{run_id}", summary="Cancel a run and drop it", status_code=204, responses=ERRORS)(delete)
     routes.post("/{run_id}/share", summary="Make a token for a run", status_code=201, responses=ERRORS)(share)
@@ -82,7 +82,7 @@ async def status(run_id: str, request: Request) -> Response:
 async def stream(
     run_id: str,
     request: Request,
-    after: Annotated[str, Query(description="Number of the last block that you have, or `now`.")] = "",
+    after: Annotated[str, Query(description="Sequence number of your last block, or `now`.")] = "",
 ) -> Response:
     """Stream the blocks after a cursor, then the live ones.
 

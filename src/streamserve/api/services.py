@@ -33,7 +33,7 @@ class Services:
         settings: the bounds of everything else.
         runs: the runs of this process and their store.
         auth: the guard, and the scopes of each chain.
-        limits: the counter of requests and of runs under way.
+        limits: the counter of requests and of live runs.
         checkpoints: the store of the graphs' threads.
         telemetry: the metrics and traces.
     """

@@ -1,1 +1,1 @@
-"""What only graphs have: threads, checkpoints, commands and stream modes."""
+"""Graphs: threads, checkpoints, commands and stream modes."""

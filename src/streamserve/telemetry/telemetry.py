@@ -62,11 +62,11 @@ class Telemetry(Observer):
         def ended(outcome: Outcome | None) -> None:
             state = outcome.status if outcome else GIVEN_UP
             if metrics is not None:
-                count(metrics, record.chain, record.endpoint, state, call.began)
+                count(metrics, record.chain, record.endpoint, state, call.started_at)
             if trace is not None:
                 trace.end(state, (outcome.error or {}).get("code") if outcome else state)
 
-        return RunHooks(metrics.watch(record.chain, record.endpoint, call.began) if metrics else None, ended)
+        return RunHooks(metrics.watch(record.chain, record.endpoint, call.started_at) if metrics else None, ended)
 
     @contextmanager
     def calling(self, call: Call, endpoint: str) -> Iterator[None]:
@@ -81,7 +81,7 @@ class Telemetry(Observer):
             raise
         finally:
             if self.metrics is not None:
-                count(self.metrics, call.chain, endpoint, state, call.began)
+                count(self.metrics, call.chain, endpoint, state, call.started_at)
             if trace is not None:
                 trace.end(state, code)
 

@@ -19,7 +19,7 @@ DEFAULT_PAGE = 10
 # Postgres refuses a NUL in a text.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Name = Annotated[str, Field(pattern=r"^[^\x00]+$")]
-Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most states to return.")]
+Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Maximum number of states.")]
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -35,10 +35,10 @@ from streamserve.graphs.graph import Graph
 from streamserve.runs.turns import of_call
 from streamserve.wire.serializer import to_line
 
-ThreadId = Annotated[Name, Path(description="The thread, as `configurable.thread_id` names it.")]
-Subgraphs = Annotated[bool, Query(description="With the states of subgraphs that wait.")]
-Namespace = Annotated[Text, Query(description="Of a subgraph.")]
-AtCheckpoint = Annotated[Text | None, Query(description="Default: the latest.")]
+ThreadId = Annotated[Name, Path(description="The thread, as in `configurable.thread_id`.")]
+Subgraphs = Annotated[bool, Query(description="Include the states of interrupted subgraphs.")]
+Namespace = Annotated[Text, Query(description="The namespace of a subgraph. Default: the graph itself.")]
+AtCheckpoint = Annotated[Text | None, Query(description="The id of the checkpoint. Default: the latest.")]
 
 
 class ErrorBody(BaseModel):
@@ -55,9 +55,9 @@ def _error(description: str) -> dict[str, Any]:
 
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: _error("No such thread or checkpoint, or not the caller's")}
-INVALID: dict[int | str, dict[str, Any]] = {422: _error("The request does not fit; the place is in `detail`")}
-BUSY: dict[int | str, dict[str, Any]] = {409: _error("A run of the thread is under way")}
-DOWN: dict[int | str, dict[str, Any]] = {503: _error("The store of the runs cannot be reached")}
+INVALID: dict[int | str, dict[str, Any]] = {422: _error("The request is invalid; the place is in `detail`")}
+BUSY: dict[int | str, dict[str, Any]] = {409: _error("A run of the thread is live")}
+DOWN: dict[int | str, dict[str, Any]] = {503: _error("The store of the runs is unreachable")}
 STATE: dict[int | str, dict[str, Any]] = {200: {"model": ThreadState}, **UNKNOWN, **INVALID}
 HISTORY: dict[int | str, dict[str, Any]] = {200: {"model": list[ThreadState]}, **UNKNOWN, **INVALID}
 UPDATED: dict[int | str, dict[str, Any]] = {200: {"model": ThreadUpdate}, **UNKNOWN, **BUSY, **INVALID, **DOWN}

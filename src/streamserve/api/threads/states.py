@@ -23,8 +23,8 @@ class ThreadTask(BaseModel):
     path: list[Any]
     error: str | None = Field(description="The class of the exception; its text may hold secrets.")
     interrupts: list[dict[str, Any]]
-    checkpoint: dict[str, Any] | None = Field(description="Where a subgraph's state is.")
-    state: ThreadState | None = Field(description="A subgraph's state, if asked for.")
+    checkpoint: dict[str, Any] | None = Field(description="The checkpoint of a subgraph.")
+    state: ThreadState | None = Field(description="A subgraph's state, on request.")
     result: Any
 
 
@@ -39,7 +39,7 @@ class ThreadState(BaseModel):
     checkpoint: dict[str, Any]
     parent_checkpoint: dict[str, Any] | None
     interrupts: list[dict[str, Any]]
-    types: dict[str, str] = Field(default={}, description="JSON pointer to the name of a type that JSON has not.")
+    types: dict[str, str] = Field(default={}, description="JSON pointer to the name of a type that JSON lacks.")
 
 
 class ThreadUpdate(BaseModel):
