@@ -1,4 +1,4 @@
-"""Which pieces of langchain-core's streaming are rewritten, and what happens where it is unknown."""
+"""Each piece of langchain-core's streaming is rewritten only where the installed one is known."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ class Uninterested(AsyncRecorder):
 
 @pytest.mark.parametrize("handlers", [[], [Uninterested()]])
 async def test_nothing_is_added_up_without_a_handler(handlers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamserve.lcel.chunk_sum.ChunkSum.add", lambda *_: pytest.fail("added up for nobody"))
+    monkeypatch.setattr("streamserve.lcel.chunk_sum.ChunkSum.add", lambda *_: pytest.fail("added up without a handler"))
     chunks = await chunks_of(Watched().chain(), {"topic": "cats"}, {"callbacks": handlers})
     assert chunks == ["0 ", "1 ", "2 ", ""]
 

@@ -1,4 +1,4 @@
-"""The callbacks of a served chain: LangServe's event aggregator is there where its events are read."""
+"""The callbacks of a served chain have LangServe's event aggregator only where its events are read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The stream of a chain with less work per chunk, with the same chunks, runs and errors."""
+"""Streams of chains with less work per chunk: the same chunks, runs and errors."""

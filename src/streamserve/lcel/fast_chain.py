@@ -1,4 +1,4 @@
-"""A chain as it is streamed: the same steps and runs with less work per chunk; the declared chain is left as it is.
+"""The chain to stream in place of a declared one: the same steps and runs with less work per chunk.
 
 Sequences, bindings, maps, branches, fallbacks and the string parser are rebuilt; other steps stream as they always do.
 The classes have upstream's names, because runs are named after them. Unlike upstream, the parser gives plain strings,
@@ -40,7 +40,7 @@ def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
     """Return the runnable to stream in place of a chain: its streams and its runs are the same.
 
     Args:
-        chain: a step that is exchanged in it later is not seen.
+        chain: the declared chain, which stays as it is; a step exchanged in it later has no effect.
     """
     return _rebuilt(chain) if pieces() else chain
 
@@ -50,17 +50,15 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
 
     @cached_property
     def _silent(self) -> list[Silent | None]:
-        """How each step streams without a run, if it can."""
+        """Return how each step streams without a run, None for a step that needs one."""
         return [_silent(step) for step in self.steps]
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
-        """As upstream."""
         defers_inputs = kwargs.pop("defers_inputs", False)
         pipe = partial(self._pipe, kwargs)
         return traced(self, input, pipe, config, name=self.name, defers_inputs=defers_inputs)
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
-        """As upstream."""
         return self.atransform(_once(input), config, **kwargs)
 
     def astream_in_own_task(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream:
@@ -68,8 +66,8 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         stream = self.without_runs(input, config, **kwargs)
         if stream is not None:
             return stream
-        pipe = partial(self._pipe_in_own_task, kwargs)
-        return traced(self, _once(input), pipe, config, name=self.name, own_context=False)
+        pipe = partial(self._pipe, kwargs)
+        return traced(self, _once(input), pipe, config, name=self.name, in_own_task=True)
 
     def without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
         """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run."""
@@ -101,24 +99,17 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
             inputs, kwargs = stream, {}
         return inputs
 
-    def _pipe_in_own_task(
-        self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
-    ) -> Stream:
-        var_child_runnable_config.set(config)
-        return self._pipe(kwargs, inputs, run, config)
-
 
 class RunnableBinding(base.RunnableBinding[Any, Any]):
-    """A binding that adds nothing to a stream's way."""
+    """A binding that adds no step to a stream."""
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
-        """As upstream."""
         if self.config_factories:  # these are to be called when the stream starts
             return super().atransform(input, config, **kwargs)
         return _transformed(self.bound, input, bound_config(self, config), {**self.kwargs, **kwargs})
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
-        """As upstream, closed with its reader."""
+        # The stream below is closed with its reader, unlike upstream.
         # A config is merged with its context's when the stream starts, which may be in another context.
         stream = self.bound.astream(input, bound_config(self, config), **{**self.kwargs, **kwargs})
         try:
@@ -132,8 +123,7 @@ class StrOutputParser(output_parsers.StrOutputParser):
     """The string parser without a thread per chunk."""
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **_: Any) -> Stream:
-        """As upstream."""
-        return traced(self, input, self.texts, config, run_type="parser", own_context=False)
+        return traced(self, input, self.texts, config, run_type="parser")
 
     async def texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
         """Stream the text of each chunk."""

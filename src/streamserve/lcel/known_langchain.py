@@ -29,7 +29,7 @@ KNOWN: dict[str, frozenset[str]] = {
 def digest(piece: str) -> str:
     """Return the digest of the source texts that a piece rewrites or relies on.
 
-    A function that somebody has wrapped or replaced counts as what it is now, one that is gone as an empty text.
+    A wrapped or replaced function counts as what it is now, a missing one as an empty text.
     """
     return hashlib.sha256("".join(map(_source, watched(piece))).encode()).hexdigest()
 

@@ -21,6 +21,7 @@ from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     patch_config,
     set_config_context,
+    var_child_runnable_config,
 )
 
 from streamserve.lcel.chunk_sum import ChunkSum
@@ -37,7 +38,7 @@ def is_observed(callbacks: BaseRunManager | BaseCallbackManager) -> bool:
     """Return whether a stream is observed: whether its run has callback handlers.
 
     Args:
-        callbacks: of the run; LangChain adds debugging, tracing and the handlers of a context to those of a config.
+        callbacks: the run's; LangChain adds debugging, tracing and the handlers of a context to those of a config.
     """
     return bool(callbacks.handlers)
 
@@ -51,19 +52,19 @@ async def traced(
     name: str | None = None,
     run_type: str | None = None,
     defers_inputs: bool = False,
-    own_context: bool = True,
+    in_own_task: bool = False,
 ) -> AsyncGenerator[Any]:
     """Stream one step as a run of its own.
 
     Args:
-        step: names the run, if neither the config nor `name` does.
+        step: the step, whose name the run has if neither the config nor `name` has one.
         inputs: the stream before it.
-        transform: makes the stream from the inputs, the run and the config of its children.
-        config: of the run.
-        name: of the run, if the config has none.
-        run_type: for the callbacks; None: a chain.
-        defers_inputs: for the callbacks.
-        own_context: False: the step's code runs in the caller's context while the stream is not observed.
+        transform: a function that makes the stream from the inputs, the run and the config of its children.
+        config: the config of the run.
+        name: the name of the run, if the config has none.
+        run_type: the type of the run; None means a chain.
+        defers_inputs: an argument of the callbacks (default false).
+        in_own_task: the caller iterates the stream in a task of its own, so an unobserved step may use its context.
     """
     source, stream = aiter(inputs), NOTHING
     first = await anext(source, NOTHING)  # the step before starts first
@@ -74,7 +75,7 @@ async def traced(
     tap, outputs = _Tap(first, source, listened=listened), ChunkSum()
     try:
         child = patch_config(config, callbacks=run.get_child())
-        if observed or own_context:
+        if observed or not in_own_task:
             with set_config_context(child) as context:
                 stream = context.run(transform, tap, run, child)
                 with Relay(_announced(run, stream), context) as relay:
@@ -83,6 +84,7 @@ async def traced(
                         if listened:
                             outputs.add(relay.chunk)
         else:
+            var_child_runnable_config.set(child)
             stream = transform(tap, run, child)
             async for chunk in stream:
                 yield chunk

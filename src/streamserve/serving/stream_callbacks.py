@@ -1,4 +1,4 @@
-"""The callbacks of a stream, without the one that LangServe adds and never asks."""
+"""The callbacks of a stream, without the handler that LangServe adds to it and does not read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from langserve.callbacks import AsyncEventAggregatorCallback
 
 
 def without_aggregator(config: RunnableConfig | None) -> RunnableConfig | None:
-    """A config without LangServe's event aggregator, which would keep every token's event of a stream.
+    """Return a config without LangServe's event aggregator, which would keep an event for each token of a stream.
+
+    /invoke and /batch keep the aggregator, because their answers have its events.
 
     Args:
-        config: left as it is. On /invoke and /batch, where the events are answered with, it must stay.
+        config: the config of a stream; it stays as it is.
     """
     callbacks = (config or {}).get("callbacks")
     if config is None or not callbacks:

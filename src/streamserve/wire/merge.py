@@ -1,4 +1,4 @@
-"""What the chunks of a stream add up to."""
+"""The output of a stream: its chunks from JSON, added up."""
 
 from __future__ import annotations
 
