@@ -1,4 +1,4 @@
-"""Which chat model the environment chooses."""
+"""The choice of the chat model by the environment."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_an_empty_key_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(chat_model(), OfflineChatModel)
 
 
-def test_the_offline_model_can_be_chosen_in_spite_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_model_can_be_chosen_despite_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("STREAMSERVE_MODEL", "offline")
     assert isinstance(chat_model(), OfflineChatModel)
@@ -63,20 +63,20 @@ def test_a_base_url_needs_no_key_and_stays_with_chat_completions(monkeypatch: py
     assert (model.model_name, model.use_responses_api, model.stream_usage) == ("some-codex", False, True)
 
 
-def test_streamserve_model_goes_before_openai_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamserve_model_overrides_openai_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_MODEL", "one")
     monkeypatch.setenv("STREAMSERVE_MODEL", "other")
     assert openai_model().model_name == "other"
 
 
-def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     model = openai_model(model="mine", temperature=0.25, stream_usage=False)
     assert (model.model_name, model.temperature, model.stream_usage) == ("mine", 0.25, False)
 
 
-def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("STREAMSERVE_MODEL_TIMEOUT", "7")
     model = openai_model()

@@ -1,4 +1,4 @@
-"""The offline model: a whole chat model by rule."""
+"""The offline model: text, tool calls and structured output by rule."""
 
 import asyncio
 from typing import Any, Literal
@@ -121,12 +121,12 @@ def test_a_greeting_calls_no_tool(model: BaseChatModel) -> None:
     assert model.bind_tools(TOOLS).invoke("Hello there").tool_calls == []
 
 
-def test_a_forced_tool_is_called_whatever_is_asked(model: BaseChatModel) -> None:
+def test_a_forced_tool_is_always_called(model: BaseChatModel) -> None:
     [call] = model.bind_tools(TOOLS, tool_choice="add").invoke("Hello there").tool_calls
     assert call["name"] == "add"
 
 
-def test_a_tool_result_ends_in_an_answer_that_uses_it(model: BaseChatModel) -> None:
+def test_an_answer_uses_the_tools_result(model: BaseChatModel) -> None:
     bound = model.bind_tools(TOOLS)
     asked = bound.invoke("What is 12 * 7?")
     result = ToolMessage("84", tool_call_id=asked.tool_calls[0]["id"], name="calculator")
@@ -173,7 +173,7 @@ def test_a_json_schema_gives_a_dict(model: BaseChatModel) -> None:
     assert model.with_structured_output(schema).invoke("How is the weather in Paris?") == {"city": "Paris"}
 
 
-async def test_a_cancelled_stream_stops_while_it_waits_for_its_next_token() -> None:
+async def test_cancelling_stops_the_wait_for_the_next_token() -> None:
     async def consume() -> None:
         async for _ in OfflineChatModel(pace=3600).astream(JOKE):
             pytest.fail("no token is due for an hour")
@@ -186,7 +186,7 @@ async def test_a_cancelled_stream_stops_while_it_waits_for_its_next_token() -> N
             await task
 
 
-async def test_other_work_goes_on_between_tokens(model: BaseChatModel) -> None:
+async def test_other_tasks_run_between_tokens(model: BaseChatModel) -> None:
     turns = 0
 
     async def count() -> None:

@@ -50,7 +50,7 @@ async def invoked(model: Any, question: str, how: str) -> Any:
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Makes the chat model as a chain does, for a server at a base URL that needs no key."""
+    """Return a factory of the chat model, as a chain makes it, for a base URL that needs no key."""
 
     def connected(base_url: str) -> BaseChatModel:
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)

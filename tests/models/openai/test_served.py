@@ -32,7 +32,7 @@ both = pytest.mark.parametrize("how", ["sync", "async"])
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Serves /text, /chat and /tools with the model server at a base URL; yields a maker of clients."""
+    """Serve /text, /chat and /tools with the model server at a base URL; yield a factory of clients."""
 
     @contextmanager
     def served(base_url: str) -> Iterator[Callable[[str], RemoteRunnable]]:

@@ -48,7 +48,7 @@ def test_events_are_found_as_the_specification_has_it(body: bytes, events: Found
     ends=st.lists(st.sampled_from([b"\n", b"\r", b"\r\n"]), min_size=30, max_size=30),
     cuts=st.lists(st.integers(0, 300), max_size=12),
 )
-def test_where_bytes_are_cut_does_not_show(lines: list[str], ends: list[bytes], cuts: list[int]) -> None:
+def test_cuts_between_bytes_do_not_matter(lines: list[str], ends: list[bytes], cuts: list[int]) -> None:
     parts = [line.encode() + end for line, end in zip(lines, ends, strict=False)]
     body = b"".join(parts)
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
@@ -56,7 +56,7 @@ def test_where_bytes_are_cut_does_not_show(lines: list[str], ends: list[bytes], 
 
 
 @given(st.lists(st.sampled_from(["data: é", "data:x", "event: y", ": c", "", ""]), max_size=30))
-def test_the_kind_of_line_end_does_not_show(lines: list[str]) -> None:
+def test_the_kind_of_line_end_does_not_matter(lines: list[str]) -> None:
     bodies = ["".join(line + end for line in lines).encode() for end in ("\n", "\r", "\r\n")]
     assert decoded(bodies[0]) == decoded(bodies[1]) == decoded(bodies[2])
 
@@ -69,7 +69,7 @@ def test_a_long_event_may_come_in_small_pieces() -> None:
     assert event.data == "xy" * 10_000
 
 
-def test_events_before_one_that_is_no_text_are_found() -> None:
+def test_events_before_invalid_utf_8_are_found() -> None:
     events = SSEDecoder().feed(b"data: a\n\ndata: \xff\n\n")
     assert next(events).data == "a"
     with pytest.raises(UnicodeDecodeError):
@@ -82,7 +82,7 @@ def test_json_is_what_the_standard_library_takes(data: str) -> None:
     assert repr(event.json()) == repr(json.loads(data))
 
 
-def test_what_is_no_json_is_the_standard_library_s_error() -> None:
+def test_invalid_json_raises_the_standard_librarys_error() -> None:
     [event] = SSEDecoder().feed(b"data: {\n\n")
     with pytest.raises(json.JSONDecodeError, match="Expecting property name"):
         event.json()

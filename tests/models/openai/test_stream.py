@@ -41,7 +41,7 @@ pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 
 
 class Recorder(BaseCallbackHandler):
-    """Keeps what a model calls back with."""
+    """A recorder of a model's callbacks."""
 
     run_inline = True
     raise_error = True
@@ -60,7 +60,7 @@ class Recorder(BaseCallbackHandler):
 
 
 def described(found: Any) -> Any:
-    """All that can be told of a chunk or an error."""
+    """Return all observable parts of a chunk or an error."""
     if isinstance(found, BaseException):
         kept = {name: value for name, value in vars(found).items() if name not in ("request", "response")}
         return type(found), str(found), kept, type(found.__cause__)
@@ -68,7 +68,7 @@ def described(found: Any) -> Any:
 
 
 async def outcome_of(model: Any, how: str) -> list[Any]:
-    """The chunks of a stream, the error it ended with, and what was called back."""
+    """Return the chunks of a stream, its error and its callbacks."""
     recorder = Recorder()
     config = RunnableConfig(callbacks=[recorder], run_id=RUN_ID)
     seen: list[Any] = []
@@ -85,7 +85,7 @@ async def outcome_of(model: Any, how: str) -> list[Any]:
 
 
 def comparable(outcome: list[Any]) -> list[str]:
-    """The same with the ids of runs and of llama.cpp's tool calls numbered as they come."""
+    """Return the same with the ids of runs and of llama.cpp's tool calls numbered in their order."""
     numbers: dict[str, str] = {}
 
     def number(found: re.Match[str]) -> str:
@@ -95,7 +95,7 @@ def comparable(outcome: list[Any]) -> list[str]:
 
 
 def asked(requests: Requests) -> list[Any]:
-    """The requests without what must differ."""
+    """Return the requests without the parts that must differ."""
     varying = (RAW, "host")
     return [(path, {k: v for k, v in head.items() if k not in varying}, body) for path, head, body in requests.seen]
 
@@ -105,7 +105,7 @@ Bind = Callable[[ChatOpenAI], Any]
 
 @asynccontextmanager
 async def connected(make: Make, base_url: str, **kwargs: Any) -> AsyncIterator[ChatOpenAI]:
-    """A model whose connections end with the block."""
+    """Yield a model and close its connections after the block."""
     with openai.DefaultHttpxClient() as client:
         async with openai.DefaultAsyncHttpxClient() as async_client:
             clients = {"http_client": client, "http_async_client": async_client}
@@ -115,7 +115,7 @@ async def connected(make: Make, base_url: str, **kwargs: Any) -> AsyncIterator[C
 async def compared(
     pair: tuple[Make, Make], how: str, *replies: Reply, bind: Bind = lambda model: model, **kwargs: Any
 ) -> tuple[list[Any], Requests]:
-    """Compares both outcomes and requests, and gives ours."""
+    """Compare both outcomes and requests, and return ours."""
     found = []
     for make in pair:
         with scripted_server(*replies) as server:
@@ -213,7 +213,7 @@ async def test_a_body_gives_the_same_stream(pair: tuple[Make, Make], body: bytes
 @both
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("name", ["text", "CRLF", "CR", "parallel tool calls", "an error", "data over lines"])
-async def test_where_bytes_are_cut_does_not_show(name: str, size: int, how: str) -> None:
+async def test_cuts_between_bytes_do_not_matter(name: str, size: int, how: str) -> None:
     await compared(PAIRS["ChatOpenAI"], how, Reply(pieces(BODIES[name], size)))
 
 
@@ -238,7 +238,7 @@ async def test_an_argument_has_the_same_effect(kwargs: dict[str, Any], how: str)
 
 
 @both
-async def test_a_request_is_tried_again_as_the_server_asks(how: str) -> None:
+async def test_a_request_is_retried_as_the_server_asks(how: str) -> None:
     busy = Reply([b'{"error": {"message": "slow down"}}'], status=429, headers={"Retry-After": "0.01"})
     _, server = await compared(PAIRS["ChatOpenAI"], how, busy, busy, Reply([BODIES["text"]]), max_retries=2)
     assert [head["x-stainless-retry-count"] for _, head, _ in server.seen] == ["0", "1", "2"]
@@ -299,7 +299,7 @@ async def test_the_responses_api_goes_the_stock_way(how: str) -> None:
 @pytest.mark.parametrize(
     "kwargs", [{}, {"model_kwargs": {"response_format": {"type": "json_object"}}}, {"use_responses_api": True}], ids=str
 )
-async def test_a_silent_model_is_given_up_in_spite_of_comments(kwargs: dict[str, Any]) -> None:
+async def test_a_silent_model_times_out_despite_comments(kwargs: dict[str, Any]) -> None:
     outcome, _ = await compared(
         PAIRS["ChatOpenAI"], "async", Reply([TEXT], hang=True), stream_chunk_timeout=0.5, **kwargs
     )

@@ -1,4 +1,4 @@
-"""The chat model over aiohttp: the same stream, with connections that are used again and end with their event loop."""
+"""The chat model over aiohttp: the same stream, with reused connections that end with their event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat model that needs no key and no network: for a first look, for demonstrations and for tests."""
+"""A chat model without a key or a network, for a first look, demonstrations and tests."""
 
 from streamserve.models.offline.model import OfflineChatModel
 
