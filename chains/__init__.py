@@ -1,1 +1,1 @@
-"""The team's chains: one file, one chain. See the README's tour."""
+"""The team's chains, one per file. See the README's tour."""

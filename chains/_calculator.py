@@ -1,4 +1,4 @@
-"""Arithmetic on text without `eval`: numbers, + - * / // % ** and parentheses, all of it bounded."""
+"""Bounded arithmetic on text without `eval`: numbers, + - * / // % ** and parentheses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 Number = int | float
 
-MAX_LENGTH = 200  # characters: bounds the depth of the tree, too
-MAX_BITS = 4096  # of an integer: 9**9**9 must not fill the memory
+MAX_LENGTH = 200  # characters; also bounds the depth of the syntax tree
+MAX_BITS = 4096  # of an integer, because 9**9**9 must not fill the memory
 
 ONLY = "only numbers, + - * / // % ** and parentheses"
 TOO_LARGE = "the result is too large"
@@ -28,17 +28,17 @@ _UNARY: dict[type[ast.unaryop], Callable[[Number], Number]] = {ast.UAdd: operato
 
 
 class CalculationError(ValueError):
-    """The text is no arithmetic, or its result is too large, undefined or not real."""
+    """Text that is not arithmetic, or a result that is too large, undefined or not real."""
 
 
 def evaluate(expression: str) -> Number:
-    """The value of an arithmetic expression.
+    """Return the value of an arithmetic expression.
 
     Args:
-        expression: for example `(17 + 4) * 2`; at most 200 characters.
+        expression: arithmetic text such as `(17 + 4) * 2`, at most 200 characters.
 
     Raises:
-        CalculationError: with the reason in words.
+        CalculationError: the expression has no value; the text gives the reason.
     """
     if len(expression) > MAX_LENGTH:
         raise CalculationError(f"longer than {MAX_LENGTH} characters")

@@ -26,13 +26,13 @@ _STOP_WORDS = frozenset(
 
 
 def repository_documents() -> Iterator[Path]:
-    """The files that are searched: README.md and docs/, as far as they exist."""
+    """Yield the files of the index, README.md and docs/, if they exist."""
     yield from filter(Path.is_file, [ROOT / "README.md"])
     yield from sorted((ROOT / "docs").rglob("*.md"))
 
 
 def sections(path: Path) -> Iterator[Document]:
-    """The sections of a Markdown file that have a text, with path, heading and line (from 1) as metadata."""
+    """Yield the non-empty sections of a Markdown file, with path, heading and line (from 1) as metadata."""
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     heading, start, fenced = path.stem, 1, False
     body: list[str] = []
@@ -53,10 +53,10 @@ def _section(name: str, heading: str, line: int, body: list[str]) -> Iterator[Do
 
 
 class DocumentIndex:
-    """An FTS5 index that reads its files at the first search; any thread may search.
+    """An FTS5 index that reads its files at the first search, from any OS thread.
 
     Args:
-        files: gives the Markdown files; called once.
+        files: function that returns the Markdown files, called once (default `repository_documents`).
     """
 
     def __init__(self, files: Callable[[], Iterable[Path]] = repository_documents) -> None:
@@ -65,11 +65,11 @@ class DocumentIndex:
         self._database: sqlite3.Connection | None = None
 
     def search(self, question: str, limit: int = 4) -> list[Document]:
-        """The sections that fit a question best.
+        """Return the sections that fit a question best.
 
         Args:
-            question: plain text; FTS5's query syntax has no meaning in it.
-            limit: the most sections to give.
+            question: plain text, without FTS5's query syntax.
+            limit: maximum number of sections (default 4).
         """
         query = match_query(question)
         if not query:
@@ -101,13 +101,13 @@ def _metadata(source: str, section: str, line: int) -> dict[str, str | int]:
 
 
 def match_query(question: str) -> str:
-    """An FTS5 query for any of a question's words, each quoted, so that none can be an operator."""
+    """Return an FTS5 query for any of a question's words, quoted so that no word is an operator."""
     words = [word for word in re.findall(r"\w+", question) if word.casefold() not in _STOP_WORDS]
     return " OR ".join(f'"{word}"' for word in dict.fromkeys(words[:MAX_WORDS]))
 
 
 class DocsRetriever(BaseRetriever):
-    """Retrieves sections of an index; `ainvoke` searches in a thread, so that the event loop stays free."""
+    """A retriever of an index's sections; `ainvoke` searches in an OS thread to keep the event loop free."""
 
     index: DocumentIndex
     limit: int = 4

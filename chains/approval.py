@@ -20,7 +20,7 @@ SYSTEM = "You send mails for the user with your tool. Afterwards say in one sent
 
 
 class Decision(BaseModel):
-    """What a person says to a draft."""
+    """A person's decision on a draft."""
 
     type: Literal["approve", "edit", "reject"]
     args: dict[str, str] = {}
@@ -29,7 +29,7 @@ class Decision(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def read_word(cls, answer: Any) -> Any:
-        """A word alone is the type."""
+        """Read a single word as the type."""
         return {"type": answer} if isinstance(answer, str) else answer
 
 
@@ -39,28 +39,28 @@ def send_mail(to: str, subject: str, text: str) -> str:
     return f"Sent to {to}: “{subject}”, {len(text.split())} words"  # put your mail server here
 
 
-send_mail.handle_validation_error = True  # a draft that lacks something goes back to the model
+send_mail.handle_validation_error = True  # an incomplete draft goes back to the model
 
 
 def conversation(state: MessagesState) -> list[AnyMessage]:
-    """What the model reads."""
+    """Return the model's input."""
     return [SystemMessage(SYSTEM), *state["messages"]]
 
 
 def as_update(message: AnyMessage) -> MessagesState:
-    """The model's message as an update of the state."""
+    """Return the model's message as an update of the state."""
     return {"messages": [message]}
 
 
 def drafts(state: MessagesState) -> list[Send] | str:
-    """One review for each mail that the model wants to send, all at once; the end if it only speaks."""
+    """Return one review for each drafted mail, all in parallel, or the end without a draft."""
     last = state["messages"][-1]
     calls = last.tool_calls if isinstance(last, AIMessage) else []
     return [Send("review", call) for call in calls] or END
 
 
 def review(draft: ToolCall) -> MessagesState:
-    """Stops until a person has decided; then it runs anew from its top, so it sends only behind the question."""
+    """Ask a person, then send. After the answer the node runs again from its top, so it sends after the question."""
     question = {"question": "Send this mail?", "draft": draft["args"], "choices": ["approve", "reject"]}
     decision = interrupt(question, response_schema=Decision)
     if decision.type == "reject":

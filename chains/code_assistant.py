@@ -1,4 +1,4 @@
-"""Get help with code while you write it: language, code and explanation grow as they are written."""
+"""Get help with code while you write it: language, code and explanation grow as they stream."""
 
 from typing import Annotated
 

@@ -30,7 +30,7 @@ class CitedAnswer(TypedDict):
 
 
 def numbered(retrieved: dict[str, Any]) -> str:
-    """The sources as the model reads them, numbered from 1 as they are cited."""
+    """Return the sources as text for the model, numbered from 1 for citations."""
     parts = (
         f"[{number}] {source.page_content}\n(from {source.metadata['source']}, {source.metadata['section']})"
         for number, source in enumerate(retrieved["sources"], 1)
@@ -43,7 +43,7 @@ answer = RunnablePassthrough.assign(context=numbered) | prompt | chat_model() | 
 
 
 def answer_from(index: DocumentIndex) -> Runnable[Any, Any]:
-    """A chain that answers from an index."""
+    """Return a chain that answers from an index."""
     question = itemgetter("question")
     retrieve = RunnableParallel(question=question, sources=question | DocsRetriever(index=index))
     return retrieve | RunnablePassthrough.assign(answer=answer).pick(["sources", "answer"])

@@ -15,7 +15,7 @@ SYSTEM = (
     "You research questions about StreamServe. Search the documents before you answer and name the files you "
     "used; use the calculator for every calculation. Say so when the documents do not hold the answer."
 )
-MAX_STEPS = 16  # of the graph: eight rounds of tools, then a model that never answers is stopped
+MAX_STEPS = 16  # of the graph: eight rounds of tools, which stops a model that never answers
 
 
 @tool
@@ -35,17 +35,17 @@ def calculator(expression: str) -> str:
 
 
 def explain(error: ToolException) -> str:
-    """What the model reads when a tool refuses its arguments; any other error is a bug and ends the run."""
+    """Return the model's message for refused arguments; any other error is a bug and ends the run."""
     return f"Error: {error}"
 
 
 def conversation(state: MessagesState) -> list[AnyMessage]:
-    """What the model reads."""
+    """Return the model's input."""
     return [SystemMessage(SYSTEM), *state["messages"]]
 
 
 def as_update(message: AnyMessage) -> MessagesState:
-    """The model's message as an update of the state."""
+    """Return the model's message as an update of the state."""
     return {"messages": [message]}
 
 

@@ -1,4 +1,4 @@
-"""Play a story: the model writes a scene, you choose how it goes on, and after three choices it ends."""
+"""Play a story: the model writes a scene, you choose what happens next, and after three choices it ends."""
 
 import re
 from operator import add
@@ -18,14 +18,14 @@ MAX_CHOICE = 500  # characters of a reader's own words that go into the prompt
 SYSTEM = "You tell an interactive story in short, vivid scenes of at most 80 words."
 NEXT = "End it with two or three numbered choices for the reader, each on a line of its own."
 LAST = "It is the last one: end the story and offer no choices."
-FALLBACK = ["Go on", "Turn back"]  # for a model that offers nothing
+FALLBACK = ["Go on", "Turn back"]  # for a model that offers no choices
 
 
 class StoryInput(BaseModel):
     premise: str = Field(description="What the story is about.", min_length=1, examples=["a lighthouse"])
 
 
-# Scenes are messages, so that their tokens stream; a choice among them would stream, too.
+# Scenes are messages, so that their tokens stream. Choices are not, because they would stream as well.
 class StoryState(MessagesState):
     premise: str
     chosen: Annotated[list[str], add]
@@ -40,7 +40,7 @@ prompt = ChatPromptTemplate.from_messages(
 
 
 def scene_input(state: StoryState) -> dict[str, Any]:
-    """The prompt's variables: the story so far, and whether to go on or to end it."""
+    """Return the prompt's variables: the story so far, and the rule for the next scene."""
     chosen = state.get("chosen", [])
     turns = zip(state.get("messages", []), chosen, strict=True)
     story = "\n".join(f"{scene.text}\nThe reader: {choice}" for scene, choice in turns)
@@ -53,17 +53,17 @@ def scene_input(state: StoryState) -> dict[str, Any]:
 
 
 def is_told(state: StoryState) -> bool:
-    """Whether the reader has made all choices."""
+    """Return whether the reader has made all choices."""
     return len(state.get("chosen", [])) >= ROUNDS
 
 
 def add_scene(scene: BaseMessage) -> dict[str, Any]:
-    """The model's scene as an update of the state."""
+    """Return the model's scene as an update of the state."""
     return {"messages": [scene]}
 
 
 def ask_reader(state: StoryState) -> dict[str, Any]:
-    """Stops the run until the reader has chosen; then it runs anew from its top, so it calls no model."""
+    """Ask the reader. After the answer the node runs again from its top, so it calls no model."""
     scene = state["messages"][-1].text
     choices = re.findall(r"^\W*\d+[.)]\W*(\w.*)$", scene, re.MULTILINE) or FALLBACK
     answer = interrupt({"scene": scene, "choices": choices})
@@ -71,7 +71,7 @@ def ask_reader(state: StoryState) -> dict[str, Any]:
 
 
 def as_choice(answer: object, choices: list[str]) -> str:
-    """The reader's choice: its number, from 1, or the reader's own words."""
+    """Return the choice for an answer, which is its number, from 1, or the reader's own words."""
     text = str(answer).strip()
     by_number = {str(number): choice for number, choice in enumerate(choices, 1)}
     return by_number.get(text) or text[:MAX_CHOICE] or choices[0]

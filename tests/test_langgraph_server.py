@@ -54,7 +54,7 @@ GUARDED_SERVER = """
 from fastapi import Request
 
 from streamserve.app import create_app
-from streamserve.registry import discover
+from streamserve.catalog.registry import discover
 
 
 def principal(request: Request) -> None:

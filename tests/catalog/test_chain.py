@@ -30,7 +30,7 @@ def test_a_runnable_alone_is_a_chain() -> None:
     assert Chain(runnable=a_runnable()).build().invoke({"topic": "cats"}) == "cats"
 
 
-def test_a_function_makes_the_runnable_only_when_the_chain_is_built() -> None:
+def test_a_function_makes_the_runnable_at_the_build() -> None:
     made: list[int] = []
 
     def make() -> RunnableLambda[Any, Any]:
@@ -49,7 +49,7 @@ def test_declared_types_are_the_schemas() -> None:
     assert set(served.get_output_jsonschema()["properties"]) == {"text"}
 
 
-def test_a_graph_with_a_declared_input_type_is_still_served_as_a_graph() -> None:
+def test_a_graph_with_a_declared_input_type_remains_a_graph() -> None:
     served = serve(registered("bot", Chain(runnable=echo_graph(), input_type=Conversation)))
     assert served.graph is not None
     assert set(served.get_input_jsonschema()["properties"]) == {"messages"}
@@ -84,7 +84,7 @@ def test_a_field_that_does_not_fit_is_refused_by_name(fields: dict[str, Any], me
     assert message in str(raised.value)
 
 
-def test_an_example_that_does_not_fit_is_refused_with_its_number_and_field() -> None:
+def test_an_invalid_example_is_refused_with_number_and_field() -> None:
     chain = Chain(runnable=a_runnable(), input_type=Topic, examples=[{"topic": "cats"}, {"topic": 3}])
     with pytest.raises(InvalidChain, match=r"examples\[1\] does not fit the input type: (?s:.*)topic"):
         chain.build()

@@ -1,4 +1,4 @@
-"""The registry: what is found, and how what is broken is told."""
+"""The registry: discovery of chains and reports of broken modules."""
 
 from __future__ import annotations
 
@@ -157,12 +157,12 @@ def test_a_broken_module_is_reported_with_file_line_and_cause(
 @pytest.mark.parametrize("name", ["docs", "healthz", "metrics", "runs", "readyz", "redoc", "static", "ok", "threads"])
 def test_a_name_of_the_servers_own_is_refused(team: Team, name: str) -> None:
     team.write(f"{name}.py", WORKING)
-    assert f"the name {name!r} is the server's own: rename the file" in the_broken(team).cause
+    assert f"the name {name!r} is reserved for the server: rename the file" in the_broken(team).cause
 
 
 def test_a_name_that_does_not_fit_a_path_is_refused(team: Team) -> None:
     team.write("naïve.py", WORKING)
-    assert "does not fit a path" in the_broken(team).cause
+    assert "is not a valid path" in the_broken(team).cause
 
 
 def test_one_report_names_all_broken_modules(team: Team) -> None:

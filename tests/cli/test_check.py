@@ -1,4 +1,4 @@
-"""`streamserve check`: chains, langgraph.json and OpenAPI verified against each other."""
+"""The command `streamserve check`: chains, langgraph.json and OpenAPI agree."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_graph_that_is_not_listed(graphs: Team) -> None:
 def test_a_listed_graph_that_is_none_of_the_chains(graphs: Team, target: str) -> None:
     target = f"{graphs.package}.{target}"
     declare(graphs, graphs={"agent": f"{graphs.package}.agent:graph", "other": target})
-    assert problems(graphs) == [f"langgraph.json: other: {target} is no graph of the chains"]
+    assert problems(graphs) == [f"langgraph.json: other: {target} is not a graph of the chains"]
 
 
 @pytest.mark.parametrize("attribute", ["chain", "no_such_name", "model"])

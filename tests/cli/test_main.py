@@ -32,7 +32,7 @@ WORKING = '''
 '''
 SERVER = """
 from streamserve.app import create_app
-from streamserve.registry import discover
+from streamserve.catalog.registry import discover
 from streamserve.settings import Settings
 
 settings = Settings()
@@ -87,7 +87,7 @@ def test_check_prints_every_problem_and_fails(team: Team) -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
         f"broken: {bad}:1: ZeroDivisionError: division by zero",
-        "langgraph.json: a: b:c is no graph of the chains",
+        "langgraph.json: a: b:c is not a graph of the chains",
     ]
 
 
@@ -106,7 +106,9 @@ def test_what_new_writes_passes_the_check(team: Team) -> None:
     assert run("check").output == "chains, langgraph.json and OpenAPI agree\n"
 
 
-@pytest.mark.parametrize(("name", "message"), [("2fast", "does not fit a module"), ("docs", "the server's own")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("2fast", "not a valid module name"), ("docs", "reserved for the server")]
+)
 def test_new_refuses_a_name_in_words(team: Team, name: str, message: str) -> None:
     result = run("new", name)
     assert result.exit_code == 1
@@ -150,7 +152,7 @@ def test_serve_refuses_a_port_that_is_none(port: str) -> None:
 
 @contextmanager
 def started(team: Team, command: list[str], port: int) -> Iterator[httpx.Client]:
-    """Runs a server in the team's folder until it listens; it must stop by itself when it is asked to."""
+    """Run a server in the team's folder; it must stop by itself on a signal."""
     environment = {**os.environ, "STREAMSERVE_PORT": str(port), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, *command],

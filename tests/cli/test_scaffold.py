@@ -1,4 +1,4 @@
-"""`streamserve new`: what it writes works at once."""
+"""The command `streamserve new`: the written chain works without changes."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_the_name_becomes_a_module_in_a_folder_that_is_made(tmp_path: Path) -> N
     "name", ["", "2fast", "a b", "a/b", "../up", "class", "naïve", "_private", "a.b", 'a"b', "x\ny"]
 )
 def test_a_name_that_does_not_fit_a_module_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="does not fit a module"):
+    with pytest.raises(ValueError, match="is not a valid module name"):
         write_chain(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["docs", "Runs", "healthz"])
 def test_a_name_of_the_servers_own_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="the server's own"):
+    with pytest.raises(ValueError, match="reserved for the server"):
         write_chain(name, tmp_path)
     assert not list(tmp_path.iterdir())
 

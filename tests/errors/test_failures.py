@@ -1,4 +1,4 @@
-"""A chain that fails: one typed answer, one log record, and a connection that still works."""
+"""Failing chains: one typed answer, one log record, and a connection that still works."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_failing_call_has_one_typed_answer_and_one_record(
 
 
 @pytest.mark.parametrize("name", UPSTREAM)
-def test_a_failure_of_the_models_provider_is_named_but_not_quoted(client: httpx.Client, name: str) -> None:
+def test_a_providers_failure_is_named_but_not_quoted(client: httpx.Client, name: str) -> None:
     _, status, code = UPSTREAM[name]
     with streaming(client, f"/{name}/stream") as reader:
         blocks = reader.rest()

@@ -1,4 +1,4 @@
-"""A provider that fails, from its own answer over ChatOpenAI, the chain and the server to the caller."""
+"""Failing providers, from their own answer over ChatOpenAI, the chain and the server to the caller."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def asking(base_url: str, **options: Any) -> Iterator[httpx.Client]:
 
 
 def failure_of(client: httpx.Client) -> tuple[httpx.Response, dict[str, Any]]:
-    """The answer of /invoke, and the data of the stream's terminal block."""
+    """Return the answer of /invoke, and the data of the stream's terminal block."""
     stream = client.post("/chain/stream", json=QUESTION).text
     data = stream.rpartition("event: error\ndata: ")[2]
     assert SECRET not in stream

@@ -14,7 +14,7 @@ def test_a_data_block_has_an_id_before_its_event_and_data() -> None:
     assert data_block(12, '"H\u00e9"') == b'id: 12\nevent: data\ndata: "H\xc3\xa9"\n\n'
 
 
-def test_an_end_block_has_empty_data_so_that_a_browser_dispatches_it() -> None:
+def test_an_end_block_has_empty_data_for_browsers() -> None:
     assert end_block(3) == b"id: 3\nevent: end\ndata:\n\n"
 
 

@@ -1,4 +1,4 @@
-"""A chunk that is written like the one before has the line that it would have by itself."""
+"""A chunk written from a template has the same line as alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_whatever_came_before_a_chunks_line_is_its_own(said: list[tuple[str, str
 
 
 @pytest.mark.parametrize("first", CHUNKS)
-def test_after_chunks_of_one_kind_those_of_another_have_their_own_lines(first: str) -> None:
+def test_chunks_of_another_kind_have_their_own_lines(first: str) -> None:
     serializer = Serializer()
     for shape in CHUNKS:
         for each in (chunk(first), chunk(first, "b"), chunk(shape), chunk(shape, "b"), chunk(first)):

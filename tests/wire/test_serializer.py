@@ -1,4 +1,4 @@
-"""The serializer: every value has a JSON form, on one line whatever splits lines."""
+"""The serializer: every value has a JSON form on one line."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The chains that a team declares: the record, and where chains are found."""
+"""The chains of a team: their record and their discovery."""

@@ -1,6 +1,6 @@
-"""The Chain record: what a chain module declares.
+"""The Chain record, which a chain module declares.
 
-Imports langchain-core only, so that a chain module loads without the server.
+This module imports langchain-core only, so that a chain module loads without the server.
 """
 
 from __future__ import annotations
@@ -19,44 +19,45 @@ MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"]
 
 _RATE_LIMIT = r"\d+\s*/\s*(\d+\s*)?(second|minute|hour|day)s?"
-# What the package `limits` reads, without importing it here.
+# The notation of the package `limits`, without an import of it here.
 RATE_LIMITS = re.compile(rf"{_RATE_LIMIT}(\s*;\s*{_RATE_LIMIT})*")
 
 
 class InvalidChain(TypeError):
-    """A chain module declares something that cannot be served."""
+    """A chain that cannot be served."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chain:
-    """One served chain or graph; what the file tells by itself is not said again.
+    """One served chain or graph. The module's file name is the chain's name.
 
     Args:
-        runnable: the chain or the compiled graph (without a checkpointer: the server brings it), or a
-            function without arguments that makes it.
-        input_type: a pydantic model or type annotation; default: what the runnable says.
-        output_type: likewise for the output.
-        description: for people, in Markdown; default: the module's docstring.
-        examples: inputs that work, shown in OpenAPI, on the home page and as playground defaults.
+        runnable: chain, compiled graph (without a checkpointer, because the server adds its own), or function without
+            arguments that makes one of these.
+        input_type: pydantic model or type annotation (default: the runnable's own input type).
+        output_type: pydantic model or type annotation (default: the runnable's own output type).
+        description: description for people, in Markdown (default: the module's docstring).
+        examples: valid inputs, shown in OpenAPI, on the home page and as playground defaults.
         tags: labels for the home page.
-        scopes: what a caller's credential must have, all of them; without authentication nobody is asked.
-        playground: "default", "chat" or None for no page; default: "chat" when messages go in and a
-            message or text comes out, else "default".
-        stream_modes: for graphs, the modes that a caller may ask for; without a request, a graph that keeps
-            `messages` streams message chunks and any other graph streams the first of these modes.
-        timeout: seconds until a run ends with `timeout`; default: the server's `run_timeout`.
-        on_disconnect: "continue" or "cancel" when the last reader of a run leaves; default: the server's.
-        rate_limit: requests of one caller, as in "60/minute" or "5/second; 1000/day"; default: the server's.
-        max_concurrency: runs of one caller under way in one worker; default: the server's.
-        expose_errors: callers see the texts of the chain's own exceptions, which may hold secrets.
-        multitask_strategy: for graphs, what a run does whose thread has a run under way: "reject" is answered with
-            409, "enqueue" waits for its turn, "interrupt" cancels those ahead and goes on from where they stopped,
-            "rollback" cancels them and begins where they began; default: "reject".
-        recover: for graphs: another worker goes on with a run whose worker died, from its last checkpoint; a node
-            that was under way then runs again. A request can say otherwise.
+        scopes: scopes that a caller's credential must have, all of them; ignored without authentication.
+        playground: "default", "chat" or None for no page (default: "chat" if the input is messages and the output is
+            a message or text, else "default").
+        stream_modes: for graphs, modes that a caller may request. Without a request, a graph that keeps `messages`
+            streams message chunks, and any other graph streams the first of these modes.
+        timeout: maximum duration of a run, in seconds (default: the server's `run_timeout`).
+        on_disconnect: "continue" or "cancel" when the last reader of a run leaves (default: the server's setting).
+        rate_limit: requests of one caller, such as "60/minute" or "5/second; 1000/day" (default: the server's setting).
+        max_concurrency: maximum active runs of one caller in one worker (default: the server's setting).
+        expose_errors: whether callers see the texts of the chain's own exceptions, which may hold secrets (default
+            false).
+        multitask_strategy: for graphs, the rule for a second run on the same thread. "reject" answers it with 409,
+            "enqueue" lets it wait, "interrupt" cancels the runs before it and resumes where they stopped, "rollback"
+            cancels them and starts where they started (default "reject").
+        recover: for graphs, whether another worker resumes a run of a dead worker from its last checkpoint; the node
+            that was active then runs again. A request can override this (default false).
 
     Raises:
-        InvalidChain: a field does not fit, with the field's name.
+        InvalidChain: a field is invalid; the text names it.
     """
 
     runnable: AnyRunnable | Callable[[], AnyRunnable]
@@ -112,14 +113,14 @@ class Chain:
         _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
 
     def build(self) -> AnyRunnable:
-        """The runnable itself: the server binds the declared types to it, in which a graph would not be seen.
+        """Return the runnable without the declared types, which would hide a graph; the server binds them.
 
         Raises:
-            InvalidChain: the function made no Runnable, or an example does not fit the input type.
+            InvalidChain: the function returned no Runnable, or an example does not fit the input type.
         """
         runnable = self.runnable if isinstance(self.runnable, Runnable) else self.runnable()
         _require(isinstance(runnable, Runnable), f"runnable: the function made a {type(runnable).__name__}")
-        _require(not self.recover or keeps_checkpoints(runnable), "recover: only a graph with checkpoints can go on")
+        _require(not self.recover or keeps_checkpoints(runnable), "recover: only a graph with checkpoints can resume")
         self._check_examples(runnable.with_types(input_type=self.input_type, output_type=self.output_type))
         return runnable
 
@@ -130,16 +131,16 @@ class Chain:
         for number, example in enumerate(self.examples):
             try:
                 schema.model_validate(example)
-            except Exception as error:  # LangChain's own validators raise KeyError and more
+            except Exception as error:  # LangChain's own validators raise KeyError and others
                 raise InvalidChain(f"examples[{number}] does not fit the input type: {error}") from error
 
 
 def keeps_checkpoints(runnable: AnyRunnable) -> bool:
-    """Whether it is a graph that has a checkpointer, or gets the server's."""
-    # True and False are LangGraph's words for subgraphs: their parent's, and none.
+    """Return whether the runnable is a graph with a checkpointer of its own or of the server."""
+    # A subgraph has True for its parent's checkpointer, or False for none.
     return hasattr(runnable, "aget_state_history") and not isinstance(getattr(runnable, "checkpointer", False), bool)
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise InvalidChain(otherwise)
+def _require(is_valid: bool, message: str) -> None:
+    if not is_valid:
+        raise InvalidChain(message)

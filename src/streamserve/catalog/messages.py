@@ -1,7 +1,7 @@
-"""Messages in all their usual forms: a type with messages in it becomes one that takes each form of a message.
+"""Types that accept messages in all their usual forms.
 
-A typed object (`{"type": "human", ...}`, as messages are dumped) is read by its own class; every other form by
-`convert_to_messages`, as LangChain and LangGraph read it in process, so that the same message comes out.
+Its own class reads a typed object (`{"type": "human", ...}`, the form of dumped messages). `convert_to_messages` reads
+every other form, as in LangChain and LangGraph in process, so that the result is the same message.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from streamserve.private_names.langgraph import messages_delta_reducer
 
 _ANY: TypeAdapter[BaseMessage] = TypeAdapter(AnyMessage)
-# The classes of AnyMessage, by what a dumped message has as its `type`.
+# The classes of AnyMessage by the `type` of a dumped message.
 _CLASSES: dict[str, type[BaseMessage]] = {
     option.__metadata__[0].tag: get_args(option)[0] for option in get_args(get_args(AnyMessage)[0])
 }
 _REMOVE = "remove"
 _FORMS = "Input should be a message object, an object or pair of role and content, or a text"
-# What `add_messages(format=...)` is a partial of.
+# The function inside the partial that `add_messages(format=...)` returns.
 _REDUCER: Any = add_messages
 _ADD: Any = getattr(_REDUCER(format="langchain-openai"), "func", add_messages)
 _REDUCERS = [reducer for reducer in (_REDUCER, messages_delta_reducer) if reducer is not None]
 
 
 def is_message(annotation: Any) -> bool:
-    """Whether an annotation is a message class, or a union of them such as `AnyMessage`."""
+    """Return whether an annotation is a message class or a union of such classes, for example `AnyMessage`."""
     if isinstance(annotation, type):
         return issubclass(annotation, BaseMessage)
     options = get_args(annotation)
@@ -41,31 +41,31 @@ def is_message(annotation: Any) -> bool:
 
 
 def widened(annotation: Any, *, removes: bool) -> Any:
-    """The type that takes a message in any form.
+    """Return the type that accepts a message in any form.
 
     Args:
-        annotation: of the messages that are taken; `BaseMessage` stands for all.
-        removes: whether a message may ask to remove another, which only a graph's state understands.
+        annotation: annotation of the accepted messages; `BaseMessage` accepts all.
+        removes: whether to accept messages that remove others, which only a graph's state understands.
     """
     kinds = set(_classes_of(annotation))
-    taken = (*_CLASSES.values(), *kinds - {BaseMessage}) if BaseMessage in kinds else tuple(kinds)
+    accepted = (*_CLASSES.values(), *kinds - {BaseMessage}) if BaseMessage in kinds else tuple(kinds)
 
-    def take(value: Any) -> BaseMessage:
+    def validate(value: Any) -> BaseMessage:
         found = read(value)
-        if isinstance(found, (*taken, RemoveMessage) if removes else taken):
+        if isinstance(found, (*accepted, RemoveMessage) if removes else accepted):
             return found
-        raise PydanticCustomError("message", "{name} is not taken here", {"name": type(found).__name__})
+        raise PydanticCustomError("message", "{name} is not accepted here", {"name": type(found).__name__})
 
-    return Annotated[Any, PlainValidator(take)]
+    return Annotated[Any, PlainValidator(validate)]
 
 
 def merges_messages(metadata: Sequence[Any]) -> bool:
-    """Whether what annotates a state's key has LangGraph's reducer of messages."""
+    """Return whether the metadata of a state's key has LangGraph's reducer of messages."""
     return any(one in _REDUCERS or getattr(one, "func", None) is _ADD for one in metadata)
 
 
 def merged() -> Any:
-    """The type of what that reducer takes: messages in any form, or one of them."""
+    """Return the input type of that reducer: messages in any form, or a single one."""
     one = widened(AnyMessage, removes=True)
     several: TypeAdapter[Any] = TypeAdapter(list[one])  # type: ignore[valid-type]
     single: TypeAdapter[Any] = TypeAdapter(one)
@@ -77,11 +77,11 @@ def merged() -> Any:
 
 
 def read(value: Any) -> BaseMessage:
-    """The message that a value of any form stands for.
+    """Return the message from a value of any form.
 
     Raises:
-        ValidationError: a part of it does not fit, with its place.
-        PydanticCustomError: it is no message.
+        ValidationError: a part of the message is invalid; the error has its place.
+        PydanticCustomError: the value is not a message.
     """
     if isinstance(value, BaseMessage):
         return value
@@ -89,12 +89,12 @@ def read(value: Any) -> BaseMessage:
         return _typed(value) or _converted(value)
     except (ValidationError, PydanticCustomError):
         raise
-    except Exception as error:  # LangChain's own code raises KeyError, TypeError, RecursionError and more
+    except Exception as error:  # LangChain's own code raises KeyError, TypeError, RecursionError and others
         raise PydanticCustomError("message", "{reason}", {"reason": reason_of(error)}) from error
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one short line."""
+    """Return an error's text as one short line."""
     if isinstance(error, RecursionError):
         return "Nested too deeply"
     if isinstance(error, KeyError):
@@ -103,7 +103,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _typed(value: Any) -> BaseMessage | None:
-    # `role` is a field of a dumped message of the type `chat` only.
+    # Of the dumped messages, only those of the type `chat` have a field `role`.
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == _REMOVE:
         return RemoveMessage.model_validate(value)

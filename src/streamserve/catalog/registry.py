@@ -1,4 +1,4 @@
-"""Finds the chains of an application and reports every broken module by file, line and cause.
+"""Discovery of an application's chains, with file, line and cause of every broken module.
 
 A chain is a module of the package `chains` (one file, or one folder with an `__init__.py`) with a `Chain`
 named `chain`, or an entry point of the group `streamserve.chains`. Names with a leading underscore are skipped.
@@ -22,7 +22,7 @@ from streamserve.catalog.chain import AnyRunnable, Chain, InvalidChain
 
 ENTRY_POINT_GROUP = "streamserve.chains"
 
-# First path segments that the server answers itself.
+# First path segments of the server's own routes.
 RESERVED_NAMES = frozenset(
     {"docs", "redoc", "openapi.json", "runs", "healthz", "readyz", "metrics", "static", "threads", "ok", "session"}
 )
@@ -30,7 +30,7 @@ RESERVED_NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RegisteredChain:
-    """A chain under its name: `code_assistant.py` is `code-assistant`, served under `/code-assistant`."""
+    """A chain with its name: `code_assistant.py` is `code-assistant`, served under `/code-assistant`."""
 
     name: str
     module: str
@@ -46,7 +46,7 @@ class RegisteredChain:
 
 @dataclass(frozen=True, slots=True)
 class BrokenModule:
-    """A module that could not be served, and where it broke."""
+    """A module that cannot be served, with the place and cause of its error."""
 
     module: str
     file: str
@@ -59,7 +59,7 @@ class BrokenModule:
 
 
 class BrokenModules(Exception):
-    """At least one chain module is broken; the message is one report of all of them."""
+    """At least one broken chain module; the message reports all of them."""
 
     def __init__(self, broken: tuple[BrokenModule, ...]) -> None:
         self.broken = broken
@@ -69,16 +69,16 @@ class BrokenModules(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The chains by name, and what could not be loaded."""
+    """The chains by name, and the broken modules."""
 
     chains: dict[str, RegisteredChain] = field(default_factory=dict)
     broken: tuple[BrokenModule, ...] = ()
 
     def require_whole(self) -> Registry:
-        """This registry, if nothing is broken.
+        """Return this registry if no module is broken.
 
         Raises:
-            BrokenModules: otherwise, naming every broken module.
+            BrokenModules: a module is broken; the error names all of them.
         """
         if self.broken:
             raise BrokenModules(self.broken)
@@ -92,13 +92,13 @@ class _Candidate:
 
 
 def discover(package: str = "chains") -> Registry:
-    """Imports every chain module of a package and of the installed entry points.
+    """Import every chain module of a package and of the installed entry points.
 
     Args:
-        package: an importable package; a missing one counts as empty.
+        package: name of an importable package; a missing package counts as empty (default "chains").
 
     Returns:
-        What was found, sorted by name; a broken module never hides the others.
+        The chains, sorted by name, and the broken modules, which never hide the chains.
     """
     chains: dict[str, RegisteredChain] = {}
     broken: list[BrokenModule] = []
@@ -126,7 +126,7 @@ def _package_spec(package: str) -> importlib.machinery.ModuleSpec | None:
         return importlib.util.find_spec(package)
     except ModuleNotFoundError as error:
         if error.name and f"{package}.".startswith(f"{error.name}."):
-            return None  # a parent of the package is missing
+            return None  # the package or a parent of it is missing
         raise
 
 
@@ -151,9 +151,9 @@ def _load(candidate: _Candidate) -> RegisteredChain:
 
 def _check_name(found: RegisteredChain, seen: dict[str, RegisteredChain]) -> None:
     if found.name in RESERVED_NAMES:
-        raise InvalidChain(f"the name {found.name!r} is the server's own: rename the file")
+        raise InvalidChain(f"the name {found.name!r} is reserved for the server: rename the file")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", found.name):
-        raise InvalidChain(f"the name {found.name!r} does not fit a path: letters, digits and _ only")
+        raise InvalidChain(f"the name {found.name!r} is not a valid path: use only letters, digits and _")
     if found.name in seen:
         raise InvalidChain(f"the name {found.name!r} is taken by {seen[found.name].file}")
 

@@ -1,4 +1,4 @@
-"""JSON schemas of chains for the documents and the playgrounds: with examples, in the form that these understand."""
+"""JSON schemas of chains for OpenAPI and the playgrounds, with examples and enums."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from streamserve.catalog.registry import RegisteredChain
 
 
 def with_enums(schema: type[BaseModel], chain: str, extra: Literal["allow", "ignore"]) -> type[BaseModel]:
-    """The schema of a chain's output as LangServe's chat playground understands it.
+    """Return the schema of a chain's output in the form that LangServe's chat playground understands.
 
     Args:
-        schema: what the chain declares.
-        chain: its name.
-        extra: what is done with keys that the schema has not.
+        schema: declared schema of the output.
+        chain: name of the chain.
+        extra: rule for keys outside the schema, "allow" or "ignore".
     """
     return _derived(schema, chain, _add_enums, extra)
 
@@ -30,7 +30,7 @@ def _derived(
     extend: Callable[[dict[str, Any]], None],
     extra: Literal["allow", "ignore"] = "ignore",
 ) -> type[BaseModel]:
-    """The same model with an extended JSON schema, both in OpenAPI and by itself."""
+    """Return the same model with an extended JSON schema, in OpenAPI and alone."""
 
     @cache
     def document(args: tuple[Any, ...], kwargs: frozenset[tuple[str, Any]]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _derived(
     if not issubclass(schema, RootModel):
         config["extra"] = extra
     members = {"model_config": config, "model_json_schema": classmethod(model_json_schema)}
-    # LangServe renames a model whose name another chain has, and a renamed root model validates nothing.
+    # LangServe renames a model with the name of another chain's model, and a renamed root model validates nothing.
     name = f"{chain.replace('-', '_')}_{schema.__name__}" if issubclass(schema, RootModel) else schema.__name__
     return cast(type[BaseModel], new_class(name, (schema,), exec_body=_filler(schema, members)))
 
@@ -56,7 +56,7 @@ def _filler(schema: type[BaseModel], members: dict[str, Any]) -> Callable[[dict[
 
 
 def with_examples(schema: type[BaseModel], served: RegisteredChain) -> type[BaseModel]:
-    """The schema of a chain's input with its examples, of which the first is the default."""
+    """Return the schema of a chain's input with its examples; the first example is the default."""
     examples = list(served.chain.examples)
 
     def extend(document: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def _properties(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_enums(node: Any) -> None:
-    """Adds `enum` beside `const`: LangServe's chat playground looks for the one, pydantic writes the other."""
+    """Add `enum` beside `const`: pydantic writes `const`, and LangServe's chat playground looks for `enum`."""
     if isinstance(node, dict):
         if "const" in node:
             node.setdefault("enum", [node["const"]])

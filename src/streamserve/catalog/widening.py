@@ -1,4 +1,4 @@
-"""A schema with messages in it, made into one that takes them in all their forms, wherever they stand."""
+"""Schemas that accept messages in all their forms, at any depth."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from streamserve.catalog.messages import is_message, merged, merges_messages, wi
 
 
 def with_messages(annotation: Any, *, in_graph: bool) -> Any:
-    """The same type, or one that takes its messages in any form.
+    """Return the same type, or one that accepts its messages in any form.
 
     Args:
-        annotation: a pydantic model, TypedDict, dataclass or any type made of such.
-        in_graph: as a graph's state: reducers of messages are known, and messages may remove others.
+        annotation: pydantic model, TypedDict, dataclass or any type composed of these.
+        in_graph: whether the type is a graph's state, in which messages have reducers and may remove others.
     """
     return _Widening(in_graph).of(annotation)
 
 
 def model_with_messages(schema: type[BaseModel], *, in_graph: bool) -> type[BaseModel]:
-    """The same model, or one that takes its messages in any form; arguments as of `with_messages`."""
+    """Return the same model, or one that accepts its messages in any form; see `with_messages`."""
     return cast(type[BaseModel], with_messages(schema, in_graph=in_graph))
 
 
@@ -55,16 +55,16 @@ class _Widening:
             return annotation
         origin = get_origin(annotation)
         if origin in (Union, UnionType):
-            return Union[made]  # noqa: UP007 - a union made of a list
+            return Union[made]  # noqa: UP007 - a union of a computed tuple
         return origin[made if len(made) > 1 else made[0]]
 
     def _record(self, kind: type[Any]) -> Any:
         if kind not in self._records:
-            self._records[kind] = kind  # while it is made: a record may hold others of its own type
-            self._records[kind] = self._made(kind)
+            self._records[kind] = kind  # meanwhile, because a record may hold others of its own type
+            self._records[kind] = self._make(kind)
         return self._records[kind]
 
-    def _made(self, kind: type[Any]) -> Any:
+    def _make(self, kind: type[Any]) -> Any:
         if is_typeddict(kind):
             return self._typed_dict(kind)
         if issubclass(kind, BaseModel):
@@ -104,7 +104,7 @@ class _Widening:
         return {name: value for name, value in made.items() if value is not hints[name]}
 
 
-# What of a field its validation needs; its type and constraints are in its annotation.
+# Attributes that a field's validation needs beside its annotation, which has the type and the constraints.
 _KEPT = ("default", "default_factory", "alias", "validation_alias", "validate_default")
 
 

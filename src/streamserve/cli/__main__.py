@@ -1,4 +1,4 @@
-"""`python -m streamserve.cli`."""
+"""The command `python -m streamserve.cli`."""
 
 from streamserve.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`streamserve check`: chains, langgraph.json and OpenAPI agree."""
+"""The command `streamserve check`, which compares chains, langgraph.json and OpenAPI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamserve.settings import Settings
 
 
 class _Declared(BaseModel):
-    """What is checked of langgraph.json."""
+    """The checked part of langgraph.json."""
 
     graphs: dict[str, str] = {}
     http: dict[str, Any] = {}
@@ -27,11 +27,11 @@ class _Declared(BaseModel):
 
 
 def check(root: Path, settings: Settings) -> list[str]:
-    """Everything that does not agree, one line each; empty if all is well.
+    """Return one line for each problem.
 
     Args:
-        root: the application's folder, with langgraph.json if there are graphs.
-        settings: where the chains are.
+        root: folder of the application, with langgraph.json if there are graphs.
+        settings: settings with the package of the chains.
     """
     registry = discover(settings.chains)
     return [
@@ -65,20 +65,20 @@ def _check_langgraph(file: Path, registry: Registry) -> Iterator[str]:
 def _check_listed(name: str, target: str, graphs: dict[str, RegisteredChain]) -> Iterator[str]:
     module, _, attribute = target.partition(":")
     if module not in graphs:
-        yield f"langgraph.json: {name}: {target} is no graph of the chains"
+        yield f"langgraph.json: {name}: {target} is not a graph of the chains"
     elif getattr(importlib.import_module(module), attribute, None) is not graphs[module].chain.runnable:
         yield f"langgraph.json: {name}: {target} is not the graph that {module} serves"
 
 
 def _check_resolves(place: str, target: str) -> Iterator[str]:
     module, _, attribute = target.partition(":")
-    if "/" in module:  # LangGraph's server takes it, but imports the file beside the module that everybody else has
+    if "/" in module:  # LangGraph's server accepts a file, but imports it a second time under another name
         yield f"langgraph.json: {place}: {target}: name a module, not a file"
         return
     try:
         getattr(importlib.import_module(module), attribute)
     except BrokenModules:
-        return  # reported already
+        return  # already reported
     except (ImportError, AttributeError) as error:
         yield f"langgraph.json: {place}: {target} does not resolve: {error}"
 

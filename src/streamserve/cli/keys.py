@@ -1,4 +1,4 @@
-"""The commands `streamserve key`: new, list, revoke."""
+"""The commands `streamserve key`: new, list and revoke."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
 @click.group()
-@click.option("--file", "path", type=click.Path(path_type=Path), help="Of the keys [default: STREAMSERVE_AUTH's].")
+@click.option("--file", "path", type=click.Path(path_type=Path), help="File of the keys [default: STREAMSERVE_AUTH's].")
 @click.pass_context
 def key(context: click.Context, path: Path | None) -> None:
     """Make, list and revoke API keys."""
     kind, _, rest = Settings().auth.partition(":")
     if path is None and not (kind == "keys" and rest):
-        raise click.UsageError("Say which file: --file PATH, or STREAMSERVE_AUTH=keys:PATH")
+        raise click.UsageError("Name the file of the keys: --file PATH, or STREAMSERVE_AUTH=keys:PATH")
     from streamserve.auth.keys import KeyFile
 
     context.obj = KeyFile(path or Path(rest))
@@ -33,11 +33,11 @@ def key(context: click.Context, path: Path | None) -> None:
 
 @key.command()
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, help="What it may call; several times for several.")
-@click.option("--expires", help="After 12h, 90d or 4w, or on a day such as 2030-01-31.")
+@click.option("--scope", "scopes", multiple=True, help="Scope of the key; repeat it for more.")
+@click.option("--expires", help="Lifetime such as 12h, 90d or 4w, or a day such as 2030-01-31.")
 @click.pass_obj
 def new(keys: KeyFile, name: str, scopes: tuple[str, ...], expires: str | None) -> None:
-    """Make a key for the principal NAME. It is shown once: the file keeps its hash only."""
+    """Make a key for the principal NAME. It is shown only once, because the file keeps its hash."""
     try:
         click.echo(keys.add(name, scopes, _moment(expires) if expires else None))
     except (ValueError, OSError) as error:
@@ -47,7 +47,7 @@ def new(keys: KeyFile, name: str, scopes: tuple[str, ...], expires: str | None) 
 @key.command("list")
 @click.pass_obj
 def list_keys(keys: KeyFile) -> None:
-    """List the keys: id, principal, scopes, and until when."""
+    """List the keys with id, principal, scopes and end."""
     try:
         stored = keys.all()
     except ValueError as error:
@@ -60,7 +60,7 @@ def list_keys(keys: KeyFile) -> None:
 @click.argument("key_id")
 @click.pass_obj
 def revoke(keys: KeyFile, key_id: str) -> None:
-    """Drop the key KEY_ID; the server refuses it from the next request on."""
+    """Revoke the key KEY_ID. The server refuses it from the next request on."""
     try:
         gone = keys.revoke(key_id)
     except (ValueError, OSError) as error:
@@ -74,7 +74,7 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"--expires: 12h, 90d, 4w or 2030-01-31, not {text}") from None
+        raise ValueError(f"--expires must be like 12h, 90d, 4w or 2030-01-31, not {text}") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

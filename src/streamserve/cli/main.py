@@ -1,4 +1,4 @@
-"""The command `streamserve`: serve, list, check, new, key."""
+"""The command `streamserve` with serve, list, check, new and key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamserve.settings import Settings
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """StreamServe: chains and graphs, streamed without losing a token."""
-    # Chains are modules of the team's own application, which need not be installed.
+    # Chains are modules of the team's own application, which may not be installed.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -42,7 +42,7 @@ main.add_command(key)
 @click.option("--app", "target", help="Application to serve [default: server:app, or the chains of this folder].")
 def serve(host: str | None, port: int | None, workers: int | None, dev: bool, target: str | None) -> None:
     """Serve the chains of this folder."""
-    # Half a million objects are made that stay: looking through them again and again costs 0.3 s. The lifespan goes on.
+    # Startup makes half a million lasting objects, and collections among them cost 0.3 s. The lifespan enables them.
     gc.disable()
     import uvicorn
 
@@ -52,7 +52,7 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
     from streamserve.telemetry.logs import log_config
     from streamserve.telemetry.workers import shared_metrics
 
-    # The processes that uvicorn starts read the same settings.
+    # The worker processes of uvicorn read the same settings.
     if dev:
         os.environ["STREAMSERVE_DEV"] = "1"
     if workers is not None:
@@ -65,7 +65,7 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
     target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
     try:
         if target.endswith(":create_default_app") and not settings.auth:
-            require_private(settings)  # an application of the team's own may have a guard: its lifespan tells
+            require_private(settings)  # the lifespan checks an application of the team's own, which may have a guard
         with shared_metrics(settings, processes):
             uvicorn.run(
                 target,

@@ -1,4 +1,4 @@
-"""What `streamserve new` writes."""
+"""Templates of `streamserve new`."""
 
 from __future__ import annotations
 
@@ -52,29 +52,29 @@ chain = Chain(runnable=graph, examples=[{{"messages": [{{"type": "human", "conte
 
 
 def write_chain(name: str, folder: Path, *, graph: bool = False) -> Path:
-    """Writes a chain module that works at once.
+    """Write a chain module that works without changes.
 
     Args:
-        name: of the module; dashes become underscores.
-        folder: of the chains; made if it is missing.
-        graph: a LangGraph graph instead of an LCEL chain.
+        name: name of the module; dashes become underscores.
+        folder: folder of the chains, created if it is missing.
+        graph: whether to write a LangGraph graph instead of an LCEL chain (default false).
 
     Returns:
         The file's path.
 
     Raises:
-        ValueError: the name does not fit a module, or is the server's own.
-        FileExistsError: there is such a module.
+        ValueError: the name is not valid for a module, or is reserved for the server.
+        FileExistsError: the module exists.
     """
     module = name.strip().lower().replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
-        raise ValueError(f"{name!r} does not fit a module: letters, digits and _, beginning with a letter")
+        raise ValueError(f"{name!r} is not a valid module name: use letters, digits and _, and begin with a letter")
     if module.replace("_", "-") in RESERVED_NAMES:
-        raise ValueError(f"the name {name!r} is the server's own")
+        raise ValueError(f"the name {name!r} is reserved for the server")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{module}.py"
     if (folder / module).exists():
-        raise FileExistsError(f"{folder / module} exists already")
+        raise FileExistsError(f"{folder / module} already exists")
     words = module.split("_")
     text = (GRAPH if graph else CHAIN).format(
         title=" ".join(words).capitalize(), model="".join(word.capitalize() for word in words)

@@ -1,4 +1,4 @@
-"""What can go wrong, and how it is told to a caller."""
+"""Errors of the server and their form for callers."""
 
 from streamserve.errors.tree import (
     HTTP_CODES,

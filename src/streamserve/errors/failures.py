@@ -1,4 +1,4 @@
-"""What a chain raised, as the error to show for it, and its one record in the log."""
+"""Errors to show for a chain's exceptions, and one log record for each."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from streamserve.errors import Internal, InvalidInput, ServeError, StoreUnavaila
 
 logger = logging.getLogger(__name__)
 
-# A chain's own text may be as long as what it worked on.
+# Maximum characters of a chain's own text, which may quote a whole input.
 MAX_TEXT = 2000
 
 
 def explain(error: BaseException, call: Call) -> ServeError:
-    """The error to show for what a call's chain raised.
+    """Return the error to show for an exception of a call's chain.
 
     Args:
-        error: what was raised while the chain ran.
-        call: says what the caller configured, and whether the chain's own text may be shown.
+        error: the chain's exception.
+        call: the call, with the caller's config and the permission to show the chain's own text.
 
     Returns:
-        InvalidInput if what the caller configured does not fit; else as `classify`.
+        InvalidInput if the caller's config caused the exception; else the result of `classify`.
     """
     if _is_configured(call) and _is_of_template(error):
         place = ["body", "config", "configurable"]
         return InvalidInput([{"loc": place, "msg": _first_line(error), "type": "template_error"}])
     if isinstance(error, GraphRecursionError) and any("recursion_limit" in config for config in call.configs):
         place = ["body", "config", "recursion_limit"]
-        return InvalidInput([{"loc": place, "msg": "The graph takes more steps than this", "type": "too_small"}])
+        return InvalidInput([{"loc": place, "msg": "The graph takes more steps than this limit", "type": "too_small"}])
     shown = classify(error)
     if type(shown) is Internal and call.expose_errors and str(error):
         return Internal(str(error)[:MAX_TEXT])
@@ -40,13 +40,13 @@ def explain(error: BaseException, call: Call) -> ServeError:
 
 
 def record(shown: ServeError, cause: BaseException | None, run_id: str, chain: str) -> None:
-    """Writes the one record of a failure.
+    """Log a failure.
 
     Args:
-        shown: what the caller is told.
-        cause: what was raised.
-        run_id: of the run.
-        chain: its name.
+        shown: the error that the caller sees.
+        cause: the exception, or None.
+        run_id: id of the run.
+        chain: name of the chain.
     """
     extra = {"run_id": run_id, "chain": chain, "code": shown.code, "cause": type(cause).__name__ if cause else None}
     logger.error("run failed: %s", shown.code, extra=extra, exc_info=cause)
@@ -57,7 +57,7 @@ def _is_configured(call: Call) -> bool:
 
 
 def _is_of_template(error: BaseException) -> bool:
-    # Made by `configurable_fields` from the caller's text, or formatted with what the input does not have.
+    # Two cases: `configurable_fields` rejects the caller's template, or the input lacks a variable of the template.
     names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     raised = [name for name in names if name.startswith("langchain_core.")]
     inner = raised[-1] if raised else ""
@@ -73,20 +73,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def classify(error: BaseException) -> ServeError:
-    """The error to show for an exception that a chain raised.
+    """Return the error to show for a chain's exception.
 
     Args:
-        error: what was raised while the chain ran.
+        error: the chain's exception.
 
     Returns:
-        Itself if it is a ServeError; a typed upstream error for failures of the model's provider; StoreUnavailable
-        if a checkpoint saver's database failed; else Internal.
+        The exception itself if it is a ServeError; an upstream error for failures of the model's provider;
+        StoreUnavailable if the database of a checkpoint saver failed; else Internal.
     """
     if isinstance(error, ServeError):
         return error
     if _is_database_away(error):
         return StoreUnavailable("The store of the conversations cannot be reached")
-    if type(error).__name__ == "EmptyInputError":  # LangGraph's: `null` came for a thread that has no checkpoint
+    if type(error).__name__ == "EmptyInputError":  # of LangGraph: the input is `null` and the thread has no checkpoint
         message = "Cannot resume: the thread has no checkpoint"
         return InvalidInput([{"loc": ["body"], "msg": message, "type": "missing"}])
     if refused := _refused_resume(error):
@@ -95,23 +95,23 @@ def classify(error: BaseException) -> ServeError:
 
 
 def _refused_resume(error: BaseException) -> InvalidInput | None:
-    """The answer to a `Command(resume=...)` that does not fit what the thread waits for."""
+    """Return the error for a `Command(resume=...)` that does not answer the thread's interrupts."""
     place = ["body", "input", "resume"]
     if isinstance(error, ValidationError) and is_invalid_resume(error):
         found = error.errors(include_url=False)
         return InvalidInput([{"loc": [*place, *at["loc"]], "msg": at["msg"], "type": at["type"]} for at in found])
     if isinstance(error, UnknownInterruptError) or str(error).startswith(_AMBIGUOUS):
-        message = "It must be an object of the interrupts' ids and the answers to them"
+        message = "Input should be an object that maps the interrupts' ids to answers"
         return InvalidInput([{"loc": place, "msg": message, "type": "ambiguous_resume"}])
     return None
 
 
-# LangGraph's RuntimeError has no class of its own outside its strict mode.
+# Outside its strict mode, LangGraph raises a plain RuntimeError.
 _AMBIGUOUS = "When there are multiple pending interrupts, you must specify the interrupt id"
 
 
 def _is_database_away(error: BaseException) -> bool:
-    # A chain may use the same drivers for its own data: what counts is that a saver was asked.
+    # A chain may use the same drivers for its own data, so a saver must be in the traceback.
     return _names(error, _DRIVERS) & _AWAY != set() and any(
         frame.f_globals.get("__name__", "").startswith(_SAVERS) for frame, _ in walk_tb(error.__traceback__)
     )
@@ -121,8 +121,8 @@ def _names(error: BaseException, packages: set[str]) -> set[str]:
     return {base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] in packages}
 
 
-# LangGraph's savers, the drivers that they use (psycopg is an extra), and how those say that the database is away,
-# full, locked or read-only. An InterfaceError is a connection that was closed under them.
+# LangGraph's savers, their drivers (psycopg is an extra), and the drivers' errors for a database that is unreachable,
+# full, locked or read-only. An InterfaceError means that the connection was closed.
 _SAVERS = "langgraph.checkpoint."
 _DRIVERS = {"psycopg", "psycopg_pool", "sqlite3"}
 _AWAY = {"OperationalError", "InterfaceError", "ReadOnlySqlTransaction"}

@@ -1,4 +1,4 @@
-"""The place of what does not fit in a request's input."""
+"""Places of invalid values in a request's input."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Place = tuple[str | int, ...]
 
 
 def invalid(place: Place, message: str, kind: str) -> InvalidInput:
-    """The error for one place of the input."""
+    """Return the error for one place of the input."""
     return InvalidInput([entry(place, message, kind)])
 
 
 def entry(place: Place, message: str, kind: str) -> dict[str, Any]:
-    """One place of the input that does not fit, as FastAPI's clients expect it."""
+    """Return one place of the input in the form that FastAPI's clients expect."""
     return {"loc": list(place), "msg": message, "type": kind}

@@ -1,4 +1,4 @@
-"""Failures of a model's provider, as the errors to show for them."""
+"""Errors for the failures of a model's provider."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from streamserve.errors.tree import (
     UpstreamUnreachable,
 )
 
-# A provider that asks for a longer pause is believed no further, in seconds.
+# Upper bound for a provider's Retry-After, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
-# By name: importing the SDKs here would cost every server that does not use them. These share their classes' names.
+# By name, because an import of the SDKs would cost every server without them. These SDKs share their class names.
 PACKAGES = {"openai", "langchain_openai", "anthropic", "langchain_anthropic", "groq"}
 
-# What the providers' own codes say goes before the classes, which know the status only.
+# The providers' own codes take precedence over the classes, which only know the status.
 CODES: dict[str, type[ServeError]] = {
     "context_length_exceeded": ContextLengthExceeded,
     "content_filter": ContentFiltered,
     "content_policy_violation": ContentFiltered,
-    # A 429 that no pause mends.
+    # A 429 that does not pass with time.
     "insufficient_quota": UpstreamRejected,
 }
 
 
 class UpstreamTruncated(ModelConnectionError, ConnectionError):
-    """The model server's stream stopped before the model had finished: the text so far is no answer."""
+    """A stream that stopped before the model had finished, so its text is not a complete answer."""
 
 
-# The first that fits; the providers' classes inherit from these.
+# The first match counts; the providers' classes inherit from these.
 KINDS: dict[type[Exception], type[ServeError]] = {
     UpstreamTruncated: tree.UpstreamTruncated,
     exceptions.ContextOverflowError: ContextLengthExceeded,
@@ -55,7 +55,7 @@ KINDS: dict[type[Exception], type[ServeError]] = {
     exceptions.ModelError: UpstreamFailed,
 }
 
-# Names of the SDKs' classes; the nearest base that is known counts.
+# Names of the SDKs' classes; the nearest known base class counts.
 NAMES: dict[str, type[ServeError]] = {
     "RateLimitError": UpstreamRateLimited,
     "AuthenticationError": UpstreamAuthentication,
@@ -73,15 +73,15 @@ NAMES: dict[str, type[ServeError]] = {
     "GroqError": UpstreamFailed,
 }
 
-# Anthropic has no code for it.
+# Anthropic has no code for a prompt beyond the context, only this text.
 TOO_LONG = "prompt is too long"
 
 
 def classify(error: BaseException) -> ServeError | None:
-    """The error to show for a failure of a model's provider; None if it is none.
+    """Return the error to show for a failure of a model's provider, or None for any other exception.
 
     Args:
-        error: what a chain raised.
+        error: the chain's exception.
     """
     shown = _kind(error)
     return shown(retry_after=_retry_after(error)) if shown else None
@@ -102,9 +102,9 @@ def _kind(error: BaseException) -> type[ServeError] | None:
 
 def _retry_after(error: BaseException) -> float | None:
     headers: Any = getattr(getattr(error, "response", None), "headers", None)
-    said = headers.get("retry-after") if hasattr(headers, "get") else None
+    value = headers.get("retry-after") if hasattr(headers, "get") else None
     try:
-        seconds = float(said) if said is not None else math.nan
-    except ValueError:  # a date: clocks differ, and the caller's own back-off does as well
+        seconds = float(value) if value is not None else math.nan
+    except ValueError:  # a date: clocks differ, and callers have a back-off of their own
         return None
     return min(seconds, MAX_RETRY_AFTER) if seconds >= 0 else None

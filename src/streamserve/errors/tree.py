@@ -1,27 +1,27 @@
-"""One tree of errors, and how each is told to a caller.
+"""One tree of errors, with the status and the code that a caller sees.
 
-    ServeError                      an answer other than success
+    ServeError                      any answer other than success
     |-- InvalidInput                422  invalid_input: the place is in `detail`
-    |-- BadRequest                  400  bad_request: a header or parameter does not fit
-    |-- Unauthenticated             401  unauthenticated: no credential, or one that does not count
-    |-- Forbidden                   403  forbidden: who asks may not do this
+    |-- BadRequest                  400  bad_request: invalid header or parameter
+    |-- Unauthenticated             401  unauthenticated: missing or invalid credential
+    |-- Forbidden                   403  forbidden: the credential does not allow this
     |-- NotFound                    404  not_found
-    |-- UnknownThread               404  unknown_thread: it has not begun, or is somebody else's
+    |-- UnknownThread               404  unknown_thread: new, or another principal's
     |-- UnknownCheckpoint           404  unknown_checkpoint: the thread has no such checkpoint
-    |-- ThreadBusy                  409  thread_busy: another run of the thread is under way
+    |-- ThreadBusy                  409  thread_busy: the thread has an active run
     |-- NoOutput                    409  no_output: this kind of run has no single output
     |-- BodyTimeout                 408  body_timeout: the body came too slowly
     |-- BodyTooLarge                413  body_too_large
-    |-- UnsupportedMediaType        415  unsupported_media_type: a body that is not declared as JSON
+    |-- UnsupportedMediaType        415  unsupported_media_type: the body is not declared as JSON
     |-- HeadersTooLarge             431  headers_too_large
-    |-- RateLimited                 429  rate_limited: the caller asks more often than it may
-    |-- TooManyRuns                 429  too_many_runs: the caller has as many runs as it may
-    |-- Overloaded                  503  overloaded: the worker has as many runs as it may
+    |-- RateLimited                 429  rate_limited: the caller exceeds its rate limit
+    |-- TooManyRuns                 429  too_many_runs: the caller is at its limit of active runs
+    |-- Overloaded                  503  overloaded: the worker is at its limit of active runs
     |-- ContextLengthExceeded       400  context_length_exceeded: the model's context is too small
     |-- ContentFiltered             400  content_filtered: by the model's provider
     |-- UpstreamRateLimited         429  upstream_rate_limited
     |-- UpstreamAuthentication      502  upstream_authentication: the provider refuses the server's key
-    |-- UpstreamRejected            502  upstream_rejected: the provider refuses what the chain asks
+    |-- UpstreamRejected            502  upstream_rejected: the provider refuses the chain's request
     |-- UpstreamUnreachable         502  upstream_unreachable
     |-- UpstreamTimeout             504  upstream_timeout
     |-- UpstreamTruncated           502  upstream_truncated: the model's stream ended early
@@ -31,15 +31,15 @@
     |-- RunLost                     503  run_lost: the run's worker is gone
     |-- ShuttingDown                503  shutting_down
     |-- StoreUnavailable            503  store_unavailable
-    |-- IdentityUnavailable         503  identity_unavailable: the issuer of tokens is away
-    |-- LogFull                     507  log_full: the run made more than may be kept
+    |-- IdentityUnavailable         503  identity_unavailable: the issuer of tokens is unreachable
+    |-- LogFull                     507  log_full: the run's output exceeds its limit
     |-- RunExpired                  410  run_expired: past its retention
     |-- TooManyReaders              429  too_many_readers
-    |-- IdempotencyConflict         422  idempotency_conflict: the key names a run with another body
-    |-- InvalidOutput               500  invalid_output: the chain made what has no JSON form
-    `-- Internal                    500  internal: the cause is in the log only
+    |-- IdempotencyConflict         422  idempotency_conflict: the key belongs to a run with another body
+    |-- InvalidOutput               500  invalid_output: the chain's output has no JSON form
+    `-- Internal                    500  internal: only the log has the cause
 
-The JSON shape of every error is `{"detail", "code", "retryable", "run_id"}`; `detail` as FastAPI clients expect.
+The JSON shape of every error is `{"detail", "code", "retryable", "run_id"}`, with `detail` in FastAPI's form.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from typing import Any, ClassVar
 
 
 class ServeError(Exception):
-    """An error with a status, a stable code and a message that may be shown.
+    """An error with a status, a stable code and a message for the caller.
 
     Args:
-        detail: a text, or a list of `{"loc", "msg", "type"}` for bad input; default: the class's own text.
-        retry_after: seconds after which another try may help; default: what the class's headers say.
+        detail: text, or list of `{"loc", "msg", "type"}` for invalid input (default: the class's message).
+        retry_after: seconds until another try may succeed (default: the value in the class's headers).
     """
 
     status: ClassVar[int] = 500
@@ -72,20 +72,20 @@ class ServeError(Exception):
 
     @property
     def answer_headers(self) -> dict[str, str]:
-        """The headers of the answer."""
+        """Return the headers of the answer."""
         if self.retry_after is None:
             return self.headers
         return {**self.headers, "Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
     @property
     def text(self) -> str:
-        """The detail as one line."""
+        """Return the detail as one line."""
         if isinstance(self.detail, str):
             return self.detail
         return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in self.detail)
 
     def event(self, run_id: str) -> dict[str, Any]:
-        """The data of a terminal `error` block, as LangServe's clients read it and more."""
+        """Return the data of a terminal `error` block, which extends LangServe's."""
         later = {} if self.retry_after is None else {"retry_after": self.retry_after}
         return {
             **later,
@@ -97,44 +97,44 @@ class ServeError(Exception):
         }
 
     def body(self, run_id: str | None = None) -> dict[str, Any]:
-        """The JSON body of the answer."""
+        """Return the JSON body of the answer."""
         return error_body(self.detail, self.code, self.retryable, run_id)
 
 
 class InvalidInput(ServeError):
-    """What the caller sent does not fit."""
+    """The caller's input is invalid."""
 
     status, code, message = 422, "invalid_input", "Invalid input"
 
 
 class NotFound(ServeError):
-    """There is nothing under this name for this caller."""
+    """Nothing under this name is visible to the caller."""
 
     status, code, message = 404, "not_found", "Not found"
 
 
 class Unauthenticated(ServeError):
-    """There is no credential."""
+    """The credential is missing or invalid."""
 
     status, code, message = 401, "unauthenticated", "A credential is needed"
     headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
     @classmethod
     def wrong(cls, detail: str) -> Unauthenticated:
-        """The error for a credential that does not count (RFC 6750, section 3.1)."""
+        """Return the error for an invalid credential (RFC 6750, section 3.1)."""
         error = cls(detail)
         error.headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # type: ignore[misc]
         return error
 
 
 class Forbidden(ServeError):
-    """Who asks may not do this."""
+    """The credential does not allow the request."""
 
     status, code, message = 403, "forbidden", "The credential does not allow this"
 
 
 class UnknownThread(ServeError):
-    """The caller has begun no thread of this name with the graph."""
+    """The caller has no thread of this name with the graph."""
 
     status, code, message = 404, "unknown_thread", "There is no such thread"
 
@@ -146,16 +146,16 @@ class UnknownCheckpoint(ServeError):
 
 
 class BadRequest(ServeError):
-    """A header or a parameter does not fit; the text names it."""
+    """A header or parameter is invalid; the text names it."""
 
     status, code, message = 400, "bad_request", "Bad request"
 
 
 class ThreadBusy(ServeError):
-    """Another run of the thread is under way, and the chain's strategy is to reject.
+    """The thread has an active run, and the chain's strategy is to reject a second one.
 
     Args:
-        holder: its id.
+        holder: id of the active run.
     """
 
     status, code, retryable, message = 409, "thread_busy", True, "Another run of the thread is under way"
@@ -166,30 +166,30 @@ class ThreadBusy(ServeError):
         self.holder = holder
 
     def body(self, run_id: str | None = None) -> dict[str, Any]:
-        """The JSON body of the answer, with the run that has the thread."""
+        """Return the JSON body of the answer with the id of the active run."""
         return {**super().body(run_id), "holder": self.holder}
 
 
 class NoOutput(ServeError):
-    """The run streams a log or events: there is no output as /invoke gives it."""
+    """The run streams a log or events and so has no output in the form of /invoke."""
 
     status, code, message = 409, "no_output", "A run of this endpoint has no single output"
 
 
 class BodyTimeout(ServeError):
-    """The body did not come within its time."""
+    """The body took longer than its time limit."""
 
     status, code, retryable, message = 408, "body_timeout", True, "The body came too slowly"
 
 
 class BodyTooLarge(ServeError):
-    """The body has more bytes than the server takes."""
+    """The body exceeds the server's limit."""
 
     status, code, message = 413, "body_too_large", "The body is too large"
 
 
 class UnsupportedMediaType(ServeError):
-    """A body that is not declared as JSON: a form of another site can send such a one without being asked."""
+    """The body is not declared as JSON; a form of another site could send it without a CORS check."""
 
     status, code, message = 415, "unsupported_media_type", "Content-Type: application/json"
 
@@ -201,20 +201,20 @@ class HeadersTooLarge(ServeError):
 
 
 class RateLimited(ServeError):
-    """The caller asks a chain more often than it may."""
+    """The caller exceeds its rate limit for a chain."""
 
     status, code, retryable, message = 429, "rate_limited", True, "Too many requests to this chain"
 
 
 class TooManyRuns(ServeError):
-    """The caller has as many runs of a chain under way as it may."""
+    """The caller is at its limit of active runs of a chain."""
 
     status, code, retryable, message = 429, "too_many_runs", True, "Too many runs of this chain are under way"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 class Overloaded(ServeError):
-    """The worker has as many runs under way as it takes."""
+    """The worker is at its limit of active runs."""
 
     status, code, retryable, message = 503, "overloaded", True, "The server has as many runs as it takes"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
@@ -227,7 +227,7 @@ class ContextLengthExceeded(ServeError):
 
 
 class UpstreamRateLimited(ServeError):
-    """The model's provider asks to slow down."""
+    """The model's provider limits the rate of requests."""
 
     status, code, retryable = 429, "upstream_rate_limited", True
     message = "The model's provider is rate limited"
@@ -240,19 +240,19 @@ class ContentFiltered(ServeError):
 
 
 class UpstreamAuthentication(ServeError):
-    """The model's provider refuses the server's own credential; the caller can do nothing about it."""
+    """The model's provider refuses the server's own credential."""
 
     status, code, message = 502, "upstream_authentication", "The model's provider refuses this server"
 
 
 class UpstreamRejected(ServeError):
-    """The model's provider refuses what the chain asks: an unknown model, an argument that does not fit."""
+    """The model's provider refuses the chain's request, for example an unknown model or an invalid argument."""
 
     status, code, message = 502, "upstream_rejected", "The model's provider refuses the request"
 
 
 class UpstreamUnreachable(ServeError):
-    """The model's provider cannot be reached, or broke the connection."""
+    """The model's provider is unreachable or broke the connection."""
 
     status, code, retryable = 502, "upstream_unreachable", True
     message = "The model's provider cannot be reached"
@@ -266,7 +266,7 @@ class UpstreamTimeout(ServeError):
 
 
 class UpstreamTruncated(ServeError):
-    """The model's stream ended before its answer was whole."""
+    """The model's stream ended before its answer was complete."""
 
     status, code, retryable = 502, "upstream_truncated", True
     message = "The model's answer ended before it was whole"
@@ -281,7 +281,7 @@ class UpstreamFailed(ServeError):
 class Cancelled(ServeError):
     """The run was cancelled: by its caller, or because its last reader left."""
 
-    # nginx's "client closed request"; a client that knows only 4xx and 5xx still sees that the answer is not whole.
+    # nginx's "client closed request"; a client that only knows 4xx and 5xx still treats it as an error.
     status, code, message = 499, "cancelled", "The run was cancelled"
 
 
@@ -292,7 +292,7 @@ class RunTimeout(ServeError):
 
 
 class RunLost(ServeError):
-    """The worker that ran it is gone."""
+    """The run's worker is gone."""
 
     status, code, retryable, message = 503, "run_lost", True, "The worker of this run is gone"
 
@@ -305,7 +305,7 @@ class ShuttingDown(ServeError):
 
 
 class StoreUnavailable(ServeError):
-    """The store of the runs cannot be reached."""
+    """The store of the runs is unreachable."""
 
     status, code, retryable, message = 503, "store_unavailable", True, "The store of the runs cannot be reached"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
@@ -319,7 +319,7 @@ class IdentityUnavailable(ServeError):
 
 
 class LogFull(ServeError):
-    """The run made more blocks or bytes than the server keeps for one run."""
+    """The run's output exceeds the server's limit of blocks or bytes for one run."""
 
     status, code, message = 507, "log_full", "The run made more output than may be kept"
 
@@ -328,9 +328,9 @@ class RunExpired(ServeError):
     """The run is past its retention.
 
     Args:
-        earliest: number of the first block that is still there; None if none is.
-        last_id: number of its last block.
-        run_status: how it ended.
+        earliest: number of the first remaining block, or None without one.
+        last_id: number of the run's last block.
+        run_status: final status of the run.
     """
 
     status, code, message = 410, "run_expired", "The run is past its retention"
@@ -340,35 +340,35 @@ class RunExpired(ServeError):
         self.place = {"earliest": earliest, "last_id": last_id, "status": run_status}
 
     def body(self, run_id: str | None = None) -> dict[str, Any]:
-        """The JSON body of the answer, with what is left of the run."""
+        """Return the JSON body of the answer with the remains of the run."""
         return {**super().body(run_id), **self.place}
 
 
 class TooManyReaders(ServeError):
-    """The run has as many readers as it may."""
+    """The run is at its limit of readers."""
 
     status, code, retryable, message = 429, "too_many_readers", True, "The run has as many readers as it may"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 class IdempotencyConflict(ServeError):
-    """The Idempotency-Key names a run that was made from another body."""
+    """The Idempotency-Key belongs to a run with another body."""
 
     status, code = 422, "idempotency_conflict"
     message = "This Idempotency-Key was used with another body"
 
 
 class InvalidOutput(ServeError):
-    """The chain made a value that has no JSON form, or does not fit its declared output."""
+    """The chain's output has no JSON form or does not fit its declared type."""
 
     status, code, message = 500, "invalid_output", "The chain's output does not fit its declared type"
 
 
 class Internal(ServeError):
-    """The chain failed; what it said is in the log only, as it may hold secrets."""
+    """The chain failed; only the log has its exception, which may hold secrets."""
 
 
-# Codes of plain HTTP answers (wrong method, unknown path and the like).
+# Codes of plain HTTP answers, for example for a wrong method or an unknown path.
 HTTP_CODES = {
     400: "bad_request",
     401: "unauthenticated",
@@ -381,5 +381,5 @@ HTTP_CODES = {
 
 
 def error_body(detail: Any, code: str, retryable: bool = False, run_id: str | None = None) -> dict[str, Any]:
-    """The one shape of an error answer."""
+    """Return the JSON body of an error answer."""
     return {"detail": detail, "code": code, "retryable": retryable, "run_id": run_id}

@@ -29,7 +29,7 @@ async def compacted(source: EventSource) -> AsyncGenerator[Enveloped]:
 
 
 class Compactor:
-    """Leave out what the receiver knows already.
+    """An encoder that leaves out fields that the receiver already knows.
 
     Args:
         began: the time of the head, in milliseconds since the epoch.

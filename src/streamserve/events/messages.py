@@ -1,7 +1,7 @@
-"""The protocol events of the chat models in a chain, gathered by a callback handler.
+"""Protocol events of a chain's chat models, collected by a callback handler.
 
-LangChain's own bridge makes them of the models' chunks, as it does for a model that is asked for its events. A model
-that a step calls for its whole answer streams as well, as the handler has LangChain's mark.
+LangChain's own bridge makes the events from the models' chunks. A model that a step calls for its whole answer streams
+as well, because the handler has LangChain's base class of streaming handlers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Emit = Callable[[Mapping[str, Any], Metadata], None]
 
 
 class MessageEvents(BaseCallbackHandler):
-    """Emit the events of each chat model's message, with the metadata of its run.
+    """A handler that emits the events of each chat model's message with the metadata of its run.
 
     LangChain streams a model's answer for a handler with the methods `tap_output_aiter` and `tap_output_iter`.
 
     Args:
-        emit: called with each event, in the thread in which the model runs.
+        emit: receiver of each event, called in the OS thread of the model.
 
     Raises:
         NotImplementedError: the installed langchain-core has no bridge from chunks to events.
@@ -42,11 +42,11 @@ class MessageEvents(BaseCallbackHandler):
         self._messages: dict[UUID, _Message] = {}
 
     def tap_output_aiter(self, _run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """What a step yields is not looked at."""
+        """Return the output unchanged."""
         return output
 
     def tap_output_iter(self, _run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
-        """What a step yields is not looked at."""
+        """Return the output unchanged."""
         return output
 
     def on_chat_model_start(
@@ -59,52 +59,52 @@ class MessageEvents(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_kwargs: Any,
     ) -> None:
-        """A message begins."""
+        """Start a message."""
         about = {**(metadata or {}), **({"tags": tags} if tags else {}), "run_id": str(run_id)}
         self._messages[run_id] = _Message(self._bridge, run_id, lambda event: self._emit(event, about))
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_kwargs: Any) -> None:  # noqa: ARG002
-        """A chunk of a message."""
+        """Emit the events of a chunk."""
         if isinstance(chunk, ChatGenerationChunk) and (message := self._messages.get(run_id)):
-            message.take(chunk)
+            message.add(chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:
-        """The message is whole."""
+        """End a message."""
         if message := self._messages.pop(run_id, None):
             message.end(response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_kwargs: Any) -> None:
-        """The message stays a part: the chain may have another model to fall back to."""
+        """End an incomplete message with an error; the chain may fall back to another model."""
         message = self._messages.pop(run_id, None)
-        if message is not None and message.begun:
-            message.tell({"event": "error", "message": classify(error).text})
+        if message is not None and message.has_begun:
+            message.emit({"event": "error", "message": classify(error).text})
 
 
 class _Message:
     """One message, from its first chunk to its last."""
 
-    def __init__(self, bridge: EventBridge, run_id: UUID, tell: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, bridge: EventBridge, run_id: UUID, emit: Callable[[Mapping[str, Any]], None]) -> None:
         self._bridge = bridge
         self._id = f"lc_run--{run_id}"
-        self._tell = tell
+        self._emit = emit
         self._chunks: _Chunks | None = None
-        self.begun = False
+        self.has_begun = False
 
-    def tell(self, event: Mapping[str, Any]) -> None:
-        self.begun = True
-        self._tell(event)
+    def emit(self, event: Mapping[str, Any]) -> None:
+        self.has_begun = True
+        self._emit(event)
 
-    def take(self, chunk: ChatGenerationChunk) -> None:
+    def add(self, chunk: ChatGenerationChunk) -> None:
         if self._chunks is None:
             self._chunks = _Chunks(self._bridge, self._id)
         self._chunks.add(chunk)
-        self._tell_ready(self._chunks)
+        self._emit_ready(self._chunks)
 
     def end(self, response: LLMResult) -> None:
         if self._chunks is not None:
             self._chunks.close()
-            self._tell_ready(self._chunks)
-        elif not self.begun:
+            self._emit_ready(self._chunks)
+        elif not self.has_begun:
             self._replay(response)
 
     def _replay(self, response: LLMResult) -> None:
@@ -112,18 +112,18 @@ class _Message:
         generations = response.generations[0] if response.generations else []
         if generations and isinstance(generations[0], ChatGeneration):
             for event in self._bridge.of_message(generations[0].message, message_id=self._id):
-                self.tell(event)
+                self.emit(event)
 
-    def _tell_ready(self, chunks: _Chunks) -> None:
+    def _emit_ready(self, chunks: _Chunks) -> None:
         for event in chunks.ready():
-            self.tell(event)
+            self.emit(event)
 
 
 class _Chunks:
-    """Drives LangChain's bridge, which pulls its chunks, by chunks that are pushed.
+    """An adapter that pushes chunks into LangChain's bridge, which pulls them.
 
-    The bridge waits for the next chunk by an awaitable that suspends to whoever drives it: no event loop is needed,
-    as a model may run in any thread.
+    The bridge awaits the next chunk without an event loop, because a model may run in any OS thread: the awaitable
+    suspends to the caller of `ready`.
     """
 
     def __init__(self, bridge: EventBridge, message_id: str) -> None:
@@ -149,7 +149,7 @@ class _Chunks:
         return self._pending.popleft()
 
     def ready(self) -> Iterator[Mapping[str, Any]]:
-        """The events of the chunks so far."""
+        """Yield the events of the chunks so far."""
         while True:
             step = self._step or cast(Any, anext(self._events)).__await__()
             self._step = None

@@ -1,4 +1,4 @@
-"""A pipe from a task of its own to whoever iterates, filled from any thread."""
+"""A pipe from a producer task to an iterating reader, filled from any OS thread."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
-# Items that a producer may be ahead of a slow reader: enough for a burst, a bound for memory.
+# Items by which a producer may be ahead of a slow reader: enough for a burst, and a bound for memory.
 AHEAD = 256
 
 
 class Pipe:
-    """Items on their way; made in the event loop that reads them."""
+    """A queue of items, made in the event loop of its reader."""
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
@@ -23,7 +23,7 @@ class Pipe:
         self._room = asyncio.Event()
 
     def put(self, item: Any) -> None:
-        """Adds an item, from any thread."""
+        """Add an item, from any OS thread."""
         if threading.get_ident() == self._thread:
             self._add(item)
         else:
@@ -34,13 +34,13 @@ class Pipe:
         self._filled.set()
 
     async def room(self) -> None:
-        """Waits until the reader has caught up."""
+        """Wait until the reader has caught up."""
         while len(self._items) >= AHEAD:
             self._room.clear()
             await self._room.wait()
 
     async def get(self) -> Any:
-        """The next item."""
+        """Return the next item as soon as there is one."""
         while not self._items:
             self._filled.clear()
             await self._filled.wait()
@@ -52,10 +52,11 @@ _END = object()
 
 
 async def piped(fill: Callable[[Pipe], Coroutine[Any, Any, None]]) -> AsyncGenerator[Any]:
-    """What `fill` puts into a pipe in a task of its own, until it returns.
+    """Yield the items that `fill` puts into a pipe, until it returns.
 
     Args:
-        fill: the producer, cancelled when its reader leaves; what it raises is raised here.
+        fill: the producer, which runs in a task of its own; it is cancelled when its reader leaves, and its
+            exceptions are raised here.
     """
     pipe = Pipe()
     task = asyncio.create_task(_filled(pipe, fill))

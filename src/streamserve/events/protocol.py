@@ -1,7 +1,7 @@
-"""Events of version 3 from any runnable: those of LangChain's streaming protocol.
+"""Events of version 3, LangChain's streaming protocol, from any runnable.
 
-Chat models and graphs have them. For every other chain they are made here: the messages of its chat models as they
-are written, then one `values` event with its output, in the form of a graph's events.
+Chat models and graphs have such events. For every other chain this module makes them in the form of a graph's events:
+the messages of the chain's chat models as they stream, then one `values` event with the chain's output.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ STREAM_MODES = frozenset(get_args(StreamMode))
 
 
 class EventSource(NamedTuple):
-    """What a runnable's events are, and themselves.
+    """The events of a runnable and their kind.
 
     Args:
-        kind: "message": the events of one chat model's message; "run": events of a graph or chain, each of a method
-            and a namespace.
-        events: to be iterated to their end, or closed.
+        kind: "message" for the events of one chat model's message; "run" for events of a graph or chain, each with a
+            method and a namespace.
+        events: the events; the reader iterates to their end or closes them.
     """
 
     kind: Literal["message", "run"]
@@ -47,21 +47,21 @@ async def open_events(
     modes: Sequence[StreamMode] = get_args(StreamMode),
     **arguments: Any,
 ) -> EventSource:
-    """The events of one run, which starts with the first of them.
+    """Return the events of one run, which starts with the first event.
 
     Args:
-        runnable: a chat model, a graph or any chain.
-        input: its input.
-        config: its config.
-        modes: the stream modes whose events may be seen.
-        arguments: for a graph, as for its `astream`; `stream_mode` names modes beside `values` and `messages`.
+        runnable: chat model, graph or any other chain.
+        input: input of the run.
+        config: config of the run.
+        modes: stream modes whose events are visible (default: all).
+        arguments: arguments of a graph's `astream`; `stream_mode` names modes beside `values` and `messages`.
     """
     native = await _native(runnable, input, config, _for_graph(arguments))
     if native is None:
         return EventSource("run", _of_chain(runnable, input, config))
     if isinstance(native, AsyncChatModelStream):
         return EventSource("message", _of_model(native))
-    return EventSource("run", _seen(_of_graph(native), frozenset(modes)))
+    return EventSource("run", _visible(_of_graph(native), frozenset(modes)))
 
 
 async def _native(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig, arguments: dict[str, Any]) -> Any:
@@ -80,7 +80,7 @@ def _for_graph(arguments: dict[str, Any]) -> dict[str, Any]:
     wanted = (asked,) if isinstance(asked, str) else tuple(asked)
 
     class Asked(StreamTransformer):
-        """Has the graph emit the modes that the caller's own transformers need."""
+        """A request for the caller's modes to the graph."""
 
         required_stream_modes = wanted
 
@@ -109,17 +109,17 @@ async def _of_graph(run: AsyncGraphRunStream) -> AsyncGenerator[Event]:
         await run.abort()
 
 
-async def _seen(events: AsyncGenerator[Event], modes: frozenset[str]) -> AsyncGenerator[Event]:
+async def _visible(events: AsyncGenerator[Event], modes: frozenset[str]) -> AsyncGenerator[Event]:
     try:
         async for event in events:
             if event["method"] in modes or event["method"] not in STREAM_MODES:
-                yield _shown(event)
+                yield _without_secrets(event)
     finally:
         await events.aclose()
 
 
-def _shown(event: Event) -> Event:
-    """The event without the text of an exception, which may hold secrets."""
+def _without_secrets(event: Event) -> Event:
+    """Return the event without the text of an exception, which may hold secrets."""
     data = event["params"]["data"]
     if event["method"] != "lifecycle" or "error" not in data:
         return event
@@ -142,7 +142,7 @@ def _of_chain(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig) 
 
 
 def _output(chunks: Sequence[Any]) -> Any:
-    # Plain dicts are snapshots: dicts that add up are AddableDicts.
+    # Plain dicts are snapshots; only AddableDicts add up.
     return chunks[-1] if chunks and type(chunks[-1]) is dict else merge(chunks)
 
 

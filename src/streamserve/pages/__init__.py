@@ -1,1 +1,1 @@
-"""The pages that a person opens in a browser."""
+"""Pages for people in a browser."""

@@ -1,4 +1,4 @@
-"""The files of the pages, and the headers that pages and files are sent with."""
+"""The files of the pages, and the headers of pages and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEDIA_TYPES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "home.css": "text/cs
 
 
 PAGE_HEADERS = {
-    # The page shows the request's own host, so no cache may keep it for others.
+    # A page shows the request's own host, so no cache may keep it for others.
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -26,22 +26,22 @@ ASSET_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable", "X-Cont
 
 
 def root_of(request: Request) -> str:
-    """The path under which the application is served."""
+    """Return the application's root path, without a slash at its end."""
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 @cache
 def read(name: str) -> bytes:
-    """A file of the folder static/."""
+    """Return a file of the folder static/."""
     return (files("streamserve.pages") / "static" / name).read_bytes()
 
 
 @cache
 def version(name: str) -> str:
-    """A short hash of a file, so that caches may keep it for ever under its address."""
+    """Return a short hash of a file, with which caches may keep the file forever."""
     return hashlib.sha256(read(name)).hexdigest()[:12]
 
 
 def asset(root: str, name: str) -> str:
-    """The address of a file of the folder static/."""
+    """Return the address of a file of the folder static/."""
     return f"{root}/static/{name}?v={version(name)}"

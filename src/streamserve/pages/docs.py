@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document as a plain page, without scripts and without asking any other server."""
+"""The page /docs: the OpenAPI document as plain HTML, without scripts and without requests to other servers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PAGE = """<!DOCTYPE html>
 
 
 def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
-    """The page's route.
+    """Return the page's route.
 
     Args:
-        app: whose document it shows.
-        dependencies: what a reader must pass first.
+        app: application with the document.
+        dependencies: checks before the page, such as the guard (default none).
     """
     routes = APIRouter(include_in_schema=False, dependencies=list(dependencies))
 
@@ -38,11 +38,11 @@ def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRout
 
 
 def page(document: dict[str, Any], root: str) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
-        document: OpenAPI.
-        root: path under which the application is served.
+        document: OpenAPI document.
+        root: root path of the application, without a slash at its end.
     """
     parts: dict[str, list[str]] = defaultdict(list)
     for path, methods in document["paths"].items():

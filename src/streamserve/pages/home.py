@@ -1,4 +1,4 @@
-"""The home page: every chain with an example to try and to copy, and the files the page needs."""
+"""The home page: every chain with an example to try and to copy, and the page's files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from streamserve.errors import NotFound
 from streamserve.pages.assets import ASSET_HEADERS, MEDIA_TYPES, PAGE_HEADERS, asset, read, root_of, version
 from streamserve.serving.served import ServedRunnable
 
-MAX_ROWS = 14  # of an example in its text field
+MAX_ROWS = 14  # of an example's text field
 
 
 def router(
     chains: Iterable[ServedRunnable], broken: Sequence[BrokenModule] = (), dependencies: Sequence[params.Depends] = ()
 ) -> APIRouter:
-    """The routes of the home page.
+    """Return the routes of the home page.
 
     Args:
-        chains: what is served.
-        broken: modules that could not be loaded, named on the page.
-        dependencies: what who asks for the page must pass first.
+        chains: served chains.
+        broken: broken modules, named on the page (default none).
+        dependencies: checks before the page, such as the guard (default none).
     """
     routes = APIRouter(include_in_schema=False)
     cards = [Card.of(served) for served in chains]
@@ -61,7 +61,7 @@ def router(
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the page says about one chain."""
+    """The page's part for one chain."""
 
     name: str
     description: str
@@ -72,7 +72,7 @@ class Card:
 
     @classmethod
     def of(cls, served: ServedRunnable) -> Card:
-        """The card of a served chain."""
+        """Return the card of a served chain."""
         entry = served.served
         return cls(
             name=entry.name,
@@ -84,11 +84,11 @@ class Card:
         )
 
     def html(self, origin: str, root: str) -> str:
-        """The card as HTML.
+        """Return the card as HTML.
 
         Args:
             origin: scheme and host.
-            root: path under which the application is served, without a slash at its end.
+            root: root path of the application, without a slash at its end.
         """
         example = json.dumps(self.example, ensure_ascii=False, indent=2)
         return _template("chain.html").substitute(
@@ -123,14 +123,14 @@ class Card:
 def page(
     cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, root: str, *, signed_in: bool = False
 ) -> str:
-    """The whole page as HTML.
+    """Return the whole page as HTML.
 
     Args:
-        cards: one per chain.
-        broken: modules that could not be loaded.
+        cards: one card per chain.
+        broken: broken modules.
         origin: scheme and host, such as `http://127.0.0.1:8000`.
-        root: path under which the application is served, without a slash at its end.
-        signed_in: in a session, which can be ended.
+        root: root path of the application, without a slash at its end.
+        signed_in: whether to show a button that ends the session (default false).
     """
     index = [f'<a href="#{card.name}">{card.name}</a>' for card in cards]
     return _template("home.html").substitute(
@@ -147,7 +147,7 @@ def page(
 
 
 def origin_of(request: Request) -> str:
-    """Scheme and host as the client named them; the script on the page puts in what the browser knows."""
+    """Return scheme and host from the request's headers; the page's script replaces them by the browser's."""
     host = request.headers.get("host", "")
     if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?", host, re.ASCII):
         host = ":".join(str(part) for part in request.scope.get("server") or ("localhost",) if part)
@@ -189,7 +189,7 @@ def _printing(served: ServedRunnable) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as Python source: JSON where that means the same, as it has the quotes that formatters write."""
+    """Return a value as Python source, as JSON where possible because formatters write its quotes."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         same = ast.literal_eval(text) == value

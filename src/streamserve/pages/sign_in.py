@@ -1,4 +1,4 @@
-"""What a browser sees before it has a session, and the guard on FastAPI's own pages."""
+"""The page for browsers without a session, and the guard on FastAPI's own pages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from streamserve.pages import assets
 
 
 def wants_page(request: Request) -> bool:
-    """Whether a browser asks for a page, and can begin a session here."""
+    """Return whether a browser requests a page and may start a session here."""
     accepts = request.headers.get("accept", "")
     return services_of(request).auth.sessions is not None and request.method == "GET" and "text/html" in accepts
 
 
 def sign_in(request: Request) -> HTMLResponse:
-    """The page that asks for a key, in place of the one that was asked for; it says nothing of the server."""
+    """Return a page that asks for a key in place of the requested page and does not describe the server."""
     root = assets.root_of(request)
     text = Template(assets.read("sign_in.html").decode()).substitute(
         root=escape(root),
@@ -34,11 +34,11 @@ def sign_in(request: Request) -> HTMLResponse:
 
 
 def guard_docs(app: FastAPI, auth: Auth) -> None:
-    """Puts FastAPI's own pages behind the guard, unless the settings make them public.
+    """Put FastAPI's own pages behind the guard, unless the settings make them public.
 
     Args:
-        app: with its pages.
-        auth: of the application.
+        app: application with its pages.
+        auth: guard of the application.
     """
     if auth.settings.public_docs:
         return

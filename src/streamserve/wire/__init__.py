@@ -1,1 +1,1 @@
-"""How values become JSON and blocks."""
+"""Encoding of values as JSON and blocks."""

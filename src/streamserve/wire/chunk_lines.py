@@ -1,4 +1,4 @@
-"""The JSON of message chunks that differ from the one before in their text and id only: nearly every token's."""
+"""JSON of message chunks that differ only in text and id from the chunk before, like nearly every token."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import orjson
 from langchain_core.messages import AIMessageChunk
 
-# JSON writes their first character as an escape, which a chunk that is learned has nowhere else.
+# JSON escapes their first character, and a template with another such escape is rejected.
 _TEXT, _ID = "\x01t", "\x01i"
 
 
 class Template(NamedTuple):
-    """A chunk and its JSON around what may differ.
+    """A chunk and its JSON without content and id.
 
     Args:
-        fields: of the chunk, without content and id.
-        opening: up to the content.
-        middle: between the content and the id.
-        closing: behind the id.
+        fields: the chunk's fields without content and id.
+        opening: JSON before the content.
+        middle: JSON between the content and the id.
+        closing: JSON after the id.
     """
 
     fields: dict[str, Any]
@@ -29,13 +29,13 @@ class Template(NamedTuple):
 
 
 class ChunkLines:
-    """Writes the chunks of one chain, whose streams are alike."""
+    """An encoder for the chunks of one chain, with a template."""
 
     def __init__(self) -> None:
         self._template: Template | None = None
 
     def line(self, chunk: AIMessageChunk) -> bytes | None:
-        """The JSON of a chunk like the one that was learned; None for any other."""
+        """Return the JSON of a chunk that fits the template; None for any other."""
         template, content, chunk_id = self._template, chunk.content, chunk.id
         if template is None or type(content) is not str or type(chunk_id) is not str or chunk.__pydantic_extra__:
             return None
@@ -44,11 +44,11 @@ class ChunkLines:
         _, opening, middle, closing = template
         try:
             return b"%s%s%s%s%s" % (opening, orjson.dumps(content), middle, orjson.dumps(chunk_id), closing)
-        except TypeError:  # of a lone surrogate
+        except TypeError:  # a lone surrogate
             return None
 
     def learn(self, chunk: AIMessageChunk) -> None:
-        """Takes a chunk for the one that the next are like, unless values equal to its own can have another JSON."""
+        """Make a chunk the template of the next ones, unless values equal to its own can have another JSON."""
         fields = {**chunk.__dict__, "content": None, "id": None}
         if chunk.__pydantic_extra__ or not _is_stable(fields):
             return
@@ -56,12 +56,12 @@ class ChunkLines:
         opening, _, rest = whole.partition(orjson.dumps(_TEXT))
         middle, found, closing = rest.partition(orjson.dumps(_ID))
         if found and b"\\u0001" not in opening + middle + closing:
-            # The chunk is the chain's, which may change what is in it.
+            # A copy, because the chain owns the chunk and may change it.
             self._template = Template(deepcopy(fields), opening, middle, closing)
 
 
 def _is_stable(value: Any) -> bool:
-    # 1 equals True and 1.0, and its JSON is another.
+    # 1 equals True and 1.0, but each has another JSON.
     if type(value) is dict:
         return all(type(key) is str and _is_stable(item) for key, item in value.items())
     return value is None or type(value) is str or (type(value) is list and all(map(_is_stable, value)))

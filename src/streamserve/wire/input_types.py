@@ -1,6 +1,6 @@
-"""The types of an input's values, which came beside its JSON: `"types": {"/resume/0": "datetime"}`.
+"""Types of an input's values, sent beside its JSON: `"types": {"/resume/0": "datetime"}`.
 
-The names are those of `wire_types`, and `message` and `document`: a dict of an input is never one by its looks alone.
+The names are those of `wire.types`, and `message` and `document`, because no dict of an input is one by its form alone.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 
 
 def decode_input_types(body: dict[str, Any], field: str) -> None:
-    """Gives the input in a body its types, in place; what a name does not fit stays as it is.
+    """Convert the values of a body's input to their types in place; a value that does not fit stays unchanged.
 
     Args:
-        body: with `types`, or without.
+        body: the request's body, with or without `types`.
         field: "input" or "inputs".
 
     Raises:
-        InvalidInput: `types` is no object of texts.
+        InvalidInput: `types` is not an object of JSON pointers and names.
     """
     types = body.pop("types", None)
     if types is None:
         return
     if not isinstance(types, dict) or not all(map(_is_hint, types.items())):
         raise invalid(("body", "types"), "Input should be an object of JSON pointers and names of types", "dict_type")
-    # The deepest first: what is in a tuple or set must be made before it.
+    # Deepest first, because the items of a tuple or set must be converted before it.
     for pointer in sorted(types, key=lambda pointer: -pointer.count("/")):
         maker = _MAKERS.get(types[pointer])
         if maker is not None:
@@ -71,7 +71,7 @@ def _replace(value: Any, path: list[str], maker: Callable[[Any], Any]) -> None:
             value = value[_key(value, key)]
         last = _key(value, path[-1])
         value[last] = maker(value[last])
-    except Exception:  # noqa: S110 - a hint that does not fit is none; makers raise errors of all kinds
+    except Exception:  # noqa: S110 - a hint that does not fit is ignored; makers raise errors of all kinds
         pass
 
 

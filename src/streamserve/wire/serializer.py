@@ -1,8 +1,8 @@
-"""The serializer given to LangServe: complete, line-safe, and typed beside the JSON.
+"""The serializer for LangServe: complete, safe for lines, and with types beside the JSON.
 
-Complete: every value of Python's and LangChain's own types has a JSON form (that of pydantic's JSON mode: a set is a
-list, bytes are base64, a Decimal is a text). Line-safe: U+2028, U+2029 and U+0085 are escaped, as the stock client
-breaks lines at them. Typed: see wire_types.
+Complete: every value of Python's and LangChain's own types has a JSON form, that of pydantic's JSON mode (a set is a
+list, bytes are base64, a Decimal is a text). Safe for lines: U+2028, U+2029 and U+0085 are escaped, because the stock
+client breaks lines at them. Types: see `wire.types`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from streamserve.wire.chunk_lines import ChunkLines
 from streamserve.wire.types import types_of
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-# UTF-8 of the three characters that str.splitlines() breaks at and JSON allows raw.
+# UTF-8 of the three characters at which str.splitlines() breaks and that JSON allows unescaped.
 _LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
 
 
 class Enveloped(dict[str, Any]):
-    """A value that LangServe takes for an event, in which it looks for `metadata`.
+    """An envelope with the `metadata` that LangServe expects of an event.
 
     Args:
-        value: what is sent.
+        value: value to send instead of the envelope.
     """
 
     def __init__(self, value: Any) -> None:
@@ -39,16 +39,16 @@ class Enveloped(dict[str, Any]):
 
 
 class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
-    """LangServe's serializer with a form for every value; one for each chain."""
+    """LangServe's serializer with a form for every value; each chain has its own."""
 
     def __init__(self) -> None:
         self._chunks = ChunkLines()
 
     def dumps(self, obj: Any) -> bytes:
-        """What follows `data: ` in a block: JSON, and if that does not tell all, a `types:` line.
+        """Return a block's data: JSON, and a `types:` line if the JSON loses types.
 
         Raises:
-            InvalidOutput: the value has no JSON form (such as an object of an unknown class).
+            InvalidOutput: the value has no JSON form, for example an object of an unknown class.
         """
         if type(obj) is str:
             return to_line(obj)
@@ -64,10 +64,10 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
         return line
 
     def dumpd(self, obj: Any) -> Any:
-        """Dicts, lists and scalars; the types go to the current call.
+        """Return dicts, lists and scalars, and keep the types in the current call.
 
         Raises:
-            InvalidOutput: as for `dumps`.
+            InvalidOutput: the value has no JSON form.
         """
         if call := current_call.get():
             call.types = types_of(obj)
@@ -75,7 +75,7 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
 
 
 def to_line(value: Any) -> bytes:
-    """JSON as UTF-8 bytes on one line, whatever splits lines.
+    """Return JSON as UTF-8 bytes on one line.
 
     Raises:
         InvalidOutput: the value has no JSON form.
@@ -88,7 +88,7 @@ def to_line(value: Any) -> bytes:
 
 
 def unbroken(data: bytes) -> bytes:
-    """JSON without what splits lines."""
+    """Return JSON with all line breaks escaped."""
     if not data.isascii():
         for raw, escaped in _LINE_BREAKS.items():
             data = data.replace(raw, escaped)
@@ -96,24 +96,24 @@ def unbroken(data: bytes) -> bytes:
 
 
 def typed_line(value: Any) -> bytes:
-    """JSON on one line, and if it does not tell all, a `types:` line behind it.
+    """Return JSON on one line, with a `types:` line after it if the JSON loses types.
 
     Raises:
         InvalidOutput: the value has no JSON form.
     """
-    line = to_line(value)  # first: it refuses what contains itself
+    line = to_line(value)  # first, because it refuses values that contain themselves
     types = types_of(value)
     return b"%s\ntypes: %s" % (line, to_line(types)) if types else line
 
 
 def split_types(line: bytes) -> tuple[bytes, bytes]:
-    """The JSON and that of its types; the latter may be empty."""
+    """Return the JSON of a value and of its types, which may be empty."""
     data, _, types = line.partition(b"\ntypes: ")
     return data, types
 
 
 def keep_output(output: Any) -> None:
-    """Keeps the current call's final output, where it cannot be merged from the chunks."""
+    """Keep the current call's final output, for outputs that cannot be merged from chunks."""
     if call := current_call.get():
         call.output = typed_line(output)
 

@@ -1,8 +1,8 @@
-"""What JSON does not tell: the types of values, beside the JSON instead of in it.
+"""Types that JSON loses, sent beside the JSON.
 
 A block's `types:` line (and the `types` key of an answer) maps JSON pointers (RFC 6901) to names, such as
-`{"/0": "tuple", "/a/b": "dict"}`. Clients that do not know it see the same JSON as from LangServe, as the HTML
-standard has them ignore unknown fields. `dict` marks a dict that only looks like a message or document.
+`{"/0": "tuple", "/a/b": "dict"}`. Clients that do not know it see the same JSON as from LangServe, because the HTML
+standard requires them to ignore unknown fields. `dict` marks a dict that only looks like a message or document.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def _tags() -> frozenset[str]:
     return frozenset(option.__metadata__[-1].tag for option in options)
 
 
-# The values of `type` by which clients know LangChain's classes.
+# Values of `type` by which clients recognise LangChain's classes.
 TAGS = _tags()
 
 
 def types_of(value: Any) -> dict[str, str]:
-    """The types of a value that its JSON does not tell; empty for nearly every chunk.
+    """Return the types that a value's JSON loses; empty for nearly every chunk.
 
     Args:
-        value: what is about to be serialized.
+        value: value before its serialization.
     """
     found: dict[str, str] = {}
     _walk(value, "", found)
@@ -62,7 +62,7 @@ def types_of(value: Any) -> dict[str, str]:
 
 
 def _is_simple(chunk: AIMessageChunk) -> bool:
-    # Nearly every token: nothing in it that could look like something else.
+    # Fast path for nearly every token: it holds no dict that could look like a message.
     return type(chunk.content) is str and not (
         chunk.additional_kwargs or chunk.response_metadata or chunk.tool_calls or chunk.invalid_tool_calls
     )
@@ -79,7 +79,7 @@ def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
     elif kind in NAMES:
         found[pointer] = NAMES[kind]
     for key, item in _children(value):
-        if type(item) not in _PLAIN:  # most are: a token's metadata has a dozen
+        if type(item) not in _PLAIN:  # a token's metadata has a dozen plain values
             _walk(item, f"{pointer}/{escaped(key)}", found)
 
 
@@ -100,5 +100,5 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def escaped(key: Any) -> str:
-    """A key as a part of a JSON pointer."""
+    """Return a key as a part of a JSON pointer."""
     return str(key).replace("~", "~0").replace("/", "~1")

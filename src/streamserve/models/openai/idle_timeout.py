@@ -9,7 +9,7 @@ import asyncio
 
 
 class IdleTimeout:
-    """Cancel the waiting task when one wait takes too long.
+    """A timer that cancels the waiting task when one wait takes too long.
 
     Args:
         limit: maximum duration of one wait, in seconds.

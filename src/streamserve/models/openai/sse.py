@@ -43,7 +43,7 @@ class SSEEvent:
 
 
 class SSEDecoder:
-    """Decode events from bytes in pieces of any size, in time linear to the number of bytes."""
+    """A decoder of events from bytes in pieces of any size, in time linear to the number of bytes."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
