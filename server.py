@@ -8,6 +8,6 @@ settings = Settings()
 app = create_app(discover(settings.chains), settings)
 
 if __name__ == "__main__":
-    from streamserve.cli.main import main
+    from streamserve.cli import main
 
     main(["serve"])

@@ -1,7 +1,7 @@
 """Protocol events of a chain's chat models, collected by a callback handler.
 
 LangChain's own bridge makes the events from the models' chunks. A model that a step calls for its whole answer streams
-as well, because the handler has LangChain's base class of streaming handlers.
+as well, because the handler has the methods of LangChain's streaming handlers.
 """
 
 from __future__ import annotations
