@@ -25,7 +25,7 @@ from benchmarks.against import compare
 from benchmarks.load import client
 from benchmarks.plan import ROUNDS, Plan
 from benchmarks.results import ELSEWHERE
-from benchmarks.servers import fleet
+from benchmarks.servers.fleet import fleet
 
 # Benchmarks side by side with LangServe and the bare path.
 COMPARED: dict[str, Callable[[Plan], None]] = {

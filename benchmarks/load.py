@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
-from benchmarks.memory_server import allow_files
-from benchmarks.servers import core
+from benchmarks.servers.fleet import core
+from benchmarks.servers.memory import allow_files
 from benchmarks.workload import HELD, Order, body_of
 
 LIMIT = 120.0

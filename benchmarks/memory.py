@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import TypeVar
 
-from benchmarks.memory_server import CHUNKS, allow_files, serving
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from benchmarks.rounds import Tried, tried
+from benchmarks.servers.memory import CHUNKS, allow_files, serving
 
 COUNT = 1000
 WARM_UP = 50

@@ -10,7 +10,7 @@ from typing import TypeVar
 from benchmarks.load import Client
 from benchmarks.results import Figure
 from benchmarks.rounds import TRIES, quotient
-from benchmarks.servers import Fleet
+from benchmarks.servers.fleet import Fleet
 
 ROUNDS = 5
 T = TypeVar("T")

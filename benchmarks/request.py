@@ -18,11 +18,11 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.applications import application
-from benchmarks.memory_server import ROOT
 from benchmarks.plan import Plan, ratio
 from benchmarks.results import Figure, report
-from benchmarks.servers import OURS, core
+from benchmarks.servers.applications import application
+from benchmarks.servers.fleet import OURS, core
+from benchmarks.servers.memory import ROOT
 from benchmarks.workload import Order, body_of
 
 VARIANTS = ("stock", "memory")

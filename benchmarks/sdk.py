@@ -26,7 +26,7 @@ import uvloop
 from benchmarks.plan import Plan, ratio
 from benchmarks.results import Figure, report
 from benchmarks.rounds import tried
-from benchmarks.servers import core
+from benchmarks.servers.fleet import core
 from benchmarks.workload import Order
 
 RATE = 50

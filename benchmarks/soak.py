@@ -41,7 +41,7 @@ class Server:
     """
 
     def __init__(self, log: Path) -> None:
-        command = [sys.executable, "-m", "uvicorn", "benchmarks.soak_server:app", "--port", "0", "--no-access-log"]
+        command = [sys.executable, "-m", "uvicorn", "benchmarks.servers.soak:app", "--port", "0", "--no-access-log"]
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
         deadline = monotonic() + LIMIT

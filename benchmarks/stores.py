@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +23,7 @@ import uvloop
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from benchmarks.rounds import difference, tried
-from deploy.services import free_port
+from benchmarks.servers.addresses import addresses
 from streamserve.lifespan import collect_what_is_new
 from streamserve.runs.writer import Writer
 from streamserve.settings import Settings
@@ -41,31 +38,6 @@ PADDING = b" " * 150  # a token's block has about 170 bytes
 END = b"end"
 LIMIT = 60.0
 T = TypeVar("T")
-
-
-@contextmanager
-def addresses() -> Iterator[dict[str, str]]:
-    """Yield the URLs of the stores to compare; Redis is left out if it is not installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        urls = {"memory": "memory:", "sqlite": f"sqlite:///{folder}/runs.sqlite"}
-        if shutil.which("redis-server") is None:
-            print("redis-server is not installed: Redis is left out")
-            yield urls
-            return
-        with _redis(folder) as url:
-            yield {**urls, "redis": url}
-
-
-@contextmanager
-def _redis(folder: str) -> Iterator[str]:
-    port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.kill()
-        process.wait()
 
 
 @asynccontextmanager

@@ -56,7 +56,7 @@ REGIMES = (Regime("hot", 1, 2000, 0.0), Regime("paced", 50, 100, 0.02))
 @contextmanager
 def serving(tokens: int) -> Iterator[str]:
     """Run a model server until the block ends; yield its base URL."""
-    command = [sys.executable, "-m", "benchmarks.upstream_server", str(tokens)]
+    command = [sys.executable, "-m", "benchmarks.servers.upstream", str(tokens)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

@@ -14,11 +14,11 @@ import pytest
 
 from benchmarks.against import table
 from benchmarks.plan import ratio
+from benchmarks.report.page import ABSENT, DOCS, render
+from benchmarks.report.targets import TARGETS
 from benchmarks.results import ELSEWHERE, Figure, report
 from benchmarks.rounds import LARGEST_RATIO, RESOLUTION, TRIES, difference, makes_sense, quotient, tried
 from benchmarks.workload import Order, tokens
-from scripts.performance_page import ABSENT, DOCS, render
-from scripts.targets import TARGETS
 from tests.docs import ROOT
 
 TIME_LIMIT = 300  # seconds: it starts a server of each variant
@@ -132,7 +132,7 @@ def test_a_figure_with_too_few_sound_rounds_is_left_out(
 @pytest.mark.parametrize("page", ["performance.md", "figures.md"])
 def test_each_page_of_figures_is_what_the_results_say(page: str) -> None:
     path = DOCS / page
-    assert path.read_text(encoding="utf-8") == render()[path], "run `python -m scripts.performance_page`"
+    assert path.read_text(encoding="utf-8") == render()[path], "run `python -m benchmarks.report.page`"
 
 
 def test_the_targets_stand_without_figures() -> None:

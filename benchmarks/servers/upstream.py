@@ -1,4 +1,4 @@
-"""A model server of little cost: `python -m benchmarks.upstream_server TOKENS` prints its port and serves."""
+"""A model server of little cost: `python -m benchmarks.servers.upstream TOKENS` prints its port and serves."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from benchmarks import workload
-from benchmarks.servers import Accounts
+from benchmarks.servers.fleet import Accounts
 
 graph = workload.graph()
 accounts = Starlette()

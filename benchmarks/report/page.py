@@ -1,4 +1,4 @@
-"""Write docs/performance.md and docs/figures.md from benchmarks/results.json: `python -m scripts.performance_page`."""
+"""Write docs/performance.md and docs/figures.md from benchmarks/results.json: `python -m benchmarks.report.page`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import ALONE, COMPARED
+from benchmarks.report.targets import TARGETS, Target
 from benchmarks.results import RESULTS, Figure
-from scripts.targets import TARGETS, Target
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 ABSENT = "not measured yet"
 LEFT_OUT = "left out"
 BENCHMARKS = COMPARED | ALONE
 
 PERFORMANCE = """# Performance
 
-<!-- Written by `python -m scripts.performance_page` from benchmarks/results.json. Run those, not an editor. -->
+<!-- Written by `python -m benchmarks.report.page` from benchmarks/results.json. Run those, not an editor. -->
 
 Measure StreamServe, LangServe and the bare path side by side on your machine, all benchmarks or the ones you name:
 
@@ -64,7 +64,7 @@ The column "transport alone" is the same ratio for a client that reads the bytes
 
 FIGURES = """# Figures
 
-<!-- Written by `python -m scripts.performance_page` from benchmarks/results.json. Run those, not an editor. -->
+<!-- Written by `python -m benchmarks.report.page` from benchmarks/results.json. Run those, not an editor. -->
 
 Look up what each benchmark measured; [performance.md](performance.md) has the targets and explains the variants.
 The time to a first token is split by package in `request`; the rest of `latency` is the web server's, the sockets' and

@@ -25,7 +25,7 @@ from streamserve.app import create_app
 from streamserve.catalog.registry import RegisteredChain, Registry
 from streamserve.settings import Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHUNKS = 100
 CHUNK = "token "
 MAX_READERS = 2000
@@ -90,7 +90,7 @@ def serving(*, traced: bool) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         descriptor, port = listener.fileno(), listener.getsockname()[1]
         options = ["-X", "tracemalloc"] if traced else []
-        command = [sys.executable, *options, "-m", "benchmarks.memory_server", str(descriptor)]
+        command = [sys.executable, *options, "-m", "benchmarks.servers.memory", str(descriptor)]
         process = subprocess.Popen(command, cwd=ROOT, pass_fds=[descriptor])
     try:
         yield port

@@ -23,7 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.memory_server import ROOT, allow_files
+from benchmarks.servers.addresses import addresses
+from benchmarks.servers.memory import ROOT, allow_files
 from deploy.services import free_port
 
 TICK = 0.001  # seconds: resolution of stalls of the loop
@@ -96,7 +97,7 @@ class Server:
         # The socket listens before the process starts, so that no client comes too early.
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
             self.port = listener.getsockname()[1]
-            command = [sys.executable, "-m", "benchmarks.servers", str(listener.fileno()), variant, store]
+            command = [sys.executable, "-m", "benchmarks.servers.fleet", str(listener.fileno()), variant, store]
             began = time.perf_counter()
             self._process = subprocess.Popen(
                 command, cwd=ROOT, pass_fds=[listener.fileno()], env=environment, stdout=subprocess.DEVNULL
@@ -156,8 +157,8 @@ class LangGraphServer(Server):
         self._folder = TemporaryDirectory()
         config = {
             "dependencies": ["."],
-            "graphs": {"graph": "benchmarks.langgraph_app:graph"},
-            "http": {"app": "benchmarks.langgraph_app:accounts"},
+            "graphs": {"graph": "benchmarks.servers.langgraph_app:graph"},
+            "http": {"app": "benchmarks.servers.langgraph_app:accounts"},
         }
         (Path(self._folder.name) / "langgraph.json").write_text(json.dumps(config), encoding="utf-8")
         flags = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "50", "--port", str(self.port)]
@@ -223,8 +224,6 @@ class Fleet:
 @contextmanager
 def fleet() -> Iterator[Fleet]:
     """Start servers as they are needed; stop all with the block."""
-    from benchmarks.stores import addresses
-
     with ExitStack() as stack:
         yield Fleet(stack.enter_context(addresses()), stack)
 
@@ -241,7 +240,7 @@ def _serve(descriptor: int, variant: str, store: str) -> None:
         gc.disable()  # as the command line does; the lifespan enables it
     import uvicorn
 
-    from benchmarks.applications import application
+    from benchmarks.servers.applications import application
 
     core(of_servers=variant != "upstream")
     allow_files(8192)

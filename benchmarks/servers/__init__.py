@@ -1,0 +1,1 @@
+"""Servers that the benchmarks measure: ours, the peers and a model server."""
