@@ -360,11 +360,11 @@ def test_langgraphs_own_client_reads_and_writes_threads(client: httpx.Client, th
 
 
 def test_a_message_from_python_comes_back_unchanged(client: httpx.Client, thread: str) -> None:
-    said = HumanMessage("typed", id="typed", additional_kwargs={"mark": 1})
-    update = {"values": {"messages": [said.model_dump()]}, "as_node": "write"}
+    message = HumanMessage("typed", id="typed", additional_kwargs={"mark": 1})
+    update = {"values": {"messages": [message.model_dump()]}, "as_node": "write"}
     assert client.post(f"{thread}/state", json=update).status_code == 200
     last = client.get(f"{thread}/state").json()["values"]["messages"][-1]
-    assert HumanMessage.model_validate(last) == said
+    assert HumanMessage.model_validate(last) == message
 
 
 @pytest.mark.parametrize(("method", "path", "body"), [("POST", "/state", UPDATE), ("DELETE", "", None)])
@@ -372,8 +372,8 @@ def test_a_thread_with_a_live_run_cannot_be_changed_or_deleted(
     client: httpx.Client, method: str, path: str, body: Any
 ) -> None:
     name = f"busy-{next(_threads)}"
-    asked = {"input": {}, "config": {"configurable": {"thread_id": name}}}
-    run_id = client.post("/waiting/runs", json=asked).json()["run_id"]
+    start = {"input": {}, "config": {"configurable": {"thread_id": name}}}
+    run_id = client.post("/waiting/runs", json=start).json()["run_id"]
     answer = client.request(method, f"/waiting/threads/{name}{path}", json=body)
     assert_error(answer, 409, "thread_busy")
     assert answer.json()["holder"] == run_id

@@ -90,7 +90,7 @@ async def test_a_complete_run_gives_its_output_and_runs_no_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiled", "asked"),
+    ("compiled", "breakpoints"),
     [
         ({"interrupt_before": ["second"]}, {}),
         ({"interrupt_after": ["first"]}, {}),
@@ -99,10 +99,10 @@ async def test_a_complete_run_gives_its_output_and_runs_no_step() -> None:
         ({}, {"interrupt_after": "*"}),
     ],
 )
-async def test_recovery_does_not_pass_a_breakpoint(compiled: Any, asked: Any) -> None:
+async def test_recovery_does_not_pass_a_breakpoint(compiled: Any, breakpoints: Any) -> None:
     made = graph(first, second, **compiled)
-    await made.ainvoke({"text": ""}, RUN, **asked)
-    found = await progress_of(made, THREAD, "r", asked)
+    await made.ainvoke({"text": ""}, RUN, **breakpoints)
+    found = await progress_of(made, THREAD, "r", breakpoints)
     assert isinstance(found, StoppedGraph)
     assert await output_of(found) == ([{INTERRUPT: []}], {"text": "first"})
     assert ran == ["first"]
@@ -121,8 +121,8 @@ async def test_a_question_is_asked_again_without_its_step(version: Literal["v1",
     await made.ainvoke({"text": ""}, RUN)
     found = await progress_of(made, THREAD, "r", {})
     chunks, output = await output_of(found, {"version": version})
-    (asked,) = output.interrupts if version == "v2" else output[INTERRUPT]
-    assert (asked.value, len(chunks)) == ("sure?", 1)
+    (question,) = output.interrupts if version == "v2" else output[INTERRUPT]
+    assert (question.value, len(chunks)) == ("sure?", 1)
     assert ran == ["first", "ask"]
 
 

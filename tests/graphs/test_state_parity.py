@@ -277,8 +277,8 @@ def test_several_updates_are_made_in_one_call(remote: Callable[[str], Any]) -> N
 
 def test_a_fork_continues_from_an_older_checkpoint(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
-        asked = graph.invoke({"log": []}, config)[INTERRUPT]
-        graph.invoke(Command(resume={one.id: "yes" for one in asked}), config)
+        interrupts = graph.invoke({"log": []}, config)[INTERRUPT]
+        graph.invoke(Command(resume={one.id: "yes" for one in interrupts}), config)
         past = list(graph.get_state_history(config))
         before = next(state for state in past if state.next == ("check",))
         yield graph.invoke(None, before.config)
@@ -293,22 +293,22 @@ def test_a_fork_continues_from_an_older_checkpoint(remote: Callable[[str], Any])
 
 def test_a_subgraph_has_its_own_state_history_and_updates(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
-        asked = graph.invoke({"log": []}, config)[INTERRUPT]
+        interrupts = graph.invoke({"log": []}, config)[INTERRUPT]
         inner = graph.get_state(config).tasks[0].state
         yield graph.get_state(inner)
         yield from graph.get_state_history(inner)
         yield graph.update_state(inner, {"log": ["inside"]}, as_node="first")
         yield graph.get_state(config, subgraphs=True)
-        yield graph.invoke(Command(resume={asked[1].id: "yes"}), config)
+        yield graph.invoke(Command(resume={interrupts[1].id: "yes"}), config)
 
     assert_alike(play, "asking", remote)
 
 
 def test_a_run_resumes_from_a_checkpoint_of_a_subgraph(remote: Callable[[str], Any]) -> None:
     def play(graph: Any, config: Any) -> Iterator[Any]:
-        asked = graph.invoke({"log": []}, config)[INTERRUPT]
+        interrupts = graph.invoke({"log": []}, config)[INTERRUPT]
         inside = graph.get_state(config, subgraphs=True).tasks[0].state
-        graph.invoke(Command(resume={one.id: "yes" for one in asked}), config)
+        graph.invoke(Command(resume={one.id: "yes" for one in interrupts}), config)
         yield graph.invoke(None, inside.config)
         yield graph.get_state(config, subgraphs=True)
 
@@ -334,11 +334,11 @@ def test_a_thread_is_deleted_with_its_past(remote: Callable[[str], Any]) -> None
 def test_a_state_and_its_forks_outlive_the_server(tmp_path: Path) -> None:
     config, place = config_of("kept"), f"sqlite:///{tmp_path}/checkpoints.sqlite"
     with serving(app_of("asking", checkpoints=place)) as url, RemoteRunnable[Any, Any](f"{url}/asking") as graph:
-        asked = graph.invoke({"log": []}, config)[INTERRUPT]
+        interrupts = graph.invoke({"log": []}, config)[INTERRUPT]
         before = [graph.get_state(config, subgraphs=True), *graph.get_state_history(config)]
     with serving(app_of("asking", checkpoints=place)) as url, RemoteRunnable[Any, Any](f"{url}/asking") as graph:
         assert [graph.get_state(config, subgraphs=True), *graph.get_state_history(config)] == before
-        done = graph.invoke(Command(resume={one.id: "yes" for one in asked}), config)
+        done = graph.invoke(Command(resume={one.id: "yes" for one in interrupts}), config)
         fork = graph.update_state(before[0].config, {"left": 7})
         past = list(graph.get_state_history(config))
     with serving(app_of("asking", checkpoints=place)) as url, RemoteRunnable[Any, Any](f"{url}/asking") as graph:

@@ -48,6 +48,6 @@ def test_the_examples_loop_nest_and_interrupt(stream: Stream) -> None:
     del stream
     assert len(local("loop", {"stream_mode": "values", "subgraphs": False})) == STEPS + 1
     assert max(len(ns) for ns, _ in local("nested", {"stream_mode": "custom", "subgraphs": True})) == 2
-    asked = [item for item in local("interrupts", {"stream_mode": "updates"}) if "__interrupt__" in item]
-    assert len(asked) == 3
+    interrupted = [item for item in local("interrupts", {"stream_mode": "updates"}) if "__interrupt__" in item]
+    assert len(interrupted) == 3
     assert len([item for item in local("questions", {"stream_mode": "updates"}) if "__interrupt__" in item]) == 2

@@ -22,7 +22,7 @@ class Bench:
 
     def __init__(self, **settings: Any) -> None:
         self.gate = Gate()
-        self.said = 0
+        self.count = 0
         self.stopped = threading.Event()
         endless = RunnableGenerator(self.endless)
         chains = {"endless": endless, "gated": RunnableGenerator(self.gated), "large": RunnableGenerator(self.large)}
@@ -34,8 +34,8 @@ class Bench:
             pass
         try:
             while True:
-                self.said += 1
-                yield self.said
+                self.count += 1
+                yield self.count
                 await asyncio.sleep(0)
         finally:
             self.stopped.set()

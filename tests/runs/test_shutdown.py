@@ -29,20 +29,20 @@ from typing import Any
 from langchain_core.runnables import RunnableGenerator
 from tests.runs.support import app_of
 
-go_on = asyncio.Event()
+released = asyncio.Event()
 
 async def say(inputs: Any) -> Any:
     async for _ in inputs:
         pass
     yield "first"
-    await go_on.wait()
+    await released.wait()
     yield "last"
 
 app = app_of({"gated": RunnableGenerator(say)}, drain_time=DRAIN, cancel_grace=0.2)
 
 @app.post("/go-on")
 async def open_gate() -> None:
-    go_on.set()
+    released.set()
 """
 
 
@@ -167,7 +167,7 @@ async def test_a_shutdown_waits_for_a_run_that_is_being_stored(monkeypatch: pyte
         return await acquire(record, alone=alone)
 
     async def events() -> Events:
-        yield {"event": "data", "data": '"said"'}
+        yield {"event": "data", "data": '"word"'}
         yield {"event": "end"}
 
     monkeypatch.setattr(runs.store, "acquire", slowly)
