@@ -20,7 +20,7 @@ def test_an_end_block_has_empty_data_for_browsers() -> None:
 
 def test_an_error_block_holds_the_five_fields_in_order() -> None:
     assert error_block(4, RunTimeout().event("r")) == (
-        b'id: 4\nevent: error\ndata: {"status_code":504,"message":"The run took longer than it may",'
+        b'id: 4\nevent: error\ndata: {"status_code":504,"message":"The run exceeded its time limit",'
         b'"code":"timeout","retryable":false,"run_id":"r"}\n\n'
     )
 

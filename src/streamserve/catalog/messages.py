@@ -40,7 +40,7 @@ def is_message(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType) and all(map(is_message, options))
 
 
-def widened(annotation: Any, *, removes: bool) -> Any:
+def widen(annotation: Any, *, removes: bool) -> Any:
     """Return the type that accepts a message in any form.
 
     Args:
@@ -64,9 +64,9 @@ def merges_messages(metadata: Sequence[Any]) -> bool:
     return any(one in _REDUCERS or getattr(one, "func", None) is _ADD for one in metadata)
 
 
-def merged() -> Any:
+def merged_messages() -> Any:
     """Return the input type of that reducer: messages in any form, or a single one."""
-    one = widened(AnyMessage, removes=True)
+    one = widen(AnyMessage, removes=True)
     several: TypeAdapter[Any] = TypeAdapter(list[one])  # type: ignore[valid-type]
     single: TypeAdapter[Any] = TypeAdapter(one)
 

@@ -53,9 +53,12 @@ class BrokenModule:
     line: int | None
     cause: str
 
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{place}: {self.cause}"
+        return f"{self.place}: {self.cause}"
 
 
 class BrokenModules(Exception):

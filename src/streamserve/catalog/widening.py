@@ -10,7 +10,7 @@ from typing import Annotated, Any, NotRequired, Required, Union, cast, get_args,
 from pydantic import BaseModel, Field, create_model
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
-from streamserve.catalog.messages import is_message, merged, merges_messages, widened
+from streamserve.catalog.messages import is_message, merged_messages, merges_messages, widen
 
 
 def with_messages(annotation: Any, *, in_graph: bool) -> Any:
@@ -35,7 +35,7 @@ class _Widening:
 
     def of(self, annotation: Any) -> Any:
         if is_message(annotation):
-            return widened(annotation, removes=self._in_graph)
+            return widen(annotation, removes=self._in_graph)
         if hasattr(annotation, "__metadata__"):
             return self._annotated(annotation)
         if get_args(annotation):
@@ -45,7 +45,7 @@ class _Widening:
     def _annotated(self, annotation: Any) -> Any:
         metadata = annotation.__metadata__
         is_merged = self._in_graph and merges_messages(metadata)
-        inner = merged() if is_merged else self.of(get_args(annotation)[0])
+        inner = merged_messages() if is_merged else self.of(get_args(annotation)[0])
         return Annotated[(inner, *metadata)]
 
     def _generic(self, annotation: Any) -> Any:

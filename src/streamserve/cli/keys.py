@@ -37,7 +37,7 @@ def key(context: click.Context, path: Path | None) -> None:
 @click.option("--expires", help="Lifetime such as 12h, 90d or 4w, or a day such as 2030-01-31.")
 @click.pass_obj
 def new(keys: KeyFile, name: str, scopes: tuple[str, ...], expires: str | None) -> None:
-    """Make a key for the principal NAME. It is shown only once, because the file keeps its hash."""
+    """Make a key for the principal NAME. It is shown only once, because the file keeps only its hash."""
     try:
         click.echo(keys.add(name, scopes, _moment(expires) if expires else None))
     except (ValueError, OSError) as error:

@@ -42,7 +42,8 @@ main.add_command(key)
 @click.option("--app", "target", help="Application to serve [default: server:app, or the chains of this folder].")
 def serve(host: str | None, port: int | None, workers: int | None, dev: bool, target: str | None) -> None:
     """Serve the chains of this folder."""
-    # Startup makes half a million lasting objects, and collections among them cost 0.3 s. The lifespan enables them.
+    # Startup makes half a million lasting objects, and garbage collections among them cost 0.3 s. The lifespan
+    # enables the collector.
     gc.disable()
     import uvicorn
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from streamserve.call import Call
 from streamserve.errors import Internal, InvalidInput, ServeError, StoreUnavailable, providers
+from streamserve.errors.places import entry, invalid
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,10 @@ def explain(error: BaseException, call: Call) -> ServeError:
         InvalidInput if the caller's config caused the exception; else the result of `classify`.
     """
     if _is_configured(call) and _is_of_template(error):
-        place = ["body", "config", "configurable"]
-        return InvalidInput([{"loc": place, "msg": _first_line(error), "type": "template_error"}])
+        return invalid(("body", "config", "configurable"), _first_line(error), "template_error")
     if isinstance(error, GraphRecursionError) and any("recursion_limit" in config for config in call.configs):
-        place = ["body", "config", "recursion_limit"]
-        return InvalidInput([{"loc": place, "msg": "The graph takes more steps than this limit", "type": "too_small"}])
+        place = ("body", "config", "recursion_limit")
+        return invalid(place, "The graph takes more steps than this limit", "too_small")
     shown = classify(error)
     if type(shown) is Internal and call.expose_errors and str(error):
         return Internal(str(error)[:MAX_TEXT])
@@ -87,8 +87,7 @@ def classify(error: BaseException) -> ServeError:
     if _is_database_away(error):
         return StoreUnavailable("The store of the conversations cannot be reached")
     if type(error).__name__ == "EmptyInputError":  # of LangGraph: the input is `null` and the thread has no checkpoint
-        message = "Cannot resume: the thread has no checkpoint"
-        return InvalidInput([{"loc": ["body"], "msg": message, "type": "missing"}])
+        return invalid(("body",), "Cannot resume: the thread has no checkpoint", "missing")
     if refused := _refused_resume(error):
         return refused
     return providers.classify(error) or Internal()
@@ -96,13 +95,12 @@ def classify(error: BaseException) -> ServeError:
 
 def _refused_resume(error: BaseException) -> InvalidInput | None:
     """Return the error for a `Command(resume=...)` that does not answer the thread's interrupts."""
-    place = ["body", "input", "resume"]
+    place = ("body", "input", "resume")
     if isinstance(error, ValidationError) and is_invalid_resume(error):
         found = error.errors(include_url=False)
-        return InvalidInput([{"loc": [*place, *at["loc"]], "msg": at["msg"], "type": at["type"]} for at in found])
+        return InvalidInput([entry((*place, *at["loc"]), at["msg"], at["type"]) for at in found])
     if isinstance(error, UnknownInterruptError) or str(error).startswith(_AMBIGUOUS):
-        message = "Input should be an object that maps the interrupts' ids to answers"
-        return InvalidInput([{"loc": place, "msg": message, "type": "ambiguous_resume"}])
+        return invalid(place, "Input should be an object that maps the interrupts' ids to answers", "ambiguous_resume")
     return None
 
 

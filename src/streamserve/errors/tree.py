@@ -116,7 +116,7 @@ class NotFound(ServeError):
 class Unauthenticated(ServeError):
     """The credential is missing or invalid."""
 
-    status, code, message = 401, "unauthenticated", "A credential is needed"
+    status, code, message = 401, "unauthenticated", "A credential is required"
     headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
     @classmethod
@@ -216,7 +216,7 @@ class TooManyRuns(ServeError):
 class Overloaded(ServeError):
     """The worker is at its limit of active runs."""
 
-    status, code, retryable, message = 503, "overloaded", True, "The server has as many runs as it takes"
+    status, code, retryable, message = 503, "overloaded", True, "The server is at its limit of active runs"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
@@ -269,7 +269,7 @@ class UpstreamTruncated(ServeError):
     """The model's stream ended before its answer was complete."""
 
     status, code, retryable = 502, "upstream_truncated", True
-    message = "The model's answer ended before it was whole"
+    message = "The model's answer ended before it was complete"
 
 
 class UpstreamFailed(ServeError):
@@ -288,7 +288,7 @@ class Cancelled(ServeError):
 class RunTimeout(ServeError):
     """The run's deadline passed."""
 
-    status, code, message = 504, "timeout", "The run took longer than it may"
+    status, code, message = 504, "timeout", "The run exceeded its time limit"
 
 
 class RunLost(ServeError):
@@ -321,7 +321,7 @@ class IdentityUnavailable(ServeError):
 class LogFull(ServeError):
     """The run's output exceeds the server's limit of blocks or bytes for one run."""
 
-    status, code, message = 507, "log_full", "The run made more output than may be kept"
+    status, code, message = 507, "log_full", "The run's output exceeds its limit"
 
 
 class RunExpired(ServeError):
@@ -347,7 +347,7 @@ class RunExpired(ServeError):
 class TooManyReaders(ServeError):
     """The run is at its limit of readers."""
 
-    status, code, retryable, message = 429, "too_many_readers", True, "The run has as many readers as it may"
+    status, code, retryable, message = 429, "too_many_readers", True, "The run is at its limit of readers"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 

@@ -1,4 +1,4 @@
-"""Send events of version 3 in the compact form of `compact_form`."""
+"""Events of version 3 in the compact form of `compact_form`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from streamserve.events.compact_form import VERSION, pack
 from streamserve.events.protocol import Event, EventSource
-from streamserve.wire.serializer import Enveloped
+from streamserve.wire.serializer import Envelope
 
 
-async def compacted(source: EventSource) -> AsyncGenerator[Enveloped]:
+async def compact_events(source: EventSource) -> AsyncGenerator[Envelope]:
     """Yield the events in their compact form.
 
     Args:
@@ -20,10 +20,10 @@ async def compacted(source: EventSource) -> AsyncGenerator[Enveloped]:
     began = int(time.time() * 1000)
     compactor = Compactor(began)
     encode = compactor.run_event if source.kind == "run" else compactor.message_event
-    yield Enveloped({"version": VERSION, "kind": source.kind, "timestamp": began})
+    yield Envelope({"version": VERSION, "kind": source.kind, "timestamp": began})
     try:
         async for event in source.events:
-            yield Enveloped(encode(event))
+            yield Envelope(encode(event))
     finally:
         await source.events.aclose()
 

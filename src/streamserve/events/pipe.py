@@ -51,7 +51,7 @@ class Pipe:
 _END = object()
 
 
-async def piped(fill: Callable[[Pipe], Coroutine[Any, Any, None]]) -> AsyncGenerator[Any]:
+async def pipe_from(fill: Callable[[Pipe], Coroutine[Any, Any, None]]) -> AsyncGenerator[Any]:
     """Yield the items that `fill` puts into a pipe, until it returns.
 
     Args:

@@ -19,7 +19,7 @@ from langgraph.stream import AsyncGraphRunStream, StreamTransformer
 from streamserve.catalog.chain import StreamMode
 from streamserve.errors import Internal
 from streamserve.events.messages import MessageEvents, Metadata
-from streamserve.events.pipe import Pipe, piped
+from streamserve.events.pipe import Pipe, pipe_from
 from streamserve.private_names.langchain_core import without_beta_warning
 from streamserve.wire.merge import merge
 
@@ -74,12 +74,12 @@ async def _native(runnable: Runnable[Any, Any], input: Any, config: RunnableConf
 
 
 def _for_graph(arguments: dict[str, Any]) -> dict[str, Any]:
-    asked = arguments.pop("stream_mode", None)
-    if asked is None:
+    requested = arguments.pop("stream_mode", None)
+    if requested is None:
         return arguments
-    wanted = (asked,) if isinstance(asked, str) else tuple(asked)
+    wanted = (requested,) if isinstance(requested, str) else tuple(requested)
 
-    class Asked(StreamTransformer):
+    class Requested(StreamTransformer):
         """A request for the caller's modes to the graph."""
 
         required_stream_modes = wanted
@@ -90,7 +90,7 @@ def _for_graph(arguments: dict[str, Any]) -> dict[str, Any]:
         def process(self, _event: Any) -> bool:
             return True
 
-    return {**arguments, "transformers": [Asked]}
+    return {**arguments, "transformers": [Requested]}
 
 
 async def _of_model(stream: AsyncChatModelStream) -> AsyncGenerator[Event]:
@@ -138,7 +138,7 @@ def _of_chain(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig) 
             await pipe.room()
         pipe.put(_event("values", _output(chunks)))
 
-    return piped(fill)
+    return pipe_from(fill)
 
 
 def _output(chunks: Sequence[Any]) -> Any:

@@ -172,14 +172,10 @@ def _list(kind: str, items: Sequence[str]) -> str:
 
 def _broken(modules: Sequence[BrokenModule]) -> str:
     items = "".join(
-        f'<li><code class="place">{escape(_place(module))}</code><code>{escape(module.cause)}</code></li>'
+        f'<li><code class="place">{escape(module.place)}</code><code>{escape(module.cause)}</code></li>'
         for module in modules
     )
     return f'<section class="broken"><h2>Left out: broken modules</h2><ul>{items}</ul></section>'
-
-
-def _place(module: BrokenModule) -> str:
-    return f"{module.file}:{module.line}" if module.line else module.file
 
 
 def _printing(served: ServedRunnable) -> str:

@@ -20,7 +20,7 @@ from streamserve.catalog.chain import StreamMode
 from streamserve.catalog.registry import RegisteredChain
 from streamserve.catalog.schemas import with_enums, with_examples
 from streamserve.catalog.widening import with_messages
-from streamserve.events.compact import compacted
+from streamserve.events.compact import compact_events
 from streamserve.events.protocol import open_events
 from streamserve.graphs import graph as graphs
 from streamserve.graphs import input as graph_input
@@ -214,7 +214,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             if call.events == "v3":
                 call.phase, call.task = "chain", asyncio.current_task()
                 modes = self.served.chain.stream_modes
-                events = compacted(await open_events(self.bound, input, own, modes, **self._asked()))
+                events = compact_events(await open_events(self.bound, input, own, modes, **self._asked()))
             else:
                 kwargs["version"] = call.events
                 events = self._streamed.astream_events(input, own, **self._asked(), **kwargs)

@@ -11,7 +11,7 @@ from langchain_core.runnables.utils import AddableDict
 from langserve.serialization import WellKnownLCObject
 
 from streamserve.lcel.chunk_sum import ChunkSum
-from streamserve.wire.types import TAGS, escaped
+from streamserve.wire.types import TAGS, escape
 
 
 def decode(value: Any, types: dict[str, str], pointer: str = "") -> Any:
@@ -22,7 +22,7 @@ def decode(value: Any, types: dict[str, str], pointer: str = "") -> Any:
         return value
     if value.get("type") in TAGS and types.get(pointer) != "dict":
         return WellKnownLCObject.model_validate(value).root
-    return {key: decode(item, types, f"{pointer}/{escaped(key)}") for key, item in value.items()}
+    return {key: decode(item, types, f"{pointer}/{escape(key)}") for key, item in value.items()}
 
 
 def merge(chunks: Sequence[Any]) -> Any:

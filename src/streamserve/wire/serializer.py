@@ -26,7 +26,7 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
 
 
-class Enveloped(dict[str, Any]):
+class Envelope(dict[str, Any]):
     """An envelope with the `metadata` that LangServe expects of an event.
 
     Args:
@@ -53,9 +53,9 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
         if type(obj) is str:
             return to_line(obj)
         if type(obj) is not AIMessageChunk:
-            return typed_line(obj.value if type(obj) is Enveloped else obj)
+            return typed_line(obj.value if type(obj) is Envelope else obj)
         line = self._chunks.line(obj)
-        return self._learned(obj) if line is None else unbroken(line)
+        return self._learned(obj) if line is None else escape_line_breaks(line)
 
     def _learned(self, chunk: AIMessageChunk) -> bytes:
         line = typed_line(chunk)
@@ -84,10 +84,10 @@ def to_line(value: Any) -> bytes:
         data = orjson.dumps(value, default=_plain, option=_OPTIONS)
     except (TypeError, ValueError, RecursionError):
         data = _beyond_orjson(value)
-    return unbroken(data)
+    return escape_line_breaks(data)
 
 
-def unbroken(data: bytes) -> bytes:
+def escape_line_breaks(data: bytes) -> bytes:
     """Return JSON with all line breaks escaped."""
     if not data.isascii():
         for raw, escaped in _LINE_BREAKS.items():

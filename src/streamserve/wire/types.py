@@ -80,7 +80,7 @@ def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
         found[pointer] = NAMES[kind]
     for key, item in _children(value):
         if type(item) not in _PLAIN:  # a token's metadata has a dozen plain values
-            _walk(item, f"{pointer}/{escaped(key)}", found)
+            _walk(item, f"{pointer}/{escape(key)}", found)
 
 
 def _children(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -99,6 +99,6 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
     return ()
 
 
-def escaped(key: Any) -> str:
+def escape(key: Any) -> str:
     """Return a key as a part of a JSON pointer."""
     return str(key).replace("~", "~0").replace("/", "~1")

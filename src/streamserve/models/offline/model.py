@@ -75,13 +75,13 @@ def answer(
     call = next_call(messages, question, tools, tool_choice)
     chunks = _call_chunks(call) if call else _text_chunks(reply(question), stop or ())
     yield from (ChatGenerationChunk(message=chunk) for chunk in chunks)
-    asked = sum(len(_tokens(str(message.text))) for message in messages)
+    prompt = sum(len(_tokens(str(message.text))) for message in messages)
     reason = {"finish_reason": "tool_calls" if call else "stop"}
     last = AIMessageChunk(
         content="",
         chunk_position="last",
         response_metadata={"model_name": MODEL_NAME, **reason},
-        usage_metadata={"input_tokens": asked, "output_tokens": len(chunks), "total_tokens": asked + len(chunks)},
+        usage_metadata={"input_tokens": prompt, "output_tokens": len(chunks), "total_tokens": prompt + len(chunks)},
     )
     yield ChatGenerationChunk(message=last, generation_info=reason)
 

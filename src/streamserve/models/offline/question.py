@@ -45,15 +45,15 @@ class Question(NamedTuple):
 
 def read(messages: Sequence[BaseMessage]) -> Question:
     """Find the question of a conversation with its sources and tool results."""
-    asked = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=len(messages) - 1)
-    full = str(messages[asked].text) if messages else ""
+    last = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=len(messages) - 1)
+    full = str(messages[last].text) if messages else ""
     first_paragraph = full.strip().split("\n\n", maxsplit=1)[0]
     return Question(
         text=shorten((_LABELLED.findall(full) or [first_paragraph])[-1], QUOTE_LENGTH, placeholder=" ..."),
         full=full,
         background=" ".join(str(m.text) for m in messages if isinstance(m, SystemMessage)),
-        passages=_PASSAGE.findall("\n".join(str(m.text) for m in messages[: asked + 1])),
-        results=[(m.name or "tool", str(m.text)) for m in messages[asked + 1 :] if isinstance(m, ToolMessage)],
+        passages=_PASSAGE.findall("\n".join(str(m.text) for m in messages[: last + 1])),
+        results=[(m.name or "tool", str(m.text)) for m in messages[last + 1 :] if isinstance(m, ToolMessage)],
     )
 
 
