@@ -32,7 +32,6 @@ from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
 from streamserve.lcel.traced_stream import closed
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.output_forms import BatchResults, OtherOutput, changes_form
-from streamserve.serving.stream_callbacks import without_aggregator
 from streamserve.wire.serializer import keep_output
 
 
@@ -168,7 +167,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         """As the chain; a graph streams in the modes of the request."""
         call = current_call.get() or Call()
         call.phase, call.task = "chain", asyncio.current_task()
-        graph, config = self.graph, without_aggregator(config)
+        graph = self.graph
         if graph is not None:
             arguments = {**self._default_modes(graph), **call.kwargs}
             async with self._begun(input, config) as own:

@@ -7,16 +7,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
-from langserve.callbacks import AsyncEventAggregatorCallback
 
 from streamserve import Chain
 from streamserve.app import create_app
-from streamserve.serving.stream_callbacks import without_aggregator
 from tests.fakes import Conversation, Topic, registry_of
-from tests.observed import AsyncRecorder
 
 seen: list[str] = []
 
@@ -53,25 +50,3 @@ def test_a_stream_has_no_aggregator(client: httpx.Client, name: str, endpoint: s
     assert client.post(f"/{name}/{endpoint}", json=body).status_code == 200
     assert ("AsyncEventAggregatorCallback" in seen) is aggregated
     assert seen != ["nothing"]
-
-
-def test_other_handlers_stay() -> None:
-    mine = AsyncRecorder()
-    given: RunnableConfig = {"callbacks": [mine, AsyncEventAggregatorCallback()], "tags": ["a"]}
-    assert without_aggregator(given) == {"callbacks": [mine], "tags": ["a"]}
-    assert len(given["callbacks"]) == 2  # type: ignore[arg-type]
-
-
-def test_a_manager_keeps_its_other_handlers() -> None:
-    mine, manager = AsyncRecorder(), AsyncCallbackManager([])
-    for handler in (mine, AsyncEventAggregatorCallback()):
-        manager.add_handler(handler, inherit=True)
-    reduced = (without_aggregator({"callbacks": manager}) or {}).get("callbacks")
-    assert isinstance(reduced, AsyncCallbackManager)
-    assert reduced.handlers == reduced.inheritable_handlers == [mine]
-    assert len(manager.handlers) == 2
-
-
-@pytest.mark.parametrize("config", [None, {}, {"callbacks": None}, {"callbacks": []}])
-def test_a_config_without_handlers_is_the_same(config: RunnableConfig | None) -> None:
-    assert without_aggregator(config) is config
