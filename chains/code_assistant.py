@@ -16,8 +16,8 @@ SYSTEM = (
 
 
 class CodeRequest(BaseModel):
-    request: str = Field(description="What to write, change or explain.", examples=["Add type hints"])
-    code: str = Field("", description="What is in the editor; empty for something new.")
+    request: str = Field(description="Request to write, change or explain code.", examples=["Add type hints"])
+    code: str = Field("", description="Code in the editor; empty for new code.")
     language: str = Field("Python", description="The programming language.")
 
 
@@ -26,7 +26,7 @@ class CodeAnswer(TypedDict):
 
     language: Annotated[str, ..., "The programming language of the code."]
     code: Annotated[str, ..., "The whole new content of the editor."]
-    explanation: Annotated[str, ..., "What was done and why, in two sentences."]
+    explanation: Annotated[str, ..., "The changes and their reasons, in two sentences."]
 
 
 prompt = ChatPromptTemplate.from_messages(

@@ -9,7 +9,7 @@ from streamserve.models import chat_model
 
 
 class JokeInput(BaseModel):
-    topic: str = Field(description="What the joke is about.", examples=["a programmer"])
+    topic: str = Field(description="Topic of the joke.", examples=["a programmer"])
 
 
 prompt = ChatPromptTemplate.from_template("Tell me a short joke about {topic}.")

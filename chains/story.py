@@ -22,7 +22,7 @@ FALLBACK = ["Go on", "Turn back"]  # for a model that offers no choices
 
 
 class StoryInput(BaseModel):
-    premise: str = Field(description="What the story is about.", min_length=1, examples=["a lighthouse"])
+    premise: str = Field(description="Subject of the story.", min_length=1, examples=["a lighthouse"])
 
 
 # Scenes are messages, so that their tokens stream. Choices are not, because they would stream as well.

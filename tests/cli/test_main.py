@@ -99,7 +99,7 @@ def test_new_writes_a_module_that_is_listed_at_once(team: Team, options: list[st
     assert run("list").output == "code-helper  Code helper.\n"
 
 
-def test_what_new_writes_passes_the_check(team: Team) -> None:
+def test_a_new_module_passes_the_check(team: Team) -> None:
     run("new", "joke")
     run("new", "agent", "--graph")
     (team.root / "langgraph.json").write_text(json.dumps({"graphs": {"agent": f"{team.package}.agent:graph"}}))

@@ -19,7 +19,7 @@ from streamserve.models import chat_model
 
 
 class {model}Input(BaseModel):
-    text: str = Field(description="What to work on.")
+    text: str = Field(description="Text to work on.")
 
 
 prompt = ChatPromptTemplate.from_template("{title}: {{text}}")

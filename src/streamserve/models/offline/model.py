@@ -42,37 +42,29 @@ class OfflineChatModel(BaseChatModel):
     ) -> Runnable[Any, AIMessage]:
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs)
 
-    def _stream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        for chunk in answer(messages, stop, **kwargs):
+    def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for chunk in answer(messages, *args, **kwargs):
             time.sleep(self.pace)
             yield chunk
 
     async def _astream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
+        self, messages: list[BaseMessage], *args: Any, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        for chunk in answer(messages, stop, **kwargs):
+        for chunk in answer(messages, *args, **kwargs):
             await asyncio.sleep(self.pace)
             yield chunk
 
-    def _generate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
-    ) -> ChatResult:
-        return generate_from_stream(answer(messages, stop, **kwargs))
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        return generate_from_stream(answer(messages, *args, **kwargs))
 
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, *_: Any, **kwargs: Any
-    ) -> ChatResult:
-        return self._generate(messages, stop, **kwargs)
+    async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        return self._generate(messages, *args, **kwargs)
 
 
-def answer(
-    messages: list[BaseMessage], stop: list[str] | None, *, tools: Any = (), tool_choice: str | None = None, **_: Any
-) -> Iterator[ChatGenerationChunk]:
+def answer(messages: list[BaseMessage], stop: Any = None, *_: Any, **bound: Any) -> Iterator[ChatGenerationChunk]:
     """Yield the chunks of the answer to a conversation, without a pause."""
     question = read(messages)
-    call = next_call(messages, question, tools, tool_choice)
+    call = next_call(messages, question, bound.get("tools", ()), bound.get("tool_choice"))
     chunks = _call_chunks(call) if call else _text_chunks(reply(question), stop or ())
     yield from (ChatGenerationChunk(message=chunk) for chunk in chunks)
     prompt = sum(len(_tokens(str(message.text))) for message in messages)
