@@ -8,7 +8,7 @@ from typing import Any
 
 from streamserve.stores import RunStore
 from streamserve.stores.redis import RedisStore
-from streamserve.stores.redis.appends import Append
+from streamserve.stores.redis.pipeline import Append
 from streamserve.stores.redis.scripts import CLAIM, CREATE, Script
 
 # Variable of the environment: the phase.

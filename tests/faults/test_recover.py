@@ -1,4 +1,4 @@
-"""A graph's run whose worker is killed goes on in another one, from its last checkpoint."""
+"""After its worker is killed, a graph's run resumes in another worker from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def start(workers: Workers, name: str = "steps", **headers: str) -> str:
 
 
 def blocks_of(workers: Workers, run_id: str) -> list[dict[str, str]]:
-    """The fields of all blocks of an ended run, which have dense ids and one terminal block, the last."""
+    """Return the fields of all blocks of an ended run; check that ids are dense and only the last is terminal."""
     assert get(workers, f"/runs/{run_id}/output?wait={WAIT}").status_code != 202
     text = get(workers, f"/runs/{run_id}/stream").text
     lines = [[line for line in block.split("\n") if line and not line.startswith(":")] for block in text.split("\n\n")]
@@ -83,7 +83,7 @@ def attempts_in(blocks: list[dict[str, str]]) -> list[int]:
 
 
 def wait_until_kept(workers: Workers, *steps: str) -> None:
-    """Waits until the results of so many steps are stored: only then they count as finished."""
+    """Wait until the results of some steps are stored: only then they count as finished."""
     (path,) = workers.folder.glob("*points.sqlite")
     with closing(sqlite3.connect(path)) as points:
         end = time.monotonic() + WAIT
@@ -92,11 +92,11 @@ def wait_until_kept(workers: Workers, *steps: str) -> None:
 
 
 def kill(workers: Workers, step: str, count: int = 1) -> None:
-    """Kills the worker in which a step is under way, and lets the next one go on with it."""
+    """Kill the worker that executes a step, and let the next worker resume it."""
     workers.end(workers.owner_of(step, count))
 
 
-def test_finished_steps_do_not_run_again_and_the_stream_goes_on_to_the_right_output(workers: Workers) -> None:
+def test_a_recovered_run_repeats_no_finished_step(workers: Workers) -> None:
     workers.hold("speak")
     said: list[Any] = []
     run_ids: list[str] = []
@@ -170,7 +170,7 @@ def test_attempts_are_bounded_and_then_the_run_is_lost(tmp_path: Path) -> None:
     assert json.loads(blocks[-1]["data"])["code"] == "run_lost"
 
 
-def test_a_worker_that_does_not_know_the_graph_says_that_the_run_is_lost(tmp_path: Path) -> None:
+def test_a_worker_without_the_graph_ends_the_run_as_lost(tmp_path: Path) -> None:
     with ExitStack() as stack:
         settings = environment("sqlite", tmp_path, stack)
         workers = stack.enter_context(working(tmp_path, settings, count=1))
@@ -203,7 +203,7 @@ def test_a_recovered_run_keeps_its_thread_until_it_ends(workers: Workers) -> Non
     assert begin().status_code == 202
 
 
-def test_an_owner_that_wakes_late_does_not_disturb_the_one_that_went_on(sqlite_workers: Workers) -> None:
+def test_an_owner_that_wakes_late_does_not_disturb_the_new_owner(sqlite_workers: Workers) -> None:
     sqlite_workers.hold("speak")
     run_id = start(sqlite_workers)
     owner = sqlite_workers.owner_of("speak")

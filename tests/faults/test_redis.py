@@ -1,4 +1,4 @@
-"""What befalls Redis befalls no block: a lost reply, a restart that empties it, a freeze."""
+"""A lost reply, a freeze or a restart that empties Redis loses no block and repeats none."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_redis_killed_and_restarted_empty_gets_the_run_again(server: Red
         assert await asyncio.gather(*readers) == [blocks] * 2
 
 
-async def test_a_frozen_redis_is_noticed_and_what_waited_goes_on(server: RedisServer) -> None:
+async def test_a_frozen_redis_is_noticed_and_waiting_runs_resume(server: RedisServer) -> None:
     async with worker(server) as owner, asyncio.timeout(LIMIT):
         await owner.acquire(a_run())
         writer = a_writer(owner)
@@ -82,6 +82,7 @@ async def test_a_reply_lost_after_the_commit_makes_no_duplicate(server: RedisSer
             await store.append("run", 1, 1, [b"a"], Outcome("done"))
         cut = False
         assert await store.append("run", 1, 1, [b"a"], Outcome("done")) == 2
+        await store._appends.close()
         await store._client.close()
         assert proxy.struck == {"reset": 1}
         assert await follow(other) == [b"a"]

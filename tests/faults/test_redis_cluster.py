@@ -1,4 +1,4 @@
-"""A node of a Redis Cluster is killed while runs write, and comes back empty: what is kept on other nodes goes on."""
+"""A node of a Redis Cluster is killed while runs write, and comes back empty: runs on other nodes never stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 2.0
 RUNS = 9
 BLOCKS = 400
 COUNT = {"input": {"blocks": BLOCKS, "burst": 10, "pause": 0.05}}  # 2 s
-# A node is given up by the others after this, in milliseconds; the rest goes on without its slots.
+# The other nodes count a node as dead after these milliseconds, and serve on without its slots.
 OPTIONS = ("--cluster-node-timeout", "500", "--cluster-require-full-coverage", "no")
 
 
@@ -39,7 +39,7 @@ def address(nodes: list[RedisServer]) -> str:
 
 @dataclass
 class Replicas:
-    """Two servers on one cluster, a client of each, and the runs under way by whether they are on a node."""
+    """Two servers on one cluster, with a client of each."""
 
     owner: httpx.AsyncClient
     other: httpx.AsyncClient
@@ -54,7 +54,7 @@ class Replicas:
         return on, beside
 
     def read(self, run_ids: list[str]) -> tuple[list[Reader], list[asyncio.Task[Reader]]]:
-        """Two readers of each run, one on either server."""
+        """Start two readers of each run, one on either server."""
         readers = [Reader() for _ in run_ids for _ in range(2)]
         places = [(client, run_id) for run_id in run_ids for client in (self.owner, self.other)]
         tasks = [asyncio.create_task(reader.read(*place)) for reader, place in zip(readers, places, strict=True)]
@@ -74,9 +74,9 @@ async def begun(readers: list[Reader]) -> None:
     await asyncio.gather(*(reader.begun.wait() for reader in readers))
 
 
-# What else is kept on the node: nothing; the order of the ended runs; the leases of the workers.
+# Kept on the node beside runs: nothing; the order of the ended runs; the leases of the workers.
 @pytest.mark.parametrize("number", [2, 1, 0], ids=["runs only", "ended", "leases"])
-async def test_runs_on_a_killed_node_go_on_when_it_returns_empty_and_the_others_never_stop(
+async def test_runs_on_a_killed_node_resume_when_it_returns_empty(
     number: int, nodes: list[RedisServer], pytestconfig: pytest.Config
 ) -> None:
     if number != 2 and not pytestconfig.getoption("--long"):
@@ -98,7 +98,7 @@ async def test_runs_on_a_killed_node_go_on_when_it_returns_empty_and_the_others_
             (await Reader().read(servers.other, run_id)).assert_whole(BLOCKS)
 
 
-async def test_runs_on_a_node_that_stays_away_end_truthfully_and_new_ones_go_elsewhere_or_are_refused(
+async def test_runs_on_a_node_that_stays_away_end_as_unavailable(
     nodes: list[RedisServer], pytestconfig: pytest.Config
 ) -> None:
     if not pytestconfig.getoption("--long"):
@@ -129,12 +129,12 @@ async def test_runs_on_a_node_that_stays_away_end_truthfully_and_new_ones_go_els
         for client in (servers.owner, servers.other):
             while (await client.get("/readyz")).status_code != 200:
                 pass
-        for run_id in on:  # nobody has it any more, and nobody says that it was whole
+        for run_id in on:  # the run is gone, and no server claims that it was whole
             answer = await servers.other.get(f"/runs/{run_id}/stream")
             assert answer.status_code == 404 or "event: end" not in answer.text
 
 
-async def test_a_worker_whose_list_of_runs_was_lost_with_a_node_is_missed_all_the_same(
+async def test_runs_are_taken_over_after_their_owners_set_was_lost(
     nodes: list[RedisServer],
 ) -> None:
     async with asyncio.timeout(LIMIT), AsyncExitStack() as stack:

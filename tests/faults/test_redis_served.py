@@ -1,4 +1,4 @@
-"""Servers that share a Redis: killed at any moment, stopped for too long, or left alone by Redis for a while."""
+"""Servers that share a Redis are killed at any moment, stopped for longer than their lease, or see Redis freeze."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ keys = count(1)
 
 @dataclass
 class Place:
-    """A Redis, a server that survives, a model server, and what further servers need."""
+    """A Redis, a server that survives, a model server, and the environment of further servers."""
 
     redis: RedisServer
     survivor: CountingServer
@@ -40,7 +40,7 @@ class Place:
     environment: dict[str, str]
 
     def runs(self) -> set[str]:
-        """The ids of all runs in Redis."""
+        """Return the ids of all runs in Redis."""
         with self.redis.client() as client:
             return {name.decode().split("{")[1].split("}")[0] for name in client.scan_iter("streamserve:*:run")}
 
@@ -64,13 +64,13 @@ async def client_of(server: CountingServer) -> AsyncIterator[httpx.AsyncClient]:
 
 @dataclass
 class Reader:
-    """What one connection got of a run."""
+    """The blocks of a run that one connection received."""
 
     blocks: list[bytes] = field(default_factory=list)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self, client: httpx.AsyncClient, run_id: str) -> Reader:
-        """Reads to the end of the stream."""
+        """Read to the end of the stream."""
         buffer = b""
         async with client.stream("GET", f"/runs/{run_id}/stream") as response:
             assert response.status_code == 200
@@ -84,19 +84,19 @@ class Reader:
 
     @property
     def numbers(self) -> list[int]:
-        """What was counted."""
+        """The numbers in the data blocks."""
         parts = [block.partition(b"data: ")[2] for block in self.blocks if b"event: data" in block]
         return [int(part.strip(b'" ')) for part in parts]
 
     @property
     def end(self) -> str:
-        """How the run ended, which must be said once and last."""
+        """The outcome, which must come once and last."""
         assert sum(b"event: end" in block or b"event: error" in block for block in self.blocks) == 1
         last = self.blocks[-1]
         return "end" if b"event: end" in last else last.partition(b'"code":"')[2].partition(b'"')[0].decode()
 
     def assert_whole(self, blocks: int) -> None:
-        """Everything up to the end came once and in order."""
+        """Check that every block up to the end came once and in order."""
         ids = [int(line[4:]) for block in self.blocks for line in block.split(b"\n") if line.startswith(b"id: ")]
         assert ids == list(range(1, len(self.blocks) + 1))
         assert (self.numbers, self.end) == (list(range(blocks)), "end")
@@ -113,7 +113,7 @@ async def start(client: httpx.AsyncClient, path: str = "/count/runs", **headers:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-async def test_a_run_whose_owner_is_killed_ends_once_for_all_whatever_it_was_doing(phase: str, place: Place) -> None:
+async def test_a_run_whose_owner_is_killed_has_one_end_for_all_readers(phase: str, place: Place) -> None:
     before, key = place.runs(), f"key-{next(keys)}"
     async with asyncio.timeout(LIMIT), client_of(place.survivor) as client:
         with counting(place.environment | {DIES: phase}) as owner:
@@ -163,7 +163,7 @@ def _judge(phase: str, reader: Reader) -> None:
     return None
 
 
-async def test_an_owner_stopped_for_longer_than_its_lease_is_fenced_and_leaves_its_model(place: Place) -> None:
+async def test_an_owner_that_wakes_after_its_lease_is_fenced(place: Place) -> None:
     async with asyncio.timeout(LIMIT), client_of(place.survivor) as client:
         with counting(place.environment) as owner:
             async with client_of(owner) as late:
@@ -193,9 +193,7 @@ def freeze(pytestconfig: pytest.Config) -> float:
     return LONG_FREEZE if pytestconfig.getoption("--long") else FREEZE
 
 
-async def test_while_redis_is_frozen_runs_wait_and_new_ones_are_refused_before_their_model_is_asked(
-    place: Place, freeze: float
-) -> None:
+async def test_a_frozen_redis_pauses_runs_and_refuses_new_ones(place: Place, freeze: float) -> None:
     key = {"Idempotency-Key": f"key-{next(keys)}"}
     async with asyncio.timeout(LIMIT), client_of(place.survivor) as other:
         with counting(place.environment) as server:
@@ -225,7 +223,7 @@ async def test_while_redis_is_frozen_runs_wait_and_new_ones_are_refused_before_t
 
 
 async def _refused(owner: httpx.AsyncClient, other: httpx.AsyncClient, key: dict[str, str], seconds: float) -> int:
-    """Asks for so long; how often it asked."""
+    """Send requests for some seconds, check that all are refused, and return their number."""
     loop, refused = asyncio.get_running_loop(), 0
     end = loop.time() + seconds
     while loop.time() < end:
@@ -244,7 +242,7 @@ async def _refused(owner: httpx.AsyncClient, other: httpx.AsyncClient, key: dict
     return refused
 
 
-async def test_runs_given_up_while_redis_was_frozen_have_one_end_for_all_when_it_goes_on(place: Place) -> None:
+async def test_a_run_given_up_while_redis_was_frozen_has_one_end(place: Place) -> None:
     impatient = place.environment | {"STREAMSERVE_STORE_PATIENCE": str(PATIENCE)}
     key = {"Idempotency-Key": f"key-{next(keys)}"}
     async with asyncio.timeout(LIMIT), client_of(place.survivor) as patient:
@@ -259,7 +257,7 @@ async def test_runs_given_up_while_redis_was_frozen_have_one_end_for_all_when_it
                 place.redis.freeze()
                 try:
                     await reading
-                    # Not a block of the run: it says only that nobody here knows more.
+                    # Not a block of the run: this server only reports that it knows no more.
                     assert near.end == "store_unavailable"
                     assert b"id:" not in near.blocks[-1]
                     assert await _refused(owner, patient, key, PATIENCE) > 0

@@ -72,7 +72,7 @@ def blocks(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_cut_readers_get_every_block_once_from_whatever_replica(
+async def test_cut_readers_get_every_block_once_from_any_replica(
     seed: int, blocks: int, balanced: Balanced, totals: Totals
 ) -> None:
     before = len(balanced.requests())

@@ -69,7 +69,7 @@ async def test_clients_lose_nothing_while_every_replica_is_restarted(cluster: Cl
     assert len(counts) > CLIENTS * len(cluster.replicas) * rounds
 
 
-async def test_readers_of_a_run_go_on_when_the_replica_they_read_from_is_restarted(cluster: Cluster) -> None:
+async def test_readers_resume_when_their_replica_is_restarted(cluster: Cluster) -> None:
     reading, owning = cluster.replicas
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     reads = asyncio.Barrier(JOINERS + 1)
@@ -102,5 +102,5 @@ async def join(url: str, run_id: str, reads: asyncio.Barrier) -> list[int]:
 
 
 def reads_of(replica: Replica, run_id: str) -> int:
-    """How many readers came to a replica."""
+    """Return the number of readers that connected to a replica."""
     return replica.log.read_text("utf-8").count(f"GET /runs/{run_id}/stream")

@@ -1,4 +1,4 @@
-"""What only the Redis store does: several workers on one Redis."""
+"""Several workers on one Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stores.servers import RedisServer, redis_server
 
 LIMIT = 10.0
 LEASE = 1.0
-PAUSE = 0.05  # before a store that is away is asked again, as a response does
+PAUSE = 0.05  # seconds before a store that is away is asked again, as in a response
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def a_run(run_id: str = "run", key: str | None = None) -> RunRecord:
 
 
 async def follow(store: RedisStore, run_id: str = "run") -> list[bytes]:
-    """Everything up to the terminal block, as a reader gets it."""
+    """Return every block up to the terminal one, as a reader gets it."""
     blocks: list[bytes] = []
     woken = asyncio.Event()
     unsubscribe = store.subscribe(run_id, woken.set)
@@ -74,7 +74,7 @@ async def test_a_reader_on_another_worker_gets_every_block_once(server: RedisSer
         assert await reading == blocks
 
 
-async def test_a_message_that_is_lost_with_the_connection_is_made_good(server: RedisServer) -> None:
+async def test_a_message_lost_with_the_connection_is_made_good(server: RedisServer) -> None:
     async with worker(server) as owner, worker(server) as other:
         await owner.acquire(a_run())
         await owner.append("run", 1, 1, [b"a"])
@@ -110,7 +110,7 @@ async def test_readers_on_another_worker_are_known_until_they_leave(server: Redi
         assert not await owner.is_read_elsewhere("run")
 
 
-async def test_the_runs_of_a_worker_that_left_are_handed_out_once_and_it_is_fenced(server: RedisServer) -> None:
+async def test_lost_runs_are_handed_out_once_and_their_owner_is_fenced(server: RedisServer) -> None:
     async with worker(server) as first, worker(server) as second, worker(server) as owner:
         await owner.acquire(a_run())
         await owner.append("run", 1, 1, [b"a"])
@@ -120,13 +120,13 @@ async def test_the_runs_of_a_worker_that_left_are_handed_out_once_and_it_is_fenc
             while not lost:
                 found = await asyncio.gather(first.take_over_lost(), second.take_over_lost())
                 lost = [record for records in found for record in records]
-                await owner._worker.leave()  # it renews its lease, as a worker that is not really gone does
+                await owner._worker.leave()  # the worker is alive and renews its lease
         assert [(record.run_id, record.attempt, record.last_id) for record in lost] == [("run", 2, 1)]
         with pytest.raises(Fenced):
             await owner.append("run", 1, 2, [b"b"])
 
 
-async def test_whoever_waits_for_a_busy_pool_is_served(server: RedisServer) -> None:
+async def test_calls_that_wait_for_a_busy_pool_are_served(server: RedisServer) -> None:
     async with worker(server, lease=10.0, connections=2) as store:
         found = await asyncio.gather(*(store.acquire(a_run(f"run-{number}")) for number in range(50)))
         assert all(new for _, new in found)
@@ -143,7 +143,7 @@ async def test_a_redis_that_lost_its_runs_gets_them_again(server: RedisServer) -
         assert await follow(other) == [b"a", b"b"]
 
 
-async def test_a_lost_run_is_handed_out_even_if_the_reply_that_said_so_was_lost(
+async def test_a_lost_run_is_handed_out_after_a_lost_reply(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with worker(server) as other, worker(server) as owner:
@@ -167,14 +167,14 @@ async def test_a_lost_run_is_handed_out_even_if_the_reply_that_said_so_was_lost(
         assert sorted(lost) == ["a", "b"]
 
 
-async def test_a_start_that_failed_halfway_is_undone_once_however_many_ask(server: RedisServer) -> None:
+async def test_a_start_that_failed_halfway_is_undone_once(server: RedisServer) -> None:
     async with worker(server) as store:
         for number in range(20):
             run = a_run(f"run-{number}")
             await store._worker.own(run)
-            store._worker.unborn[run.run_id] = run
+            store._worker.pending_discard[run.run_id] = run
         await asyncio.gather(*(store.check() for _ in range(8)))
-        assert not store._worker.unborn
+        assert not store._worker.pending_discard
         assert [await store.get(f"run-{number}") for number in range(20)] == [None] * 20
 
 

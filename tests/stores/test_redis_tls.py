@@ -1,4 +1,4 @@
-"""rediss://: Redis behind TLS; its certificate is checked."""
+"""Redis behind TLS (rediss://): the store checks its certificate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 20.0
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate for 127.0.0.1 that only itself vouches for.
+    """A self-signed certificate for 127.0.0.1.
 
     Args:
         certificate: PEM file.
@@ -35,7 +35,7 @@ class Authority:
 
     @classmethod
     def made_in(cls, folder: Path, name: str) -> Authority:
-        """Makes one with OpenSSL."""
+        """Make one with OpenSSL."""
         made = cls(folder / f"{name}.pem", folder / f"{name}-key.pem")
         command = [find("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
         command += ["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -46,7 +46,7 @@ class Authority:
 
 @contextmanager
 def redis_behind_tls(authority: Authority, *options: str) -> Iterator[tuple[RedisServer, int]]:
-    """A redis-server and its port for TLS."""
+    """Run a redis-server; give its port for TLS, too."""
     port = free_port()
     files = ("--tls-cert-file", str(authority.certificate), "--tls-key-file", str(authority.key))
     trust = ("--tls-ca-cert-file", str(authority.certificate), "--tls-auth-clients", "no")
@@ -79,14 +79,14 @@ async def assert_a_run_is_kept(url: str) -> None:
         try:
             await owner.check()
             await owner.acquire(a_run())
-            # The other one hears what is published on a connection of its own.
+            # The other store receives messages on a connection of its own.
             reading = asyncio.create_task(follow(other))
             blocks = [b"%d" % number for number in range(200)]
             for first in range(0, 200, 10):
                 outcome = Outcome("done") if first == 190 else None
                 await owner.append("run", 1, first + 1, blocks[first : first + 10], outcome)
             assert await reading == blocks
-            assert other._hearing.connected.is_set()
+            assert other._subscriber.connected.is_set()
         finally:
             for store in (owner, other):
                 await store.close()
@@ -96,7 +96,7 @@ async def test_runs_are_kept_in_a_redis_behind_tls(port: int, authority: Authori
     await assert_a_run_is_kept(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority.certificate}")
 
 
-async def test_a_redis_whose_certificate_nobody_vouches_for_is_not_talked_to(port: int) -> None:
+async def test_a_self_signed_certificate_is_refused(port: int) -> None:
     await assert_refused(f"rediss://127.0.0.1:{port}/0", "(?i)certificate")
 
 
@@ -111,7 +111,7 @@ async def test_a_certificate_for_another_name_is_not_trusted(port: int, authorit
     )
 
 
-async def test_a_redis_behind_tls_that_is_addressed_without_is_a_store_that_is_down(port: int) -> None:
+async def test_plain_redis_to_a_tls_port_raises_store_down(port: int) -> None:
     await assert_refused(f"redis://127.0.0.1:{port}/0", "Redis")
 
 

@@ -81,7 +81,7 @@ async def test_an_ended_run_has_no_request(place: str) -> None:
         assert kept.request is None
         await store.append(stored.run_id, 1, 1, [b"id: 1\n\n"], Outcome("done"))
         if isinstance(store, RedisStore):
-            assert not await store._client.do("EXISTS", store._keys.request(stored.run_id))
+            assert not await store._client.do("EXISTS", store._keys.run(stored.run_id, "request"))
         else:
             assert isinstance(store, SqliteStore)
             row = await store._writer.do(lambda session: session.one("SELECT request FROM runs"))

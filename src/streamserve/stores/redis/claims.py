@@ -1,5 +1,5 @@
-"""Who has a thread. Its runs stand in a set of their own, which may be on another node than the runs: an entry counts
-as long as its run is live, whoever forgot to take it out."""
+"""Which runs have a thread. They are in one set of the thread, perhaps on another node than the runs: an entry counts
+while its run is live, even if its worker died before it removed the entry."""
 
 from __future__ import annotations
 
@@ -8,31 +8,22 @@ from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import Client
 from streamserve.stores.redis.keys import Keys
 
-# What is kept of a thread that no run claims any more, in milliseconds; a live run is never that old.
+# Milliseconds that a thread's set is kept after its last run came; no live run is that old.
 CLAIMS_TTL = 7 * 86_400_000
 
 
 class Claims:
-    """The claims of runs on their threads.
-
-    Args:
-        client: of Redis.
-        keys: the names.
-    """
+    """The claims of runs on their threads."""
 
     def __init__(self, client: Client, keys: Keys) -> None:
         self._client = client
         self._keys = keys
 
     async def enter(self, run: RunRecord, alone: bool) -> str | None:
-        """Puts a run behind those of its thread; its row is stored already.
+        """Put a stored run behind the other runs of its thread; return the run that has the thread instead, or None.
 
         Args:
-            run: the run.
-            alone: only if no live run is there.
-
-        Returns:
-            The run that has the thread instead, or None.
+            alone: whether to enter only if the thread has no live run.
         """
         if run.thread is None:
             return None
@@ -46,23 +37,18 @@ class Claims:
             stale = [holder]
 
     async def ahead(self, run: RunRecord) -> list[str]:
-        """As RunStore.ahead."""
+        """Return the live runs of the thread that came before a run, as RunStore.ahead."""
         if run.thread is None:
             return []
         names = [name.decode() for name in await self._client.do("ZRANGE", self._keys.thread(run.thread), 0, -1)]
         return await self._live(names[: names.index(run.run_id)] if run.run_id in names else names)
 
     async def leave(self, run: RunRecord) -> None:
-        """Takes out a run that has ended, not one that another worker goes on with."""
+        """Remove a run that has ended, unless another worker continues it."""
         if run.thread is not None and not await self._live([run.run_id]):
             await self._client.do("ZREM", self._keys.thread(run.thread), run.run_id)
 
     async def _live(self, names: list[str]) -> list[str]:
-        if not names:
-            return []
         found = await self._client.fields([self._keys.run(name) for name in names], "status")
-        return [
-            name
-            for name, (status,) in zip(names, found, strict=True)
-            if status is not None and status.decode() not in TERMINAL
-        ]
+        statuses = {name: status.decode() for name, (status,) in zip(names, found, strict=True) if status is not None}
+        return [name for name, status in statuses.items() if status not in TERMINAL]

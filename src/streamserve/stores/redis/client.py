@@ -1,25 +1,23 @@
-"""The connection to Redis, single or cluster: bounded, with time limits, and one error for whatever fails."""
+"""The client of Redis, single or cluster: bounded, with time limits, and with one error for every failure."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from streamserve.stores.base import StoreDown
 from streamserve.stores.redis.scripts import Script
 
 try:
-    from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+    from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+    from redis.exceptions import NoScriptError
 
-    from streamserve.stores.redis.line import Line, Part
+    from streamserve.stores.redis.connection import Part, cancel, store_errors
 except ImportError as error:
     raise ModuleNotFoundError(
         "STREAMSERVE_STORE: redis://... needs the extra `redis`: pip install 'streamserve[redis]'", name="redis"
@@ -27,23 +25,23 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-# Connections of one process: an append takes under a millisecond, so that few serve hundreds of runs.
+# Connections of one process: a call takes under a millisecond, so that few serve hundreds of runs.
 CONNECTIONS = 16
-Key = str
 
 
 class Client:
-    """Runs scripts and commands.
+    """Runs scripts and commands. Every method but `open`, `close` and `node_of` may raise StoreDown.
 
     Args:
         url: redis://, rediss://, redis+cluster:// or rediss+cluster://.
-        timeout: seconds that Redis may take for an answer; a frozen one is noticed by that.
-        connections: at most; who comes while all are busy waits.
+        timeout: seconds that Redis may take for a reply.
+        connections: maximum number of connections; further calls wait for a free one.
     """
 
     def __init__(self, url: str, *, timeout: float, connections: int = CONNECTIONS) -> None:
         scheme, _, rest = url.partition("://")
-        self._cluster = scheme.endswith("+cluster")
+        self.is_cluster = scheme.endswith("+cluster")
+        self.timeout = timeout
         self._url = f"{scheme.removesuffix('+cluster')}://{rest}"
         # The writer repeats what failed, and knows for how long; redis-py's own retries would hide a frozen Redis.
         self._options: dict[str, Any] = {
@@ -52,193 +50,93 @@ class Client:
             "socket_connect_timeout": timeout,
             "protocol": 2,
         }
-        self._timeout = timeout
-        self._connections = connections
-        # A cluster's client has no pool that waits.
-        self._turns = asyncio.Semaphore(connections) if self._cluster else None
+        self._free = asyncio.Semaphore(connections)  # redis-py's client of a cluster has no pool that waits
         self._redis: Any = None
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Makes the client; it connects when it is used."""
-        if self._cluster:
-            self._redis = RedisCluster.from_url(self._url, **self._options)
-            return
-        pool = BlockingConnectionPool.from_url(
-            self._url, max_connections=self._connections, timeout=self._timeout, **self._options
-        )
-        self._redis = Redis.from_pool(pool)
+        """Make the client; it connects when it is used."""
+        self._redis = (RedisCluster if self.is_cluster else Redis).from_url(self._url, **self._options)
 
     async def close(self) -> None:
-        """Closes the connections."""
-        if self._looking is not None:
-            await cancel([self._looking])
+        """Close the connections."""
+        if self._refreshing is not None:
+            await cancel([self._refreshing])
         if self._redis is not None:
-            with _mapped():
+            with store_errors():
                 await self._redis.aclose()
 
-    async def run(self, script: Script, keys: Sequence[Key], *args: Part) -> Any:
-        """A script's answer.
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Any]:
+        with store_errors():
+            async with asyncio.timeout(self.timeout):
+                await self._free.acquire()
+            try:
+                yield self._redis
+            finally:
+                self._free.release()
 
-        Raises:
-            StoreDown: Redis is away, too slow, full or read-only.
-        """
-        with _mapped():
-            async with self._turn():
-                try:
-                    return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
-                except NoScriptError:
-                    return await self._redis.eval(script.source, len(keys), *keys, *args)
+    async def run(self, script: Script, keys: Sequence[str], *args: Part) -> Any:
+        """Return a script's reply."""
+        async with self._client() as redis:
+            try:
+                return await redis.evalsha(script.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await redis.eval(script.source, len(keys), *keys, *args)
 
     async def do(self, *command: Part) -> Any:
-        """A command's answer as Redis gives it.
+        """Return a command's reply as redis-py gives it."""
+        async with self._client() as redis:
+            return await redis.execute_command(*command)
 
-        Raises:
-            StoreDown: as for `run`.
-        """
-        with _mapped():
-            async with self._turn():
-                return await self._redis.execute_command(*command)
+    async def fields(self, names: Iterable[str], *fields: str) -> list[list[bytes | None]]:
+        """Return fields of many hashes in one round trip."""
+        if not (names := list(names)):
+            return []
+        async with self._client() as redis:
+            pipeline = redis.pipeline(transaction=False)
+            for name in names:
+                pipeline.hmget(name, fields)
+            return list(await pipeline.execute())
 
-    async def fields(self, names: Iterable[Key], *fields: str) -> list[list[bytes | None]]:
-        """Fields of many hashes in one question.
-
-        Raises:
-            StoreDown: as for `run`.
-        """
-        with _mapped():
-            async with self._turn():
-                pipeline = self._redis.pipeline(transaction=False)
-                for name in names:
-                    pipeline.hmget(name, fields)
-                return list(await pipeline.execute())
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        if self._turns is None:
-            yield
-            return
-        await asyncio.wait_for(self._turns.acquire(), self._timeout)
-        try:
-            yield
-        finally:
-            self._turns.release()
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether the keys are spread over nodes."""
-        return self._cluster
-
-    def lane(self, key: Key) -> str:
-        """The name of the node that has a key; empty if there is but one, or while nobody knows."""
-        if not self._cluster:
+    def node_of(self, key: str) -> str:
+        """Return the name of the node that has a key; empty without a cluster, or while its nodes are not known."""
+        if not self.is_cluster:
             return ""
         found = self._redis.nodes_manager.slots_cache.get(self._redis.keyslot(key))
-        return cast(str, found[0].name) if found else ""
+        return str(found[0].name) if found else ""
 
-    async def connect(self, lane: str, script: Script, on_lost: Callable[[], None]) -> Line:
-        """A line of its own to a node, which knows a script.
+    async def connect(self, node: str = "") -> Any:
+        """Return a connection of redis-py to a node that belongs to the caller; to any node if none is named."""
+        with store_errors():
+            # A frozen Redis accepts the connection and does not answer the greeting.
+            async with asyncio.timeout(self.timeout):
+                place = await self._node(node) if self.is_cluster else self._redis.connection_pool
+                # With a time limit of its own, redis-py sends within asyncio.wait_for, which may lose a cancellation.
+                options = {**place.connection_kwargs, **self._options, "socket_timeout": None}
+                connection = place.connection_class(**options)
+                try:
+                    await connection.connect()
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
+                return connection
 
-        Args:
-            lane: of the node.
-            script: that is about to be run.
-            on_lost: see Line.
-
-        Raises:
-            StoreDown: as for `run`.
-        """
-        try:
-            return await self._connect(lane, script, on_lost)
-        except StoreDown:
-            self._look_around_soon()
-            raise
-
-    async def _connect(self, lane: str, script: Script, on_lost: Callable[[], None]) -> Line:
-        def lost() -> None:
-            self._look_around_soon()
-            on_lost()
-
-        with _mapped():
-            redis = self._node(lane) if lane else Redis.from_url(self._url, **self._unhurried)
-            # A frozen Redis takes the connection, and answers no greeting.
-            async with asyncio.timeout(self._timeout):
-                connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        # redis-py found the address, encrypted and authenticated; it has no public name for what it made.
-        writer, connection._reader, connection._writer = connection._writer, None, None
-        line = Line(writer, self._timeout, lost)
-        try:
-            await line.ask("SCRIPT", "LOAD", script.source)
-        except BaseException:
-            line.close()
-            raise
-        return line
-
-    def _look_around_soon(self) -> None:
-        if self._cluster and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._look_around())
-
-    async def _look_around(self) -> None:
-        # Slots may have moved.
-        try:
-            with _mapped():
-                await asyncio.wait_for(self._redis.nodes_manager.initialize(), self._timeout)
-        except StoreDown as error:
-            logger.warning("the nodes of the cluster are not known: %s", error)
-
-    @property
-    def _unhurried(self) -> dict[str, Any]:
-        # With a time limit of its own, redis-py sends within asyncio.wait_for, which may lose a cancellation.
-        return {**self._options, "socket_timeout": None}
-
-    async def listener(self) -> tuple[Redis, Any]:
-        """A client of its own and its one connection: any node of a cluster hears what is published on the others."""
-        with _mapped():
-            async with asyncio.timeout(self._timeout):
-                redis = await self._any_node() if self._cluster else Redis.from_url(self._url, **self._unhurried)
-                return redis, await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-
-    async def _any_node(self) -> Redis:
+    async def _node(self, name: str) -> Any:
         await self._redis.initialize()
-        return self._node_client(secrets.choice(self._redis.get_primaries()))
-
-    def _node(self, name: str) -> Redis:
-        node = self._redis.get_node(node_name=name)
+        node = self._redis.get_node(node_name=name) if name else self._redis.get_random_primary_node()
         if node is None:
-            raise RedisConnectionError(f"{name} is no node of the cluster any more")
-        return self._node_client(node)
+            raise StoreDown(f"Redis: {name} is not a node of the cluster any more")
+        return node
 
-    def _node_client(self, node: Any) -> Redis:
-        wanted = ("username", "password", "credential_provider")
-        known = {name: node.connection_kwargs[name] for name in wanted if node.connection_kwargs.get(name)}
-        if self._url.startswith("rediss"):
-            secure = {name: value for name, value in node.connection_kwargs.items() if name.startswith("ssl_")}
-            known |= {"ssl": True, **secure}
-        return Redis(host=node.host, port=node.port, **known, **self._unhurried)
+    def refresh_nodes(self) -> None:
+        """Look up the nodes of a cluster again, beside the caller: slots may have moved."""
+        if self.is_cluster and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh())
 
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    # RuntimeError and AttributeError: a cluster's client that looks for its nodes anew closes the others' connections.
-    except (RedisError, RedisClusterException, OSError, RuntimeError, AttributeError) as error:
-        _raise_if_cancelled(task, before)
-        raise StoreDown(f"Redis: {error or type(error).__name__}") from error
-    _raise_if_cancelled(task, before)
-
-
-def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
-    # redis-py sends within asyncio.wait_for, which until Python 3.12 loses a cancellation that comes with the result.
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-
-
-async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Ends tasks; redis-py sometimes turns a cancellation into an error of its own, so it is repeated."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
+    async def _refresh(self) -> None:
+        try:
+            with store_errors():
+                await asyncio.wait_for(self._redis.nodes_manager.initialize(), self.timeout)
+        except StoreDown as error:
+            logger.warning("the nodes of the cluster are unknown: %s", error)

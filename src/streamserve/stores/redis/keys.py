@@ -1,4 +1,25 @@
-"""The names of everything that is kept in Redis; what one script touches together shares a hash tag."""
+"""The names of everything that is kept in Redis.
+
+The keys that one script touches share a hash tag, the part in braces, so that they are on one node of a cluster:
+
+    PREFIX:{RUN}:run            hash: the record
+    PREFIX:{RUN}:blocks         stream: the blocks of a run that is not sealed; a block's id is `seq-0`
+    PREFIX:{RUN}:pieces         hash: the compressed pieces of a sealed run by the number of their first block
+    PREFIX:{RUN}:request        string: the request, for the worker that recovers the run
+    PREFIX:{RUN}:readers        hash: the workers that have readers of the run and do not own it
+    PREFIX:{WORKER}:runs        set: the runs that a worker owns, and perhaps some that have ended
+    PREFIX:{WORKER}:reads       set: the runs of other workers that a worker has readers of
+    PREFIX:{workers}:leases     sorted set: the end of each worker's lease, in milliseconds of Redis's clock
+    PREFIX:{workers}:beats      hash: time of the last heartbeat of any worker, and until when no worker counts as dead
+    PREFIX:{ended}:*            the index of ended runs: order, info, totals, tombstones
+    PREFIX:key:{SHA256}         string: the id of the run that an idempotency key names
+    PREFIX:thread:{SHA256}      sorted set: the runs of a thread in order of arrival, and perhaps some that have ended
+
+Channels:
+
+    PREFIX:run:RUN              the blocks of a run as they are stored
+    PREFIX:worker:WORKER        messages to a worker
+"""
 
 from __future__ import annotations
 
@@ -8,73 +29,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names under a prefix.
-
-    Args:
-        prefix: so that one Redis can serve several deployments.
-    """
+    """Names under a prefix, by which several deployments can share one Redis."""
 
     prefix: str
 
-    def run(self, run_id: str) -> str:
-        """Hash: the record."""
-        return f"{self.prefix}:{{{run_id}}}:run"
+    def run(self, run_id: str, what: str = "run") -> str:
+        return f"{self.prefix}:{{{run_id}}}:{what}"
 
-    def blocks(self, run_id: str) -> str:
-        """Stream: the blocks of a run that is not sealed; a block's id is `seq-0`."""
-        return f"{self.prefix}:{{{run_id}}}:blocks"
+    def worker(self, worker: str, what: str) -> str:
+        return f"{self.prefix}:{{{worker}}}:{what}"
 
-    def run_and_blocks(self, run_id: str) -> tuple[str, str]:
-        """Both at once: they are made for each token."""
-        tag = f"{self.prefix}:{{{run_id}}}"
-        return tag + ":run", tag + ":blocks"
+    def workers(self) -> tuple[str, str]:
+        return f"{self.prefix}:{{workers}}:leases", f"{self.prefix}:{{workers}}:beats"
 
-    def pieces(self, run_id: str) -> str:
-        """Hash: the compressed pieces of a sealed run by the number of their first block."""
-        return f"{self.prefix}:{{{run_id}}}:pieces"
-
-    def request(self, run_id: str) -> str:
-        """String: what another worker needs to go on with the run."""
-        return f"{self.prefix}:{{{run_id}}}:request"
-
-    def readers(self, run_id: str) -> str:
-        """Hash: the workers that have readers of the run and do not own it."""
-        return f"{self.prefix}:{{{run_id}}}:readers"
+    def ended(self, *whats: str) -> list[str]:
+        return [f"{self.prefix}:{{ended}}:{what}" for what in whats]
 
     def key(self, key: str) -> str:
-        """String: the id of the run that an idempotency key names."""
         return f"{self.prefix}:key:{{{hashlib.sha256(key.encode()).hexdigest()}}}"
 
     def thread(self, thread: str) -> str:
-        """Sorted set: the runs of a thread in the order in which they came, and perhaps some that have ended."""
         return f"{self.prefix}:thread:{{{hashlib.sha256(thread.encode()).hexdigest()}}}"
 
-    @property
-    def leases(self) -> str:
-        """Sorted set: until when each worker's lease lasts, in milliseconds of Redis's clock."""
-        return f"{self.prefix}:{{workers}}:leases"
-
-    @property
-    def beats(self) -> str:
-        """Hash: when any worker was last heard of, and until when nobody is given up."""
-        return f"{self.prefix}:{{workers}}:beats"
-
-    def owned(self, worker: str) -> str:
-        """Set: the runs that a worker owns, and perhaps some that have ended."""
-        return f"{self.prefix}:{{{worker}}}:runs"
-
-    def reads(self, worker: str) -> str:
-        """Set: the runs of others that a worker has readers of."""
-        return f"{self.prefix}:{{{worker}}}:reads"
-
-    def ended(self, what: str) -> str:
-        """The index of ended runs: `order`, `info`, `totals`, `tombstones`."""
-        return f"{self.prefix}:{{ended}}:{what}"
-
     def channel(self, run_id: str) -> str:
-        """Pub/sub: the blocks of a run as they are stored."""
         return f"{self.prefix}:run:{run_id}"
 
     def control(self, worker: str) -> str:
-        """Pub/sub: what a worker is told."""
         return f"{self.prefix}:worker:{worker}"

@@ -1,10 +1,11 @@
-"""This process as a worker: its lease, the runs that it owns, the runs of others that it reads, the lost ones."""
+"""This process as a worker: its lease, the runs that it owns, and the lost runs that it takes over."""
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 from streamserve.stores.base import RunRecord, StoreDown
@@ -16,187 +17,165 @@ from streamserve.stores.redis.records import fields_of, record_of
 
 logger = logging.getLogger(__name__)
 
-# Lost runs handed out at once.
+# Maximum number of lost runs handed out at once.
 BATCH = 100
-# A worker whose lease ended may wake, start runs and die again: it is looked at for so long, in milliseconds.
-FORGET = 60_000
-# What is kept of readers if nobody takes it back, in milliseconds.
-READERS_TTL = 86_400_000
-# A run older than this is not recovered, in milliseconds.
-REQUEST_TTL = 86_400_000
-
-GOOD, OVER, UNKNOWN = range(3)
+# Milliseconds that a worker is looked at after its lease ended: it may wake, start runs and die again.
+REMOVE_AFTER = 60_000
+# Milliseconds that a run's readers and its request are kept if no worker drops them; then it is not recovered.
+TTL = 86_400_000
+OVER, UNKNOWN = 1, 2  # states of a lease
 
 
 class Worker:
-    """One worker among those that share a Redis.
+    """One of the workers that share a Redis.
 
     Args:
-        client: of Redis.
-        keys: the names.
         lease: seconds.
-        clock: monotonic seconds.
-        on_fenced: called with the id of a run that another worker has taken over.
-        on_emptied: called when Redis has lost what it knew.
+        on_fenced: callback with the id of a run that another worker has taken over.
+        on_emptied: callback after Redis has lost its data.
     """
 
     def __init__(
-        self,
-        client: Client,
-        keys: Keys,
-        lease: float,
-        clock: Callable[[], float],
-        on_fenced: Callable[[str], None],
-        on_emptied: Callable[[], None],
+        self, client: Client, keys: Keys, lease: float, on_fenced: Callable[[str], None], on_emptied: Callable[[], None]
     ) -> None:
         self.id = uuid.uuid4().hex
+        self.lease = lease
         self.owned: dict[str, RunRecord] = {}
-        # Runs whose start failed halfway: perhaps their row is stored, but nobody runs them.
-        self.unborn: dict[str, RunRecord] = {}
         self.claims = Claims(client, keys)
+        # Runs whose start failed halfway: they may be stored, but no process executes them.
+        self.pending_discard: dict[str, RunRecord] = {}
         self._client = client
         self._keys = keys
-        self._lease = lease
-        self._clock = clock
         self._on_fenced = on_fenced
         self._on_emptied = on_emptied
         self._reads: set[str] = set()
-        self._over: set[str] = set()
-        self._leaving: list[RunRecord] = []
-        self._known = False
+        self._disowned: dict[str, RunRecord | None] = {}
+        self._pending_takeover: set[str] = set()
+        self._dead: list[str] = []
+        self._has_lease = False
         self._emptied_at: float | None = None
-        self._lost: list[str] = []
-        self._half_taken: set[str] = set()
 
     @property
-    def amnesic(self) -> bool:
-        """Whether Redis came up empty a moment ago: the owners are storing their runs again."""
-        return self._emptied_at is not None and self._clock() - self._emptied_at < self._lease
+    def recently_emptied(self) -> bool:
+        """Whether Redis came up empty within the last lease: the owners are storing their runs again."""
+        return self._emptied_at is not None and time.monotonic() - self._emptied_at < self.lease
 
-    async def beat(self) -> None:
-        """Renews the lease, and notices if it had ended or Redis lost it."""
-        milliseconds = int(self._lease * 1000)
-        control = self._keys.control(self.id)
-        keys = (self._keys.leases, self._keys.beats)
-        state, lost = await self._client.run(scripts.BEAT, keys, self.id, milliseconds, control)
-        self._lost = [worker.decode() for worker in lost]
-        if state == UNKNOWN and self._known:
+    async def heartbeat(self) -> None:
+        """Renew the lease; handle a lease that had ended and a Redis that has lost its data."""
+        milliseconds, control = int(self.lease * 1000), self._keys.control(self.id)
+        state, dead = await self._client.run(scripts.HEARTBEAT, self._keys.workers(), self.id, milliseconds, control)
+        self._dead = [worker.decode() for worker in dead]
+        if state == UNKNOWN and self._has_lease:
             logger.warning("redis lost its data: this worker's runs are stored again")
-            self._emptied_at = self._clock()
-            self._known = False
+            self._emptied_at = time.monotonic()
+            self._has_lease = False
             await self._store_again()
             self._on_emptied()
         elif state == OVER:
             await self._look_for_fences()
-        self._known = True
-        if self.owned:  # a cluster's node may have lost these names only: who dies then must still be found by its runs
-            await self._client.do("SADD", self._keys.owned(self.id), *self.owned)
-        await self._forget_over()
-        await self._discard_unborn()
+        self._has_lease = True
+        if self.owned:  # a node of a cluster may have lost this set only, and it leads to the runs of a dead worker
+            await self._client.do("SADD", self._keys.worker(self.id, "runs"), *self.owned)
+        await self._forget_disowned()
+        await self._discard_pending()
 
     async def leave(self) -> None:
-        """Ends the lease at once."""
-        await self._client.do("ZADD", self._keys.leases, 1, self.id)
+        """End the lease at once."""
+        await self._client.do("ZADD", self._keys.workers()[0], 1, self.id)
 
     async def own(self, run: RunRecord) -> bool:
-        """Makes this worker the owner of a new run; False if it is stored already."""
-        # First the set, then the row: who dies between leaves a name without a run, not a run that nobody finds.
-        await self._client.do("SADD", self._keys.owned(self.id), run.run_id)
+        """Store a new run of this worker; return False if it is stored already."""
+        # The set comes first: a worker that dies in between leaves a name without a run, not a run that is never found.
+        await self._client.do("SADD", self._keys.worker(self.id, "runs"), run.run_id)
         if run.request is not None:
-            await self._client.do("SET", self._keys.request(run.run_id), run.request, "PX", REQUEST_TTL)
+            await self._client.do("SET", self._keys.run(run.run_id, "request"), run.request, "PX", TTL)
         return bool(await self._client.run(scripts.CREATE, [self._keys.run(run.run_id)], *fields_of(run, self.id)))
 
     def disown(self, run_id: str) -> None:
-        """The run has ended or has another owner; told to Redis with the next beat."""
-        run = self.owned.pop(run_id, None)
-        if run is not None:
-            self._over.add(run_id)
-            self._leaving += [run] if run.thread is not None else []
+        """Note that a run has ended or has another owner. The next heartbeat tells Redis."""
+        if (run := self.owned.pop(run_id, None)) is not None:
+            self._disowned[run_id] = run
 
     async def drop_request(self, run_id: str) -> None:
-        """Nobody goes on with the run: it has ended, or somebody wants it cancelled."""
-        await self._client.do("UNLINK", self._keys.request(run_id))
+        """Drop the request of a run that is not to be recovered."""
+        await self._client.do("UNLINK", self._keys.run(run_id, "request"))
 
     async def discard(self, run_id: str) -> bool:
-        """Drops a run that never started; False if somebody reads it already."""
-        keys = [self._keys.run(run_id), self._keys.readers(run_id)]
+        """Drop a run that never started; return False if it has readers already."""
+        keys = [self._keys.run(run_id), self._keys.run(run_id, "readers")]
         gone = bool(await self._client.run(scripts.DISCARD, keys))
         if gone:
-            self._over.add(run_id)
+            self._disowned[run_id] = None
         return gone
 
     async def set_reading(self, run_id: str, reading: bool) -> None:
-        """See RunStore."""
+        """Note whether this process has readers of a run, as RunStore.set_reading."""
         (self._reads.add if reading else self._reads.discard)(run_id)
-        await self._client.do("SADD" if reading else "SREM", self._keys.reads(self.id), run_id)
-        await self._tell_reading(self.id, run_id, run_id in self._reads)
+        await self._client.do("SADD" if reading else "SREM", self._keys.worker(self.id, "reads"), run_id)
+        await self._notify_owner(self.id, run_id, run_id in self._reads)
 
-    async def _tell_reading(self, worker: str, run_id: str, reading: bool) -> None:
-        keys = [self._keys.run(run_id), self._keys.readers(run_id)]
+    async def _notify_owner(self, worker: str, run_id: str, reading: bool) -> None:
+        keys = [self._keys.run(run_id), self._keys.run(run_id, "readers")]
         control = self._keys.control("")
-        await self._client.run(scripts.READING, keys, worker, int(reading), control, run_id, READERS_TTL)
+        await self._client.run(scripts.READING, keys, worker, int(reading), control, run_id, TTL)
 
     async def is_read_elsewhere(self, run_id: str) -> bool:
-        """See RunStore."""
-        workers = [name.decode() for name in await self._client.do("HKEYS", self._keys.readers(run_id))]
+        """Return whether a live worker other than this one has readers of a run."""
+        workers = [name.decode() for name in await self._client.do("HKEYS", self._keys.run(run_id, "readers"))]
         others = [name for name in workers if name != self.id]
-        alive = scripts.ALIVE, (self._keys.leases, self._keys.beats)
-        return bool(others and await self._client.run(*alive, *others))
+        return bool(others and await self._client.run(scripts.ALIVE, self._keys.workers(), *others))
 
-    async def take_over_lost(self) -> list[RunRecord]:
-        """See RunStore."""
-        await self.beat()
-        taken: list[RunRecord] = []
-        try:
-            await self._take_all(taken)
-        except StoreDown as error:
-            if not taken:
-                raise
-            logger.warning("the other lost runs are taken over later: %s", error)
-        return taken
+    async def cancelled(self) -> list[str]:
+        """Return the runs of this worker whose cancel was requested."""
+        return [run.run_id for run, cancel in await self._field_of_owned("cancel") if cancel]
 
     def give_up(self, run_id: str) -> None:
-        """See RunStore; the run is taken from this worker itself."""
-        self._half_taken.add(run_id)
+        """Have this worker take an own run over from itself."""
+        self._pending_takeover.add(run_id)
 
-    async def _take_all(self, taken: list[RunRecord]) -> None:
-        for run_id in list(self._half_taken):
-            await self._take(self.id, run_id, taken)
-        for worker in self._lost:
-            if len(taken) < BATCH:
-                await self._take_from(worker, taken)
+    async def take_over_lost(self) -> list[RunRecord]:
+        """Take over runs of dead workers, as RunStore.take_over_lost."""
+        await self.heartbeat()
+        records: list[RunRecord] = []
+        try:
+            for run_id in list(self._pending_takeover):
+                await self._take_over(self.id, run_id, records)
+            for worker in self._dead:
+                if len(records) < BATCH:
+                    await self._take_over_all(worker, records)
+        except StoreDown as error:
+            if not records:
+                raise
+            logger.warning("the other lost runs are taken over later: %s", error)
+        return records
 
-        async def take(unborn: RunRecord) -> bool:
-            await self._take(self.id, unborn.run_id, taken)
-            return True
-
-        await self._settle_unborn(take)
-
-    async def _take_from(self, worker: str, taken: list[RunRecord]) -> None:
-        lost = await self._client.do("SRANDMEMBER", self._keys.owned(worker), BATCH)
-        read = await self._client.do("SRANDMEMBER", self._keys.reads(worker), BATCH)
-        for run_id in (name.decode() for name in lost):
-            await self._client.do("SADD", self._keys.owned(self.id), run_id)
-            await self._take(worker, run_id, taken)
+    async def _take_over_all(self, worker: str, records: list[RunRecord]) -> None:
+        runs, reads = self._keys.worker(worker, "runs"), self._keys.worker(worker, "reads")
+        own = self._keys.worker(self.id, "runs")
+        owned = [name.decode() for name in await self._client.do("SRANDMEMBER", runs, BATCH)]
+        read = [name.decode() for name in await self._client.do("SRANDMEMBER", reads, BATCH)]
+        for run_id in owned:
+            await self._client.do("SADD", own, run_id)
+            await self._take_over(worker, run_id, records)
             if run_id not in self.owned:
-                await self._client.do("SREM", self._keys.owned(self.id), run_id)
-            await self._client.do("SREM", self._keys.owned(worker), run_id)
-        for run_id in (name.decode() for name in read):
-            await self._tell_reading(worker, run_id, reading=False)
-            await self._client.do("SREM", self._keys.reads(worker), run_id)
-        if not lost and not read:
-            await self._client.run(scripts.FORGET, [self._keys.leases], worker, FORGET)
+                await self._client.do("SREM", own, run_id)
+            await self._client.do("SREM", runs, run_id)
+        for run_id in read:
+            await self._notify_owner(worker, run_id, reading=False)
+            await self._client.do("SREM", reads, run_id)
+        if not owned and not read:
+            await self._client.run(scripts.REMOVE_WORKER, self._keys.workers()[:1], worker, REMOVE_AFTER)
 
-    async def _take(self, worker: str, run_id: str, taken: list[RunRecord]) -> None:
-        request = await self._client.do("GET", self._keys.request(run_id))
-        # If the reply is lost the run may be this worker's already: then it is taken from itself.
-        self._half_taken.add(run_id)
+    async def _take_over(self, worker: str, run_id: str, records: list[RunRecord]) -> None:
+        request = await self._client.do("GET", self._keys.run(run_id, "request"))
+        # If the reply is lost the run may be this worker's already: then this worker takes it over from itself.
+        self._pending_takeover.add(run_id)
         flat = await self._client.run(scripts.TAKE, [self._keys.run(run_id)], worker, self.id)
-        self._half_taken.discard(run_id)
+        self._pending_takeover.discard(run_id)
         if (record := record_of(flat)) is not None:
             record.request = request
             self.owned[run_id] = record
-            taken.append(record)
+            records.append(record)
 
     async def _store_again(self) -> None:
         for record in list(self.owned.values()):
@@ -206,49 +185,36 @@ class Worker:
             await self.set_reading(run_id, True)
 
     async def _look_for_fences(self) -> None:
-        owned = list(self.owned.items())
-        found = await self._client.fields([self._keys.run(run_id) for run_id, _ in owned], "attempt")
-        for (run_id, record), (attempt,) in zip(owned, found, strict=True):
-            if attempt is not None and int(attempt) != record.attempt:
-                self._on_fenced(run_id)
+        for run, attempt in await self._field_of_owned("attempt"):
+            if attempt is not None and int(attempt) != run.attempt:
+                self._on_fenced(run.run_id)
 
-    async def look_for_cancels(self) -> list[str]:
-        """Runs of this worker that somebody wants cancelled."""
-        owned = list(self.owned)
-        found = await self._client.fields([self._keys.run(run_id) for run_id in owned], "cancel") if owned else []
-        return [run_id for run_id, (cancel,) in zip(owned, found, strict=True) if cancel]
+    async def _field_of_owned(self, field: str) -> list[tuple[RunRecord, bytes | None]]:
+        owned = list(self.owned.values())
+        found = await self._client.fields([self._keys.run(run.run_id) for run in owned], field)
+        return [(run, value) for run, (value,) in zip(owned, found, strict=True)]
 
-    async def _forget_over(self) -> None:
-        if self._over:
-            over, self._over = self._over, set()
+    async def _forget_disowned(self) -> None:
+        disowned, self._disowned = self._disowned, {}
+        try:
+            if disowned:
+                await self._client.do("SREM", self._keys.worker(self.id, "runs"), *disowned)
+            for run in disowned.values():
+                if run is not None:
+                    await self.claims.leave(run)
+        except BaseException:
+            self._disowned = disowned | self._disowned
+            raise
+
+    async def _discard_pending(self) -> None:
+        # Heartbeats overlap (/readyz, lookups): each run is settled by the one that took it out.
+        while self.pending_discard:
+            run_id, run = self.pending_discard.popitem()
             try:
-                await self._client.do("SREM", self._keys.owned(self.id), *over)
-            except StoreDown:
-                self._over |= over
+                if not await self.discard(run_id):
+                    self._pending_takeover.add(run_id)  # it has readers, who see it end as lost
+                elif run.key:
+                    await self._client.run(scripts.UNCLAIM, [self._keys.key(run.key)], run_id)
+            except BaseException:
+                self.pending_discard[run_id] = run
                 raise
-        while self._leaving:
-            await self.claims.leave(self._leaving[-1])
-            self._leaving.pop()
-
-    async def _discard_unborn(self) -> None:
-        # A run that somebody joined meanwhile is not dropped but ends as lost: take_over_lost hands it out.
-        async def discard(record: RunRecord) -> bool:
-            if not await self.discard(record.run_id):
-                return False
-            if record.key:
-                await self._client.run(scripts.UNCLAIM, [self._keys.key(record.key)], record.run_id)
-            return True
-
-        await self._settle_unborn(discard)
-
-    async def _settle_unborn(self, settle: Callable[[RunRecord], Awaitable[bool]]) -> None:
-        # Beats overlap (/readyz, lookups): whoever takes a run out looks after it alone.
-        for run_id in list(self.unborn):
-            record, settled = self.unborn.pop(run_id, None), False
-            if record is None:
-                continue
-            try:
-                settled = await settle(record)
-            finally:
-                if not settled:
-                    self.unborn[run_id] = record

@@ -1,4 +1,4 @@
-"""The line to Redis: replies go to whoever asked, in order, and a line of no use says so to all, once."""
+"""The connection to Redis: every reply goes to its call, in order, and a lost connection fails all of its calls."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.asyncio import Connection as RedisConnection
 
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.stores.redis import RedisStore
-from streamserve.stores.redis.line import Line
+from streamserve.stores.redis.connection import Connection
 from tests.stores.servers import RedisServer, redis_server
 
 LIMIT = 10.0
@@ -19,13 +20,12 @@ TIMEOUT = 0.3
 
 
 class Pretender:
-    """The other side of a line, which says what it is told to."""
+    """The other side of a connection, which says what the test tells it to."""
 
     def __init__(self) -> None:
         self.heard: asyncio.Queue[bytes] = asyncio.Queue()
         self.writer: asyncio.StreamWriter
         self.gone = asyncio.Event()
-        self.lost = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
@@ -38,63 +38,61 @@ class Pretender:
             writer.close()
             self.gone.set()
 
-    def was_lost(self) -> None:
-        self.lost += 1
-
 
 @asynccontextmanager
-async def line(timeout: float = LIMIT) -> AsyncIterator[tuple[Line, Pretender]]:
+async def connected(timeout: float = LIMIT) -> AsyncIterator[tuple[Connection, Pretender]]:
     other = Pretender()
     server = await asyncio.start_server(other.serve, "127.0.0.1", 0)
-    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    made = Line(writer, timeout, other.was_lost)
+    host, port = server.sockets[0].getsockname()
+    raw = RedisConnection(host=host, port=port, protocol=2, driver_info=None, socket_timeout=None)
+    await raw.connect()
+    made = Connection(raw, timeout)
     try:
         async with asyncio.timeout(LIMIT):
             yield made, other
     finally:
-        made.close()
+        await made.close()
         server.close()
 
 
-def ask(line: Line, *commands: tuple[str, ...]) -> asyncio.Future[Any]:
-    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    line.send(commands, answer.set_result)  # a second answer would be an error
-    return answer
+def ask(connection: Connection, *commands: tuple[str, ...]) -> asyncio.Task[list[Any]]:
+    return asyncio.create_task(connection.call(commands))
 
 
-async def test_replies_go_to_their_calls_in_order_wherever_the_bytes_are_cut() -> None:
-    async with line() as (made, other):
+async def test_replies_go_to_their_calls_wherever_the_bytes_are_cut() -> None:
+    async with connected() as (made, other):
         answers = [ask(made, ("A",), ("B",)), ask(made, ("C",)), ask(made, ("D",), ("E",))]
         await other.heard.get()
         for byte in b"+a\r\n:7\r\n*2\r\n$1\r\nc\r\n:1\r\n$-1\r\n$2\r\n\r\n\r\n":
             other.writer.write(bytes([byte]))
             await other.writer.drain()
         assert await asyncio.gather(*answers) == [[b"a", 7], [[b"c", 1]], [None, b"\r\n"]]
-        assert other.lost == 0
+        assert await made.is_usable()
 
 
 @pytest.mark.parametrize(
     ("said", "error"),
-    [(b"-NOSCRIPT gone\r\n", "NOSCRIPT gone"), (b"nonsense\r\n", "Protocol error"), (b"", "is closed")],
+    [(b"-NOSCRIPT gone\r\n", "gone"), (b"nonsense\r\n", "Protocol error"), (b"", "closed")],
 )
-async def test_an_error_nonsense_or_an_end_tells_every_call_and_loses_the_line(said: bytes, error: str) -> None:
-    async with line() as (made, other):
+async def test_an_error_or_an_end_fails_every_call_and_the_connection(said: bytes, error: str) -> None:
+    async with connected() as (made, other):
         answers = [ask(made, ("A",)), ask(made, ("B",))]
         await other.heard.get()
         other.writer.write(said)
         if not said:
             other.writer.close()
-        for answer in await asyncio.gather(*answers):
+        for answer in await asyncio.gather(*answers, return_exceptions=True):
             assert isinstance(answer, StoreDown)
             assert error in str(answer)
-        assert other.lost == 1
+        assert not await made.is_usable()
+        with pytest.raises(StoreDown):
+            await made.call([("C",)])
 
 
-async def test_a_line_that_is_lost_together_with_its_answer_is_not_taken_for_a_good_one() -> None:
-    async with line() as (made, other):
-        with pytest.raises(StoreDown, match="closed with its answer"):
-            await asyncio.gather(made.ask("A"), _say(other, b"+a\r\n+nobody asked for this\r\n"))
-        assert other.lost == 1
+async def test_a_connection_with_an_unexpected_reply_is_not_used_again() -> None:
+    async with connected() as (made, other):
+        await asyncio.gather(made.call([("A",)]), _say(other, b"+a\r\n+nobody asked for this\r\n"))
+        assert not await made.is_usable()
 
 
 async def _say(other: Pretender, said: bytes) -> None:
@@ -102,26 +100,42 @@ async def _say(other: Pretender, said: bytes) -> None:
     other.writer.write(said)
 
 
-async def test_no_answer_in_time_loses_the_line_and_a_late_one_is_not_heard() -> None:
-    async with line(TIMEOUT) as (made, other):
+async def test_no_reply_in_time_loses_the_connection() -> None:
+    async with connected(TIMEOUT) as (made, other):
         first = ask(made, ("A",))
         await _say(other, b"+a\r\n")
         assert await first == [b"a"]
         with pytest.raises(StoreDown, match=r"no answer within 0\.3 s"):
-            await made.ask("B")
-        assert other.lost == 1
-        made.data_received(b"+late\r\n")
-        assert other.lost == 1
+            await made.call([("B",)])
+        assert not await made.is_usable()
+        other.writer.write(b"+late\r\n")
+        with pytest.raises(StoreDown):
+            await made.call([("C",)])
 
 
-async def test_what_is_under_way_when_it_is_closed_is_not_answered() -> None:
-    async with line() as (made, other):
-        answer = ask(made, ("A",))
+async def test_a_cancelled_call_leaves_no_reply_for_the_next_one() -> None:
+    async with connected() as (made, other):
+        calls = [ask(made, ("A",)), ask(made, ("B",))]
         await other.heard.get()
-        made.close()
+        calls[1].cancel()
         await other.gone.wait()
-        assert not answer.done()
-        assert other.lost == 0
+        first, second = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(first, StoreDown)
+        assert isinstance(second, asyncio.CancelledError)
+        assert not await made.is_usable()
+
+
+async def test_appends_under_way_when_the_store_closes_get_no_answer(server: RedisServer) -> None:
+    store = RedisStore(server.url)
+    await store.open()
+    await store.acquire(RunRecord("run", "chain", "stream", "ann", created_at=1.0))
+    server.freeze()
+    appending = asyncio.create_task(store.append("run", 1, 1, [b"1"]))
+    async with asyncio.timeout(LIMIT):
+        await store.close()
+    assert not appending.done()
+    appending.cancel()
+    server.thaw()
 
 
 @pytest.fixture
@@ -131,7 +145,7 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("command", [("SCRIPT", "FLUSH"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")])
-async def test_a_redis_that_drops_scripts_or_connections_takes_blocks_again(
+async def test_a_redis_that_drops_scripts_or_connections_is_used_again(
     server: RedisServer, command: tuple[str, ...]
 ) -> None:
     store = RedisStore(server.url)
