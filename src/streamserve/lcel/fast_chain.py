@@ -33,7 +33,7 @@ from langchain_core.runnables.config import (
 
 from streamserve.lcel.known_langchain import pieces
 from streamserve.lcel.silent_steps import Silent, silent
-from streamserve.lcel.traced_stream import Stream, buffered, closed, is_observed, traced
+from streamserve.lcel.traced_stream import Stream, close, is_observed, stream_whole, traced
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -42,7 +42,7 @@ def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
     Args:
         chain: the declared chain, which stays as it is; a step exchanged in it later has no effect.
     """
-    return _rebuilt(chain) if pieces() else chain
+    return _rebuild(chain) if pieces() else chain
 
 
 class RunnableSequence(base.RunnableSequence[Any, Any]):
@@ -95,7 +95,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
             stream = silent_step(inputs, kwargs) if silent_step is not None and not observed else None
             if stream is None:
                 config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
-                stream = _transformed(step, inputs, config, kwargs)
+                stream = _transform(step, inputs, config, kwargs)
             inputs, kwargs = stream, {}
         return inputs
 
@@ -106,7 +106,7 @@ class RunnableBinding(base.RunnableBinding[Any, Any]):
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         if self.config_factories:  # these are to be called when the stream starts
             return super().atransform(input, config, **kwargs)
-        return _transformed(self.bound, input, bound_config(self, config), {**self.kwargs, **kwargs})
+        return _transform(self.bound, input, bound_config(self, config), {**self.kwargs, **kwargs})
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         # The stream below is closed with its reader, unlike upstream.
@@ -116,7 +116,7 @@ class RunnableBinding(base.RunnableBinding[Any, Any]):
             async for chunk in stream:
                 yield chunk
         finally:
-            await closed(stream)
+            await close(stream)
 
 
 class StrOutputParser(output_parsers.StrOutputParser):
@@ -131,7 +131,7 @@ class StrOutputParser(output_parsers.StrOutputParser):
             async for chunk in chunks:
                 yield _text(self, chunk)
         finally:
-            await closed(chunks)
+            await close(chunks)
 
 
 def _text(parser: StrOutputParser, chunk: Any) -> str:
@@ -163,27 +163,27 @@ async def _once(value: Any) -> AsyncIterator[Any]:
     yield value
 
 
-def _transformed(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, kwargs: dict[str, Any]) -> Stream:
+def _transform(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, kwargs: dict[str, Any]) -> Stream:
     if type(step).atransform is Runnable.atransform:
-        return buffered(step, inputs, config, **kwargs)
+        return stream_whole(step, inputs, config, **kwargs)
     return step.atransform(inputs, config, **kwargs)
 
 
-def _rebuilt(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
+def _rebuild(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
     rebuild = _REBUILDS.get(type(chain))
     return rebuild(chain) if rebuild else chain
 
 
 def _sequence(chain: base.RunnableSequence[Any, Any]) -> base.RunnableSequence[Any, Any]:
     kind = RunnableSequence if "sequence" in pieces() else base.RunnableSequence
-    first, *middle, last = map(_rebuilt, chain.steps)
+    first, *middle, last = map(_rebuild, chain.steps)
     return kind(first=first, middle=middle, last=last, name=chain.name)
 
 
 def _binding(chain: base.RunnableBinding[Any, Any]) -> base.RunnableBinding[Any, Any]:
     kind = RunnableBinding if "binding" in pieces() else base.RunnableBinding
     return kind(
-        bound=_rebuilt(chain.bound), kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories
+        bound=_rebuild(chain.bound), kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories
     )
 
 
@@ -193,21 +193,21 @@ def _parser(parser: output_parsers.StrOutputParser) -> output_parsers.StrOutputP
 
 # The contents of these are rebuilt, not they themselves.
 def _parallel(chain: RunnableParallel[Any]) -> RunnableParallel[Any]:
-    return chain.model_copy(update={"steps__": {name: _rebuilt(step) for name, step in chain.steps__.items()}})
+    return chain.model_copy(update={"steps__": {name: _rebuild(step) for name, step in chain.steps__.items()}})
 
 
 def _assign(chain: RunnableAssign) -> RunnableAssign:
-    return chain.model_copy(update={"mapper": _rebuilt(chain.mapper)})
+    return chain.model_copy(update={"mapper": _rebuild(chain.mapper)})
 
 
 def _branch(chain: RunnableBranch[Any, Any]) -> RunnableBranch[Any, Any]:
-    branches = [(condition, _rebuilt(branch)) for condition, branch in chain.branches]
-    return chain.model_copy(update={"branches": branches, "default": _rebuilt(chain.default)})
+    branches = [(condition, _rebuild(branch)) for condition, branch in chain.branches]
+    return chain.model_copy(update={"branches": branches, "default": _rebuild(chain.default)})
 
 
 def _fallbacks(chain: RunnableWithFallbacks[Any, Any]) -> RunnableWithFallbacks[Any, Any]:
-    fallbacks = [_rebuilt(fallback) for fallback in chain.fallbacks]
-    return chain.model_copy(update={"runnable": _rebuilt(chain.runnable), "fallbacks": fallbacks})
+    fallbacks = [_rebuild(fallback) for fallback in chain.fallbacks]
+    return chain.model_copy(update={"runnable": _rebuild(chain.runnable), "fallbacks": fallbacks})
 
 
 _REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {

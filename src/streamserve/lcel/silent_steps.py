@@ -18,7 +18,7 @@ from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 
 from streamserve.lcel.known_langchain import pieces
-from streamserve.lcel.traced_stream import NOTHING, Stream, closed, gathered
+from streamserve.lcel.traced_stream import NOTHING, Stream, close, gather
 from streamserve.private_names.langchain_core import chunks_of, messages_of, metadata_of, prompt_value, streams
 
 # Makes a step's stream of its inputs and arguments; None: with these it cannot be silent.
@@ -36,9 +36,9 @@ _TEMPLATES = (
 def silent(step: Runnable[Any, Any]) -> Silent | None:
     """Return how a step streams without a run, or None if it needs one."""
     if type(step) is prompts.ChatPromptTemplate:
-        return partial(_prompted, step) if "prompt" in pieces() and _is_plain(step) else None
-    if isinstance(step, BaseChatModel) and "model" in pieces() and _streams_as_all_do(type(step)):
-        return partial(_said, step)
+        return partial(_format_prompt, step) if "prompt" in pieces() and _is_plain(step) else None
+    if isinstance(step, BaseChatModel) and "model" in pieces() and _streams_as_its_base(type(step)):
+        return partial(_stream_model, step)
     return None
 
 
@@ -52,20 +52,22 @@ def _is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
     )
 
 
-async def _prompted(prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+async def _format_prompt(
+    prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs: dict[str, Any]
+) -> AsyncIterator[Any]:
     try:
-        whole = await gathered(inputs)
+        whole = await gather(inputs)
         if whole is not NOTHING:
             yield prompt_value(prompt, whole)
     finally:
-        await closed(inputs)
+        await close(inputs)
 
 
-def _streams_as_all_do(kind: type[BaseChatModel]) -> bool:
+def _streams_as_its_base(kind: type[BaseChatModel]) -> bool:
     return kind.astream is BaseChatModel.astream and kind.atransform is Runnable.atransform
 
 
-def _said(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) -> Stream | None:
+def _stream_model(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) -> Stream | None:
     if model.callbacks or model.verbose or model.output_version == "v1":
         return None
     others = {name: value for name, value in kwargs.items() if name != "stop"}
@@ -81,7 +83,7 @@ async def _chunks(
 ) -> AsyncIterator[Any]:
     stream, message = None, None
     try:
-        given = await gathered(inputs)
+        given = await gather(inputs)
         if given is NOTHING:
             return
         messages = messages_of(model, given)
@@ -101,5 +103,5 @@ async def _chunks(
             nothing: str | list[Any] = "" if isinstance(message.content, str) else []
             yield AIMessageChunk(content=nothing, chunk_position="last", id=message_id)
     finally:
-        await closed(stream)
-        await closed(inputs)
+        await close(stream)
+        await close(inputs)

@@ -69,7 +69,7 @@ async def traced(
     source, stream = aiter(inputs), NOTHING
     first = await anext(source, NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
-    run = await _started(step, config, run_type=run_type, defers_inputs=defers_inputs)
+    run = await _start_run(step, config, run_type=run_type, defers_inputs=defers_inputs)
     observed = is_observed(run)
     listened = observed and any(not handler.ignore_chain for handler in run.handlers)
     tap, outputs = _Tap(first, source, listened=listened), ChunkSum()
@@ -78,8 +78,8 @@ async def traced(
         if observed or not in_own_task:
             with set_config_context(child) as context:
                 stream = context.run(transform, tap, run, child)
-                with Relay(_announced(run, stream), context) as relay:
-                    while relay.moved() or await relay.waited():
+                with Relay(_tap_outputs(run, stream), context) as relay:
+                    while relay.advance() or await relay.wait():
                         yield relay.chunk
                         if listened:
                             outputs.add(relay.chunk)
@@ -96,20 +96,20 @@ async def traced(
     else:
         await run.on_chain_end(output, inputs=tap.seen())
     finally:
-        await closed(stream)
-        await closed(source)
+        await close(stream)
+        await close(source)
 
 
-async def _started(step: Runnable[Any, Any], config: RunnableConfig, **about: Any) -> AsyncCallbackManagerForChainRun:
+async def _start_run(step: Runnable[Any, Any], config: RunnableConfig, **about: Any) -> AsyncCallbackManagerForChainRun:
     """Start the step's run; take its id out of the config, so that no other run has it."""
     name, run_id = config.get("run_name") or step.get_name(), config.pop("run_id", None)
     manager = get_async_callback_manager_for_config(config)
     return await manager.on_chain_start(None, {"input": ""}, name=name, run_id=run_id, **about)
 
 
-async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, **kwargs: Any) -> Stream:
+async def stream_whole(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, **kwargs: Any) -> Stream:
     """Stream a step that needs its whole input: as `Runnable.atransform`, closed with its reader."""
-    whole = await gathered(inputs)
+    whole = await gather(inputs)
     if whole is NOTHING:
         return
     stream = step.astream(whole, config, **kwargs)
@@ -117,10 +117,10 @@ async def buffered(step: Runnable[Any, Any], inputs: Stream, config: RunnableCon
         async for output in stream:
             yield output
     finally:
-        await closed(stream)
+        await close(stream)
 
 
-async def gathered(inputs: Stream) -> Any:
+async def gather(inputs: Stream) -> Any:
     """Return the sum of all chunks of a stream, or `NOTHING` if it has none."""
     first, total = NOTHING, None
     async for chunk in inputs:
@@ -134,7 +134,7 @@ async def gathered(inputs: Stream) -> Any:
     return first if total is None else total.value()
 
 
-async def closed(stream: Any) -> None:
+async def close(stream: Any) -> None:
     """Close a stream that can be closed and that nothing is waiting for."""
     if hasattr(stream, "aclose") and not getattr(stream, "ag_running", False):
         await stream.aclose()
@@ -157,9 +157,9 @@ class _Tap:
     def __anext__(self) -> Awaitable[Any]:
         if self._sum is None and self._first is NOTHING:
             return self._next()
-        return self._taken()
+        return self._take()
 
-    async def _taken(self) -> Any:
+    async def _take(self) -> Any:
         if self._first is NOTHING:
             chunk = await self._next()
         else:
@@ -181,7 +181,7 @@ class _Tap:
         return None if self._start is NOTHING else self._start
 
 
-def _announced(run: AsyncCallbackManagerForChainRun, stream: Stream) -> Stream:
+def _tap_outputs(run: AsyncCallbackManagerForChainRun, stream: Stream) -> Stream:
     """Return a run's stream through the handler that shows its chunks in `astream_events` and `astream_log`."""
     for handler in run.handlers:
         if hasattr(handler, "tap_output_aiter"):
@@ -215,12 +215,12 @@ class Relay:
     def __exit__(self, *_: object) -> None:
         self._run(self._loop.close)
 
-    def moved(self) -> bool:
+    def advance(self) -> bool:
         """Return whether there was a next chunk without waiting."""
-        return self._resumed(self._send, None)
+        return self._resume(self._send, None)
 
     @types.coroutine
-    def waited(self) -> Generator[Any, Any, bool]:
+    def wait(self) -> Generator[Any, Any, bool]:
         """Wait for the next chunk; return False at the stream's end."""
         while self._pending is not _ENDED:
             try:
@@ -228,14 +228,14 @@ class Relay:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                moved = self._resumed(self._loop.throw, error)
+                moved = self._resume(self._loop.throw, error)
             else:
-                moved = self._resumed(self._send, sent)
+                moved = self._resume(self._send, sent)
             if moved:
                 return True
         return False
 
-    def _resumed(self, resume: Callable[[Any], Any], value: Any) -> bool:
+    def _resume(self, resume: Callable[[Any], Any], value: Any) -> bool:
         try:
             self._pending = self._run(resume, value)
         except StopIteration:

@@ -29,7 +29,7 @@ from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_run_id
 from streamserve.graphs.thread_heads import starting_config
 from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
-from streamserve.lcel.traced_stream import closed
+from streamserve.lcel.traced_stream import close
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.output_forms import BatchResults, OtherOutput, changes_form
 from streamserve.wire.serializer import keep_output
@@ -180,7 +180,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             async for chunk in stream:
                 yield chunk
         finally:
-            await closed(stream)
+            await close(stream)
         if type(chunk) is dict:  # a snapshot: dicts that add up are AddableDicts
             keep_output(chunk)
 

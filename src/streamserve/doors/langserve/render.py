@@ -12,7 +12,7 @@ from langchain_core.tracers.log_stream import RunLogPatch
 
 from streamserve.call import Call
 from streamserve.errors.failures import explain, record
-from streamserve.lcel.traced_stream import closed
+from streamserve.lcel.traced_stream import close
 from streamserve.runs.run import Events
 from streamserve.serving.served import ServedRunnable
 from streamserve.wire.serializer import to_line
@@ -47,7 +47,7 @@ async def frames(
             yield {"event": "data", "data": dumps(form(value) if form else value).decode()}
         yield {"event": "end"}
     finally:
-        await closed(source)
+        await close(source)
 
 
 def _operations(patch: RunLogPatch) -> dict[str, Any]:
