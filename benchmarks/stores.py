@@ -24,7 +24,7 @@ from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from benchmarks.rounds import difference, tried
 from benchmarks.servers.addresses import addresses
-from streamserve.lifespan import collect_what_is_new
+from streamserve.lifespan import freeze_garbage_collector
 from streamserve.runs.writer import Writer
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord, RunStore, store_at
@@ -140,7 +140,7 @@ def _delays(name: str, rounds: list[list[float]]) -> list[Figure]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run work in the server's kind of event loop, with its setting of the garbage collector."""
-    collect_what_is_new(Settings(_env_file=None).gc_threshold)
+    freeze_garbage_collector(Settings(_env_file=None).gc_threshold)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 

@@ -1,4 +1,4 @@
-"""What lives as long as the server: its stores, threads and reaper, and the way from SIGTERM to the last block."""
+"""The application's lifespan: open the stores, run the reaper, and drain the runs after SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from streamserve.api.services import services_in
 from streamserve.errors import ShuttingDown
+from streamserve.private_names.uvicorn import stop_server
 from streamserve.runs.runs import Runs
 from streamserve.runs.sync_calls import SyncCallExecutor
 
@@ -24,7 +25,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """FastAPI's lifespan of the application."""
+    """Open what the application needs, and close it at the end; FastAPI's lifespan."""
     services = services_in(app)
     services.auth.require_private()
     runs = services.runs
@@ -40,7 +41,7 @@ async def _running(runs: Runs) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     threads = SyncCallExecutor(runs.settings.threads, thread_name_prefix="chain")
     loop.set_default_executor(threads)
-    collect_what_is_new(runs.settings.gc_threshold)
+    freeze_garbage_collector(runs.settings.gc_threshold)
     await runs.store.open()
     reaper = asyncio.create_task(runs.reaper.run())
     try:
@@ -70,8 +71,10 @@ def _drain_on_signal(runs: Runs, loop: asyncio.AbstractEventLoop) -> Iterator[No
 
 
 class _Shutdown:
-    """Drains at the first signal and only then lets the server stop: it closes its port at once, and /readyz could
-    not tell a load balancer any more. A second signal ends the runs and stops the server now."""
+    """Drain at the first signal, then let the server stop; at a second signal, end the runs and stop it now.
+
+    A server that stops closes its port at once: /readyz could not tell a load balancer that it drains.
+    """
 
     def __init__(self, runs: Runs, loop: asyncio.AbstractEventLoop, previous: dict[int, Any]) -> None:
         self.previous = previous
@@ -96,21 +99,19 @@ class _Shutdown:
 
 
 def _stop(handler: Any, number: int, frame: FrameType | None) -> None:
-    server: Any = getattr(handler, "__self__", None)
-    if getattr(server, "should_exit", None) is False:
-        server.should_exit = True  # uvicorn: its own handler would end the process by the signal, not with 0
-    elif callable(handler):
+    # The server's own handler would end the process by the signal, not with 0.
+    if not stop_server(handler) and callable(handler):
         handler(number, frame)
 
 
-def collect_what_is_new(threshold: int) -> None:
-    """Leaves out from here on what was loaded, and sets how often the rest is looked through.
+def freeze_garbage_collector(threshold: int) -> None:
+    """Leave all objects that exist now out of garbage collection, and set how often newer ones are collected.
 
-    What was loaded stays: with it, the longest gap in streams is five times as long. Once per process; a server in a
-    thread of another program leaves that program's collector alone.
+    The modules stay for ever, and with them in a collection the longest gap in streams is five times as long. This
+    happens once per process; a server in a thread of another program leaves that program's collector alone.
 
     Args:
-        threshold: objects made between two rounds; 0: none.
+        threshold: the number of new objects between two collections; 0: no collections.
     """
     if threading.current_thread() is not threading.main_thread():
         return

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.http.json_bounds import passed_bound
+from streamserve.http.json_bounds import exceeded_bound
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(alphabet='a,[]{}"\\:', max_size=8),
@@ -32,16 +32,16 @@ def marks_of(value: Any) -> int:
 @given(JSON, st.integers(0, 6), st.integers(0, 20))
 def test_the_bounds_are_those_of_the_parsed_value(value: Any, depth: int, items: int) -> None:
     text = json.dumps(value).encode()
-    passed = passed_bound(text, depth, items)
+    passed = exceeded_bound(text, depth, items)
     assert (passed == "items") == (marks_of(value) > items)
     assert (passed == "depth") == (marks_of(value) <= items and depth_of(value) > depth)
 
 
 @given(st.binary(max_size=60) | st.text(alphabet='[]{}",\\1', max_size=60).map(str.encode))
 def test_what_is_no_json_is_measured_without_an_error(text: bytes) -> None:
-    assert passed_bound(text, 2, 5) in ("depth", "items", None)
+    assert exceeded_bound(text, 2, 5) in ("depth", "items", None)
 
 
 @pytest.mark.parametrize("text", [b'"' + b"[,{" * 1000 + b'"', b'["\\"[[[[[[[[,,,,,,,,", "\\\\", 1]'])
 def test_what_stands_in_strings_counts_for_nothing(text: bytes) -> None:
-    assert passed_bound(text, 1, 3) is None
+    assert exceeded_bound(text, 1, 3) is None

@@ -25,7 +25,17 @@ from tests.observed import chunks_of, comparable
 from tests.streamed_chains import CASES, TOPIC, Case
 
 PACKAGE = Path(streamserve.__file__).parent
-DEPENDENCIES = ("langchain_core", "langchain_openai", "langgraph", "openai")
+DEPENDENCIES = (
+    "fastapi",
+    "langchain_core",
+    "langchain_openai",
+    "langgraph",
+    "langserve",
+    "openai",
+    "pydantic",
+    "starlette",
+    "uvicorn",
+)
 PUBLIC = {"_replace"}  # of named tuples
 RENAMED: dict[str, list[str]] = {
     # All but `_astream`, which is how a model is written.
@@ -35,9 +45,11 @@ RENAMED: dict[str, list[str]] = {
         - {"ensure_config", "patch_config", "merge_configs"}
         | {"achunks_to_events", "message_to_events", "suppress_langchain_beta_warning"}
     ),
+    "fastapi": ["dependant"],
     "langchain_openai": ["_default_params", "_use_responses_api"],
     "langgraph": ["_messages_delta_reducer", "DEFAULT_RECURSION_LIMIT"],
     "openai": ["_decoder", "_iterator"],
+    "uvicorn": ["HttpToolsProtocol"],
 }
 TEXT = ["Cats", " ", "purr", ".", ""]
 LIMIT = 100  # seconds
@@ -121,6 +133,9 @@ def _is_own(owner: ast.expr) -> bool:
     return isinstance(owner, ast.Call) or (isinstance(owner, ast.Name) and owner.id in ("self", "cls"))
 
 
-@pytest.mark.parametrize("room", ["catalog", "events", "graphs", "lcel", "models", "runs", "serving", "wire"])
+@pytest.mark.parametrize(
+    "room",
+    ["api", "catalog", "doors", "events", "graphs", "http", "lcel", "models", "pages", "runs", "serving", "wire"],
+)
 def test_no_other_room_uses_a_private_name(room: str) -> None:
     assert not [use for path in (PACKAGE / room).rglob("*.py") for use in _private_uses(path)]

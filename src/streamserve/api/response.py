@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamserve.api.reader import Reader
 from streamserve.errors import RunExpired, StoreUnavailable
+from streamserve.private_names.uvicorn import abort
 from streamserve.runs.runs import Runs
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.wire.blocks import KEEP_ALIVE, error_block
@@ -80,7 +81,8 @@ class StreamResponse(Response):
             if not ((disconnect.done() or reader.dropped) and task.uncancel() == 0):
                 raise
             if reader.dropped:
-                _abort(receive)
+                # The server would close the connection once its buffer is sent: never, if the reader reads nothing.
+                abort(receive)
                 await asyncio.sleep(0)  # the server notices the lost connection first, and logs no error
         finally:
             disconnect.cancel()
@@ -201,13 +203,6 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
 def run_headers(run_id: str, base: str) -> dict[str, str]:
     """Return the headers that name a run; `Location` is its stream, by LangGraph's convention."""
     return {"Run-Id": run_id, "Content-Location": base, "Location": f"{base}/stream"}
-
-
-def _abort(receive: Receive) -> None:
-    # A server closes a connection once its buffer is sent; a reader that reads nothing would delay that for ever.
-    transport = getattr(getattr(receive, "__self__", None), "transport", None)
-    if callable(abort := getattr(transport, "abort", None)):
-        abort()
 
 
 async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[object]) -> None:

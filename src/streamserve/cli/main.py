@@ -12,6 +12,7 @@ import click
 
 from streamserve.catalog.registry import discover
 from streamserve.cli.keys import key
+from streamserve.private_names.uvicorn import CAN_BOUND_HEADS
 from streamserve.settings import Settings
 
 
@@ -75,7 +76,7 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
                 port=settings.port if port is None else port,
                 root_path=settings.root_path,
                 forwarded_allow_ips=settings.trusted_proxies,
-                http="streamserve.http.protocol:BoundedHead",
+                http="streamserve.http.protocol:BoundedHead" if CAN_BOUND_HEADS else "auto",
                 workers=processes,
                 reload=settings.dev,
                 app_dir=str(Path.cwd()),

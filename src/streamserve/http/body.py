@@ -1,4 +1,4 @@
-"""The body of a request to a chain: parsed once, its shape checked, and the place of what does not fit found."""
+"""The body of a request to a chain, parsed once and within bounds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fastapi import Request
 from starlette.types import Receive, Scope
 
 from streamserve.errors.places import invalid
-from streamserve.http.json_bounds import passed_bound
+from streamserve.http.json_bounds import exceeded_bound
 from streamserve.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Bytes of a body from which on other streams would feel its parsing.
+# Bytes from which on the parsing of a body would delay other streams.
 LARGE = 32 * 2**10
-# Threads of their own: those of the chains may all be taken.
+# OS threads of their own: the threads of the chains may all be taken.
 _parsers = ThreadPoolExecutor(2, thread_name_prefix="parse")
 
 
 class ChainRequest(Request):
-    """A request whose body is read by a parser that no input can break.
+    """A request whose body is parsed within bounds.
 
     Args:
         scope: ASGI's.
@@ -39,24 +39,29 @@ class ChainRequest(Request):
         self._settings = settings
 
     async def json(self) -> Any:
-        """The parsed body.
+        """Return the parsed body.
 
         Raises:
-            InvalidInput: it is not JSON, or has more than it may.
+            InvalidInput: the body is not JSON, is too deep or has too many values.
         """
-        if not hasattr(self, "_json"):
+        if not hasattr(self, "_parsed"):
             body = await self.body()
-            self._json = await aside(body, parse_bounded, body, self._settings)
-        return self._json
+            self._parsed = await aside(body, parse_bounded, body, self._settings)
+        return self._parsed
 
     async def fingerprint(self) -> str:
-        """What tells its body from one that says something else, however it is written."""
+        """Return a digest of the body's values: spaces and the order of keys do not change it."""
         body = await self.body()
         return await aside(body, _digest, body)
 
 
 async def aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Does work with a body, in a thread if the body is large."""
+    """Do work with a body, in an OS thread if the body is large.
+
+    Args:
+        body: decides by its size.
+        work: the function, which is called with the other arguments.
+    """
     if len(body) < LARGE:
         return work(*args, **kwargs)
     return await asyncio.wrap_future(_parsers.submit(work, *args, **kwargs))
@@ -67,12 +72,16 @@ def _digest(body: bytes) -> str:
 
 
 def parse_bounded(body: bytes, settings: Settings) -> Any:
-    """JSON to Python, unless it is too deep or has too many values. Of duplicate keys, the last counts.
+    """Return the value of a JSON text; of duplicate keys, the last counts.
+
+    Args:
+        body: the text.
+        settings: the bounds on depth and number of values.
 
     Raises:
-        InvalidInput: it is, or no JSON.
+        InvalidInput: the text is no JSON, is too deep or has too many values.
     """
-    passed = passed_bound(body, settings.max_json_depth, settings.max_json_items)
+    passed = exceeded_bound(body, settings.max_json_depth, settings.max_json_items)
     if passed == "depth":
         raise invalid(("body",), f"More than {settings.max_json_depth} levels of nesting", "too_deep")
     if passed == "items":
@@ -81,10 +90,10 @@ def parse_bounded(body: bytes, settings: Settings) -> Any:
 
 
 def parse(body: bytes) -> Any:
-    """JSON to Python.
+    """Return the value of a JSON text.
 
     Raises:
-        InvalidInput: no JSON, bad UTF-8, or nested too deeply.
+        InvalidInput: the text is no JSON, is no UTF-8 or is nested too deeply.
     """
     try:
         return orjson.loads(body)

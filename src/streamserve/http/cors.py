@@ -1,4 +1,4 @@
-"""Which other web origins may call the server, and what their scripts may send and see."""
+"""Cross-origin requests: the origins that may call the server, and the headers that their scripts may use."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SEEN = ("Run-Id", "Content-Location", "Location", "Run-Replay-From", "Retry-Afte
 
 
 def allow_origins(app: FastAPI, settings: Settings) -> None:
-    """Adds the answers to browsers, if the settings name an origin.
+    """Add the middleware for cross-origin requests, if the settings name an origin.
 
     Args:
-        app: gets the middleware; it must be the outermost, so that errors have the headers as well.
-        settings: with the origins.
+        app: gets the middleware, which must be the outermost, so that errors have the headers as well.
+        settings: the origins.
     """
     origins = [origin.strip().rstrip("/") for origin in settings.cors_origins.split(",") if origin.strip()]
     if origins:

@@ -1,7 +1,6 @@
-"""Dependencies and endpoints that take nothing but the request, called without what FastAPI does to find arguments.
+"""A route whose dependencies take the request only, without FastAPI's search for arguments.
 
-That is most of a request's way to a chain: for each route a tree is walked, contexts are opened and answers are put
-together. What takes more than the request goes FastAPI's way.
+The search takes a tenth of the instructions of a stream of three tokens. Other dependencies go FastAPI's way.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def admission(dependencies: Sequence[params.Depends]) -> Callable[[Request], Coroutine[Any, Any, object]] | None:
-    """What lets a request in, or raises; None: a dependency takes more than the request.
+    """Return a function that calls dependencies with a request; None if one of them takes more than the request.
 
     Args:
-        dependencies: in the order in which they are asked.
+        dependencies: the dependencies, in the order of the calls.
     """
     calls: list[Callable[[Request], Awaitable[object]]] = []
     for each in dependencies:
@@ -36,22 +35,8 @@ def admission(dependencies: Sequence[params.Depends]) -> Callable[[Request], Cor
     return admit
 
 
-def handler(endpoint: Callable[..., Any]) -> Handler | None:
-    """The handler of an endpoint that answers by itself; None: it takes more than the request and a config hash."""
-    if _takes_request(endpoint):
-        return endpoint
-    if not _takes_request(endpoint, "config_hash"):
-        return None
-
-    async def handle(request: Request) -> Response:
-        response: Response = await endpoint(request, request.path_params["config_hash"])
-        return response
-
-    return handle
-
-
 def application(handle: Handler) -> ASGIApp:
-    """The ASGI application of a handler that opens nothing; what it raises is answered further out."""
+    """Return the ASGI application of a handler that opens no context; the application's handlers answer its errors."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = await handle(Request(scope, receive, send))
@@ -60,12 +45,12 @@ def application(handle: Handler) -> ASGIApp:
     return app
 
 
-def _takes_request(call: Callable[..., Any], *more: str) -> bool:
+def _takes_request(call: Callable[..., Any]) -> bool:
     function = call if inspect.isroutine(call) else getattr(call, "__call__", None)  # noqa: B004
     if not inspect.iscoroutinefunction(function):
         return False
     try:
         first, *others = inspect.signature(call, eval_str=True).parameters.values()
-    except (NameError, ValueError):  # it names a type that is not there, or takes nothing
+    except (NameError, ValueError):  # a name of a type is unknown, or there is no parameter
         return False
-    return first.annotation in (Request, HTTPConnection) and tuple(each.name for each in others) == more
+    return first.annotation in (Request, HTTPConnection) and not others

@@ -1,6 +1,6 @@
-"""What a request may bring: bytes of its head and body, their pace, and a body declared as JSON.
+"""Bounds of a request: the bytes of its head and body, the time of its body, and a body declared as JSON.
 
-A plain ASGI middleware. The body is bounded while it is read, so an answer can be given before it has come whole.
+A plain ASGI middleware. It bounds the body while the body is read, so an answer need not wait for the whole body.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, ServeError, UnsupportedMediaType
 from streamserve.settings import Settings
 
-# Seconds in which a caller that still sends may take its answer: a connection that is closed at once loses it.
+# Seconds in which a caller that still sends may read its answer: a connection closed at once would lose the answer.
 LINGER = 2.0
 # Bytes of an unread body for which a connection is kept.
 SMALL = 64 * 2**10
 
 
 class Intake:
-    """Refuses what is too large or too slow before it costs anything.
+    """Refuse a request that is too large or too slow before it costs anything.
 
     Args:
-        app: what is served.
+        app: the application.
         settings: the bounds.
     """
 
@@ -58,7 +58,7 @@ class Intake:
 
 
 class Body:
-    """The body of one request on its way in, and what that means for the way out."""
+    """The body of one request; bounds what is received, and closes the connection of a caller that still sends."""
 
     def __init__(self, headers: Headers, receive: Receive, send: Send, settings: Settings) -> None:
         self._receive = receive
@@ -69,16 +69,16 @@ class Body:
         self._closing = False
         self._deadline = asyncio.get_running_loop().time() + settings.body_timeout
         length = headers.get("content-length", "")
-        # A server refuses a length that is none; its digits are bounded here all the same.
+        # A server refuses a malformed length; the number of digits is bounded here all the same.
         self.declared = int(length[:15]) if length.isascii() and length.isdigit() else 0
         self.expected = self.declared > 0 or "transfer-encoding" in headers
 
     async def receive(self) -> Message:
-        """ASGI's `receive`.
+        """Receive a message, as ASGI's `receive`.
 
         Raises:
-            BodyTooLarge: more came than may.
-            BodyTimeout: it does not come.
+            BodyTooLarge: the body has more bytes than the settings allow.
+            BodyTimeout: the body takes longer than the settings allow.
         """
         if self._whole:
             return await self._receive()
@@ -94,7 +94,7 @@ class Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """ASGI's `send`; closes the connection of a caller that still sends."""
+        """Send a message, as ASGI's `send`; close the connection of a caller that still sends."""
         if message["type"] == "http.response.start" and self._is_unread():
             self._closing = True
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}

@@ -1,6 +1,6 @@
-"""How deep and how large a JSON text is, told from its bytes before anything is built of it.
+"""The depth and size of a JSON text, measured by its bytes before any object is made.
 
-Strings are left out. Text that is no JSON is measured as well as it goes: the parser refuses it afterwards.
+The contents of strings do not count. A text that is no JSON is measured too: the parser refuses it afterwards.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def passed_bound(text: bytes, depth: int, items: int) -> Literal["depth", "items"] | None:
-    """Which bound a JSON text passes: "depth", "items" or None.
+def exceeded_bound(text: bytes, depth: int, items: int) -> Literal["depth", "items"] | None:
+    """Return the bound that a JSON text exceeds: "depth", "items" or None.
 
     Args:
         text: any bytes.
-        depth: levels of nesting at most.
-        items: values at most, the containers among them.
+        depth: the maximum number of levels of nesting.
+        items: the maximum number of values, containers included.
     """
-    # What may be too much with the strings' own brackets and commas is looked at again without them.
+    # The first count includes brackets and commas inside strings, so a text above a bound is counted without them.
     if _opened(text) <= depth and _items(text) <= items:
         return None
     bare = _without_strings(text, items)
@@ -38,10 +38,10 @@ def _items(text: bytes) -> int:
 
 
 def _without_strings(text: bytes, items: int) -> bytes | None:
-    """None if there are more strings than the items can have."""
+    """Return the text without strings, or None if it has more strings than the items can have."""
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A value may have a key beside it, and each string two marks.
+    # A value may have a key beside it, and each string has two quotation marks.
     if text.count(b'"') > 4 * (items + 1):
         return None
     return b"".join(text.split(b'"')[::2])

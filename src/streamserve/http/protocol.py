@@ -1,20 +1,20 @@
-"""uvicorn's HTTP protocol with a bound on a request's head: without one, it grows and waits for ever."""
+"""uvicorn's HTTP protocol with bounds on a request's head: uvicorn has none on its size, and none on its time."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from streamserve.private_names.uvicorn import HttpToolsProtocol
 
-# Above the setting `max_header_bytes` as it is: what comes between is answered in the server's own error shape.
+# Above the default of `max_header_bytes`: a head between the two is answered in the server's own error shape.
 MAX_HEAD = 128 * 2**10
-# Seconds for a head from its first byte, or from the connection.
+# Seconds for a head, from its first byte or from the beginning of the connection.
 HEAD_TIMEOUT = 30.0
 
 
-class BoundedHead(HttpToolsProtocol):
-    """Ends a connection whose request head is too large or too slow."""
+class BoundedHead(HttpToolsProtocol):  # type: ignore[misc]
+    """End a connection whose request head is too large or too slow."""
 
     _head = 0
     _waits = True

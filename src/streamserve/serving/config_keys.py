@@ -18,7 +18,7 @@ from streamserve.catalog.chain import AnyRunnable
 from streamserve.errors import BadRequest, InvalidInput
 from streamserve.errors.places import Place, entry
 from streamserve.graphs.graph import context_fields
-from streamserve.http.json_bounds import passed_bound
+from streamserve.http.json_bounds import exceeded_bound
 from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
 
 # LangChain.js has names of its own.
@@ -179,7 +179,7 @@ def _decoded(config_hash: str) -> dict[str, Any]:
         text = LZString.decompressFromEncodedURIComponent(config_hash)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise _undecodable() from error
-    if text and (len(text) > MAX_UNPACKED or passed_bound(text.encode(errors="replace"), MAX_DEPTH, MAX_ITEMS)):
+    if text and (len(text) > MAX_UNPACKED or exceeded_bound(text.encode(errors="replace"), MAX_DEPTH, MAX_ITEMS)):
         raise BadRequest("The config in the path is too large")
     try:
         found = json.loads(text)

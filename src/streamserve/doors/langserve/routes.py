@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from fastapi import APIRouter, HTTPException, Request, Response, params
@@ -29,7 +29,7 @@ from streamserve.api.threads.routes import add_thread_routes
 from streamserve.call import Call, current_call
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
 from streamserve.doors.langserve.render import add_types, batch_answer, frames, invoke_answer
-from streamserve.doors.langserve.request import REQUIRED, config_of, filters_of, name_run, read_body
+from streamserve.doors.langserve.request import REQUIRED, STREAMS, config_of, filters_of, name_run, read_body
 from streamserve.errors import (
     Cancelled,
     Internal,
@@ -44,11 +44,11 @@ from streamserve.errors import (
 from streamserve.errors.failures import explain, record
 from streamserve.http import direct
 from streamserve.http.body import LARGE, ChainRequest, aside, parse
-from streamserve.http.direct import Handler
+from streamserve.private_names.fastapi import handler_without_dependencies
 from streamserve.runs import turns
 from streamserve.runs.run import Events
 from streamserve.runs.runs import OnDisconnect, Runs
-from streamserve.serving.calls import while_connected
+from streamserve.serving.calls import Handler, while_connected
 from streamserve.serving.config_keys import require_plausible
 from streamserve.serving.inputs import input_of
 from streamserve.serving.output_forms import BatchResults, OtherOutput
@@ -134,7 +134,7 @@ class RunRoute(APIRoute):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fixed = self.path.partition("{")[0]
-        if direct.admission(self.dependencies) and self._direct_handler():
+        if self.endpoint_name in STREAMS and direct.admission(self.dependencies):
             self.app = direct.application(self.get_route_handler())
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -153,7 +153,7 @@ class RunRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """Return LangServe's handler with ours around it; FastAPI's hook."""
-        guard, handler = self._guard(), self._direct_handler() or self._langserves_handler()
+        guard, handler = self._guard(), handler_without_dependencies(self)
         served = self.door.served
 
         async def handle(request: Request) -> Response:
@@ -179,17 +179,6 @@ class RunRoute(APIRoute):
     def _guard(self) -> Callable[[Request], Coroutine[Any, Any, object]]:
         plain = direct.admission(self.dependencies)
         return plain or APIRoute(self.path, _admitted, dependencies=self.dependencies).get_route_handler()
-
-    def _direct_handler(self) -> Handler | None:
-        return direct.handler(self.endpoint) if self.endpoint_name in REQUIRED else None
-
-    def _langserves_handler(self) -> Handler:
-        # FastAPI puts a route's dependencies first; LangServe's handler is called without them.
-        whole = self.dependant
-        self.dependant = replace(whole, dependencies=whole.dependencies[len(self.dependencies) :])
-        handler = super().get_route_handler()
-        self.dependant = whole
-        return handler
 
     async def _answer(self, request: ChainRequest, call: Call, services: Services, handler: Handler) -> Response:
         config_hash = str(request.path_params.get("config_hash", ""))
