@@ -22,11 +22,11 @@ def new_run_id() -> str:
     return str(UUID(bytes=token_bytes(16)))
 
 
-class Turn(Protocol):
-    """A factory of turns on threads."""
+class ThreadLock(Protocol):
+    """Locks threads, each for one run at a time."""
 
     def __call__(self, thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
-        """Return a context manager that waits for the run's turn on a thread.
+        """Return a context manager that holds the lock of a thread for a run.
 
         It yields the ids of the runs that were cancelled for this run.
         """
@@ -53,7 +53,7 @@ class Call:
         principal: The principal; None until the guard has set it.
         configs: The request's configs, one for all inputs or one per input.
         slot: The principal's slot; None: the number of runs is not bounded.
-        turn: The turns on the threads that the caller named; None: the run waits for no other run.
+        lock: The lock of the threads that the caller named; None: the run waits for no other run.
         body: The parsed request body; empty before it is read.
         kwargs: Keyword arguments of the runnable.
         events: The version of the events of /stream_events. Default: v2.
@@ -73,7 +73,7 @@ class Call:
     principal: str | None = None
     configs: list[RunnableConfig] = field(default_factory=list)
     slot: Slot | None = None
-    turn: Turn | None = None
+    lock: ThreadLock | None = None
     body: dict[str, Any] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
     events: EventVersion = "v2"

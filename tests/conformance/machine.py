@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadBusy
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadLocked
 from streamserve.stores.bounds import Bounds
 from tests.conformance.model import Model
 from tests.conformance.stores import Factory, Options
@@ -82,8 +82,8 @@ class StoreMachine(RuleBasedStateMachine):
         record = RunRecord(name, "chain", "stream", "ann", 1.0, key=key, fingerprint="f", thread=thread)
         try:
             expected = self.model.acquire(replace(record), alone)
-        except ThreadBusy as busy:
-            with pytest.raises(ThreadBusy, match=busy.holder):
+        except ThreadLocked as busy:
+            with pytest.raises(ThreadLocked, match=busy.holder):
                 self.do(self.store.acquire(record, alone=alone))
             return multiple()
         stored, new = self.do(self.store.acquire(record, alone=alone))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, ThreadBusy
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, ThreadLocked
 from streamserve.stores.base import Slice
 from tests.conformance.stores import Options
 
@@ -46,7 +46,7 @@ class Model:
             if run.key is not None and known.acquired.key == run.key and known.purged_at is None:
                 return known.acquired.run_id, False
         if alone and (live := self.ahead(run)):
-            raise ThreadBusy(live[0])
+            raise ThreadLocked(live[0])
         self.runs[run.run_id] = ModelRun(replace(run))
         return run.run_id, True
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadBusy
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadLocked
 from streamserve.stores.bounds import Bounds
 from tests.conformance.machine import Follower, StoreMachine
 from tests.conformance.stores import STORES, Options
@@ -177,14 +177,14 @@ async def test_one_of_many_runs_gets_a_thread_alone(store: RunStore) -> None:
     runs = [a_run(f"run-{number}", thread="thread") for number in range(20)]
     found = await asyncio.gather(*(store.acquire(run, alone=True) for run in runs), return_exceptions=True)
     (winner,) = [record for record, new in (made for made in found if isinstance(made, tuple)) if new]
-    assert {busy.holder for busy in found if isinstance(busy, ThreadBusy)} == {winner.run_id}
+    assert {busy.holder for busy in found if isinstance(busy, ThreadLocked)} == {winner.run_id}
     assert len([run for run in runs if await store.get(run.run_id)]) == 1
 
 
 async def test_a_thread_is_free_again_when_its_run_has_ended(store: RunStore) -> None:
     await store.acquire(a_run("first", thread="thread"), alone=True)
     await store.acquire(a_run("other", thread="another thread"), alone=True)
-    with pytest.raises(ThreadBusy):
+    with pytest.raises(ThreadLocked):
         await store.acquire(a_run("second", thread="thread"), alone=True)
     await store.append("first", 1, 1, [b"end"], DONE)
     assert (await store.acquire(a_run("second", thread="thread"), alone=True))[1]

@@ -151,7 +151,7 @@ async def _find(run_id: str, request: Request) -> RunRecord:
 
 
 async def _status_of(record: RunRecord, runs: Runs) -> Status:
-    # A run with a first block may still wait for its turn, and a call of /invoke has no blocks: the queue knows.
+    # A run with a first block may still wait for its thread, and a call of /invoke has no blocks: the queue knows.
     if record.ended or record.thread is None:
         return record.status
     return "queued" if await runs.store.ahead(record) else "running"

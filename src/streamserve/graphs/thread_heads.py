@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command
 
-from streamserve.call import Turn
+from streamserve.call import ThreadLock
 from streamserve.errors import UnknownThread
 from streamserve.errors.places import invalid
 from streamserve.graphs.commands import is_command
@@ -55,13 +55,13 @@ async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> Non
 
 @asynccontextmanager
 async def starting_config(
-    graph: Graph, turn: Turn | None, thread_id: str | None, config: RunnableConfig, given: Any
+    graph: Graph, lock: ThreadLock | None, thread_id: str | None, config: RunnableConfig, given: Any
 ) -> AsyncIterator[RunnableConfig]:
-    """Wait for a run's turn on its thread, and yield the config that the run starts with.
+    """Lock the thread for a run, and yield the config that the run starts with.
 
     Args:
         graph: The graph, with its checkpointer.
-        turn: The request's turns; None: the run waits for no other run.
+        lock: The request's lock; None: the run waits for no other run.
         thread_id: The caller's thread; None: the run waits for no other run.
         config: The whole config.
         given: The input.
@@ -69,11 +69,11 @@ async def starting_config(
     Raises:
         ServeError: The thread is busy or unknown.
     """
-    if turn is None or not thread_id:
+    if lock is None or not thread_id:
         await require_thread(graph, thread_id, given)
         yield config
         return
-    async with turn(thread_id, str(config["run_id"])) as cancelled:
+    async with lock(thread_id, str(config["run_id"])) as cancelled:
         own = await config_before(graph, config, cancelled)
         await require_thread(graph, thread_id, given)
         yield own

@@ -21,8 +21,7 @@ from streamserve.runs.readers import Readers
 from streamserve.runs.reaper import Reaper
 from streamserve.runs.run import Events, Run
 from streamserve.settings import Settings
-from streamserve.stores import RunRecord, RunStore, StoreDown, store_at
-from streamserve.stores import ThreadBusy as Busy
+from streamserve.stores import RunRecord, RunStore, StoreDown, ThreadLocked, store_at
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +130,8 @@ class Runs:
             raise ShuttingDown()
         try:
             return await self.store.acquire(record, alone=alone)
-        except Busy as busy:
-            raise ThreadBusy(busy.holder) from busy
+        except ThreadLocked as locked:
+            raise ThreadBusy(locked.holder) from locked
 
     @property
     def busy(self) -> int:

@@ -19,7 +19,7 @@ from streamserve.errors.places import invalid
 from streamserve.graphs.arguments import NAMES, read_arguments
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.graphs.graph import Graph
-from streamserve.runs import turns
+from streamserve.runs import thread_lock
 from streamserve.runs.attempt import Attempt
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Events, Run
@@ -150,7 +150,7 @@ class Recovery:
             if kept["seen_by"] not in ("", self._checkpoints.visible_to(served.graph)):
                 return None
             call, events = _continued(served, served.graph, record, kept, store)
-            call.turn = turns.of_run(store, record, served.served.chain.multitask_strategy)
+            call.lock = thread_lock.of_run(store, record, served.served.chain.multitask_strategy)
         except Exception:  # what one version of a chain accepted another need not
             logger.warning("a lost run does not fit its chain any more", extra={"run_id": record.run_id}, exc_info=True)
             return None
@@ -185,7 +185,7 @@ def _continued(
         kwargs={**kwargs, "durability": "sync"},
         config=kept["config"],
         configs=kept["configs"],
-        turn=turns.of_run(store, record, served.served.chain.multitask_strategy),
+        lock=thread_lock.of_run(store, record, served.served.chain.multitask_strategy),
         recover=True,
     )
     return call, _events(served, input_of(served, kept["input"]), call)

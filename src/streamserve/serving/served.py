@@ -199,7 +199,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         found = await progress_of(graph, own, call.run_id, call.kwargs)
         if found is None:
             stream = self.astream(input, config)
-        else:  # it has had its turn
+        else:  # it has had the lock already
             arguments = {**self._default_modes(graph), **call.kwargs}
             stream = modes.astream(cast(graphs.Graph, found), None, own, arguments, keep_output)
         async with aclosing(cast(AsyncGenerator[Any], stream)) as chunks:
@@ -227,7 +227,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     @asynccontextmanager
     async def _begun(self, input: Any, config: RunnableConfig | None, index: int = 0) -> AsyncIterator[RunnableConfig]:
-        """The whole config of one run, once it is its turn."""
+        """Yield the whole config of one run, once it has the lock of its thread."""
         call, graph = current_call.get(), self.graph
         own = self._own_config(config, index)
         if call is None or graph is None:
@@ -236,7 +236,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         thread_id = ((config or {}).get("configurable") or {}).get("thread_id")
         if self.served.chain.multitask_strategy == "rollback":
             own = cast(RunnableConfig, with_run_id(own, str(own.get("run_id"))))
-        async with starting_config(graph, call.turn, thread_id, own, input) as placed:
+        async with starting_config(graph, call.lock, thread_id, own, input) as placed:
             yield placed
 
     def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:

@@ -10,7 +10,7 @@ from streamserve.call import Call
 from streamserve.errors import BadRequest
 from streamserve.graphs.thread_heads import require_thread
 from streamserve.graphs.thread_keys import thread_key
-from streamserve.runs import turns
+from streamserve.runs import thread_lock
 from streamserve.runs.run import Events
 from streamserve.runs.runs import OnDisconnect, Runs
 from streamserve.serving.served import ServedRunnable
@@ -105,7 +105,7 @@ async def _put_on_thread(runs: Runs, served: ServedRunnable, call: Call, record:
     thread_id = (call.configs[0].get("configurable") or {}).get("thread_id") or None
     if thread_id is not None:
         record.thread = thread_key(record.chain, record.principal, thread_id)
-        call.turn = turns.of_run(runs.store, record, served.served.chain.multitask_strategy)
+        call.lock = thread_lock.of_run(runs.store, record, served.served.chain.multitask_strategy)
     # A run ahead may begin the thread.
     if not await runs.store.ahead(record):
         await require_thread(graph, thread_id, given)

@@ -9,7 +9,7 @@ from streamserve.stores.base import (
     RunStore,
     Status,
     StoreDown,
-    ThreadBusy,
+    ThreadLocked,
     UnknownRun,
 )
 from streamserve.stores.memory import MemoryStore
@@ -25,7 +25,7 @@ __all__ = [
     "RunStore",
     "Status",
     "StoreDown",
-    "ThreadBusy",
+    "ThreadLocked",
     "UnknownRun",
     "store_at",
 ]

@@ -19,7 +19,7 @@ class UnknownRun(Fenced):
     """The store does not have the run: it was restarted empty, or has forgotten the run."""
 
 
-class ThreadBusy(Exception):
+class ThreadLocked(Exception):
     """Another run of the thread is live.
 
     Args:
@@ -177,7 +177,7 @@ class RunStore(Protocol):
             The stored record, and whether it is new.
 
         Raises:
-            ThreadBusy: the thread has a live run; nothing was stored.
+            ThreadLocked: the thread has a live run; nothing was stored.
         """
 
     async def ahead(self, run: RunRecord) -> list[str]:

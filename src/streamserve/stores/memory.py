@@ -16,7 +16,7 @@ from streamserve.stores.base import (
     RunRecord,
     Slice,
     Stored,
-    ThreadBusy,
+    ThreadLocked,
     UnknownRun,
     Wake,
 )
@@ -100,7 +100,7 @@ class MemoryStore:
         if run.thread is not None:
             live = self._threads[run.thread] = self._live(run.thread)
             if alone and live:
-                raise ThreadBusy(live[0])
+                raise ThreadLocked(live[0])
             live.append(run.run_id)
         self._entries[run.run_id] = _Entry(run)
         if run.key:

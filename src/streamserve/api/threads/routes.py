@@ -32,7 +32,7 @@ from streamserve.call import Call, current_call
 from streamserve.errors import ServeError, UnknownCheckpoint, UnknownThread
 from streamserve.errors.places import invalid
 from streamserve.graphs.graph import Graph
-from streamserve.runs.turns import of_call
+from streamserve.runs.thread_lock import of_call
 from streamserve.wire.serializer import to_line
 
 ThreadId = Annotated[Name, Path(description="The thread, as in `configurable.thread_id`.")]

@@ -45,7 +45,7 @@ from streamserve.errors.failures import explain, record
 from streamserve.http import direct
 from streamserve.http.body import LARGE, ChainRequest, aside, parse
 from streamserve.private_names.fastapi import handler_without_dependencies
-from streamserve.runs import turns
+from streamserve.runs import thread_lock
 from streamserve.runs.run import Events
 from streamserve.runs.runs import OnDisconnect, Runs
 from streamserve.serving.calls import Handler, while_connected
@@ -202,7 +202,7 @@ class RunRoute(APIRoute):
 
     async def _call(self, request: ChainRequest, call: Call, runs: Runs, handler: Handler) -> Response:
         strategy = self.door.served.served.chain.multitask_strategy
-        call.turn = turns.of_call(runs, call, self.endpoint_name, strategy)
+        call.lock = thread_lock.of_call(runs, call, self.endpoint_name, strategy)
         with runs.observer.calling(call, self.endpoint_name):
             try:
                 response = add_types(await while_connected(request, runs, handler), call.types)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from streamserve.stores.base import Outcome, Retained, RunRecord, RunStore, Slice, Stored, StoreDown, ThreadBusy, Wake
+from streamserve.stores.base import Outcome, Retained, RunRecord, RunStore, Slice, Stored, StoreDown, ThreadLocked, Wake
 from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import CONNECTIONS, Client
@@ -129,7 +129,7 @@ class RedisStore(RunStore):
         same = await self._get(holder) if run.key else None
         if same is not None and same.key == run.key:
             return same
-        raise ThreadBusy(holder)
+        raise ThreadLocked(holder)
 
     async def ahead(self, run: RunRecord) -> list[str]:
         return await self._worker.claims.ahead(run)

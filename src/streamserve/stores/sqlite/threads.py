@@ -11,7 +11,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
-from streamserve.stores.base import Fenced, Gap, StoreDown, ThreadBusy, resolve
+from streamserve.stores.base import Fenced, Gap, StoreDown, ThreadLocked, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class DatabaseThread(Generic[S]):
         for answer, work, args in group:
             try:
                 replies.append((answer, work(session, *args)))
-            except (Fenced, Gap, ThreadBusy) as refusal:  # raised before anything is changed
+            except (Fenced, Gap, ThreadLocked) as refusal:  # raised before anything is changed
                 replies.append((answer, refusal))
         session.commit()
         return replies

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, ThreadBusy, UnknownRun
+from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, ThreadLocked, UnknownRun
 from streamserve.stores.sqlite.retention import keep_bounds
 from streamserve.stores.sqlite.session import OwnRun, WriteSession
 
@@ -31,7 +31,7 @@ def acquire(session: WriteSession, run: RunRecord, alone: bool) -> tuple[RunReco
             "SELECT run_id FROM runs WHERE thread = ? AND end_number IS NULL ORDER BY number LIMIT 1", run.thread
         )
         if holder:
-            raise ThreadBusy(holder[0])
+            raise ThreadLocked(holder[0])
     _insert(session, run)
     return run, True
 

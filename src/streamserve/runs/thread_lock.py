@@ -1,4 +1,4 @@
-"""The turns of a thread's runs: one run at a time, by the multitask strategy of the chain."""
+"""The lock of a thread: one run at a time, by the multitask strategy of the chain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from streamserve.call import Call, Turn
+from streamserve.call import Call, ThreadLock
 from streamserve.catalog.chain import MultitaskStrategy
 from streamserve.errors import Cancelled, ServeError, ShuttingDown
 from streamserve.errors.failures import classify
@@ -30,7 +30,7 @@ PAUSE = 0.02
 R = TypeVar("R")
 
 
-async def take_turn(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> list[str]:
+async def acquire(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> list[str]:
     """Wait until no run of the thread is ahead.
 
     Args:
@@ -75,22 +75,22 @@ async def _retry_while_down(operation: Callable[[], Awaitable[R]]) -> R:
         try:
             return await operation()
         except StoreDown as error:
-            logger.warning("the turn of a run waits for the store: %s", error)
+            logger.warning("a run waits for the store before it locks its thread: %s", error)
             await asyncio.sleep(POLL_INTERVAL)
 
 
-def of_run(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> Turn:
-    """Return the turn of a run that is stored with its thread before it starts."""
+def of_run(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> ThreadLock:
+    """Return the lock of a run that is stored with its thread before it starts."""
 
     @asynccontextmanager
-    async def turn(thread_id: str, run_id: str) -> AsyncIterator[list[str]]:  # noqa: ARG001 - `run` has both
-        yield await take_turn(store, run, strategy)
+    async def lock(thread_id: str, run_id: str) -> AsyncIterator[list[str]]:  # noqa: ARG001 - `run` has both
+        yield await acquire(store, run, strategy)
 
-    return turn
+    return lock
 
 
-def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) -> Turn:
-    """Return the turns of a call of /invoke or /batch: each of its inputs is a run on its thread.
+def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) -> ThreadLock:
+    """Return the lock of a call of /invoke or /batch: each of its inputs is a run on its thread.
 
     Args:
         runs: The runs of this process.
@@ -99,13 +99,13 @@ def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) 
         strategy: The chain's multitask strategy.
     """
 
-    def turn(thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
+    def lock(thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
         principal = call.principal or ""
         thread = thread_key(call.chain, principal, thread_id)
         run = RunRecord(run_id, call.chain, endpoint, principal, time.time(), thread=thread)
         return on_thread(runs, run, strategy)
 
-    return turn
+    return lock
 
 
 @asynccontextmanager
@@ -118,7 +118,7 @@ async def on_thread(runs: Runs, run: RunRecord, strategy: MultitaskStrategy) -> 
         strategy: The chain's multitask strategy.
 
     Yields:
-        The ids of the runs that were cancelled for this run, at its turn.
+        The ids of the runs that were cancelled for this run, once it has the lock.
 
     Raises:
         ThreadBusy: The strategy is `reject`, and another run has the thread.
@@ -129,7 +129,7 @@ async def on_thread(runs: Runs, run: RunRecord, strategy: MultitaskStrategy) -> 
     with runs.cancellable(run.run_id, current.cancel):
         await runs.claim(run, alone=strategy == "reject")
         try:
-            yield await take_turn(runs.store, run, strategy)
+            yield await acquire(runs.store, run, strategy)
         except asyncio.CancelledError:
             error = current.reason or (ShuttingDown() if runs.draining else Cancelled("The caller left"))
             if current.reason is None:
