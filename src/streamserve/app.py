@@ -1,4 +1,4 @@
-"""create_app: the chains of a registry as one FastAPI application."""
+"""create_app: serve the chains of a registry as one FastAPI application."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ from streamserve.telemetry.requests import RequestContext
 
 logger = logging.getLogger(__name__)
 
-# Where FastAPI's own places begin.
+# The first part of the places in FastAPI's own errors.
 REQUEST_PARTS = {"body", "path", "query", "header", "cookie"}
 
 
 def create_app(
     registry: Registry, settings: Settings | None = None, *, guard: Callable[..., Any] | None = None
 ) -> FastAPI:
-    """The application that serves the chains.
+    """Return the application that serves the chains.
 
     Args:
-        registry: what `discover` found.
-        settings: default: from the environment.
-        guard: a FastAPI dependency that every route of a chain or run must pass; it sets
-            `request.state.principal` to the name of the caller, who then owns the runs it makes, or returns that
-            name or an `auth.Identity`, which has scopes too; default: what `settings.auth` says.
+        registry: the chains that `discover` found.
+        settings: the settings; default: those of the environment.
+        guard: a FastAPI dependency of every route of a chain or run. It names the caller, who then owns the runs that
+            it starts: it sets `request.state.principal`, or returns the name or an `auth.Identity`, which has scopes
+            too. Default: the guard that `settings.auth` names.
 
     Raises:
-        BrokenModules: a chain module is broken, and the settings do not say `dev`.
-        ValueError: the settings name no place that there is for runs or checkpoints, or none that `recover` needs;
-            or the settings of authentication do not fit.
+        BrokenModules: a chain module is broken, and `settings.dev` is off.
+        ValueError: the store of the runs or of the checkpoints is unknown, or `recover` needs another one; or the
+            settings of authentication do not fit together.
     """
     settings = settings or Settings()
     for broken in registry.broken if settings.dev else registry.require_whole().broken:
@@ -112,7 +112,7 @@ def _add(app: FastAPI, router: APIRouter) -> None:
 
 
 def create_default_app() -> FastAPI:
-    """The application of the environment's settings, for a folder without a server.py."""
+    """Return the application that the environment's settings describe, for a folder without a server.py."""
     settings = Settings()
     return create_app(discover(settings.chains), settings)
 
@@ -174,7 +174,7 @@ def _place(item: Any) -> dict[str, Any]:
 
 
 def _from_request(place: Sequence[Any]) -> list[Any]:
-    # LangServe validates a config hash and the fields beside an input by themselves: their places begin inside.
+    # LangServe validates a config hash, and the fields beside an input, alone: their places have no beginning.
     if place[:1] == ("configurable",):
         return ["path", "config_hash", *place]
     return [*place] if place and place[0] in REQUEST_PARTS else ["body", *place]

@@ -69,7 +69,7 @@ def test_a_body_that_is_declared_too_large_is_refused_unread(url: str) -> None:
     assert b"connection: close" in answer
 
 
-def test_a_body_that_turns_out_too_large_is_refused_while_it_comes(client: httpx.Client) -> None:
+def test_a_body_that_grows_too_large_is_refused_while_it_arrives(client: httpx.Client) -> None:
     parts = (b" " * 10_000 for _ in range(10))
     headers = {"Content-Type": "application/json"}
     assert_refused(client.post("/greeting/invoke", content=parts, headers=headers), 413, "body_too_large")
@@ -166,9 +166,7 @@ def test_a_hostile_config_in_the_path_is_refused(client: httpx.Client, found: st
 
 @pytest.mark.parametrize("template", ["{", "{}", "{other}", "{topic.__class__}", "{topic:>99999}"])
 @pytest.mark.parametrize("in_path", [True, False])
-def test_a_configured_prompt_that_does_not_fit_is_the_callers_fault(
-    client: httpx.Client, template: str, in_path: bool
-) -> None:
+def test_a_configured_prompt_that_does_not_fit_is_a_422(client: httpx.Client, template: str, in_path: bool) -> None:
     config = {"configurable": {"template": template}}
     path = f"/greeting/c/{config_hash(config)}" if in_path else "/greeting"
     body = BODY if in_path else {**BODY, "config": config}

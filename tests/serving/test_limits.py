@@ -60,7 +60,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("by", ["record", "setting"])
-def test_requests_above_the_rate_are_refused_for_each_caller_and_chain(model: Model, by: str) -> None:
+def test_the_rate_is_limited_for_each_caller_and_chain(model: Model, by: str) -> None:
     rate = {"rate_limit": "3/hour"}
     model.gate.open(100)
     with limited(model, settings=rate if by == "setting" else None, **(rate if by == "record" else {})) as client:
@@ -89,7 +89,7 @@ async def test_what_was_refused_does_not_count() -> None:
     assert (await limits._window.get_window_stats(day, "ann", "free")).remaining == 1
 
 
-def test_runs_above_the_callers_number_are_refused_until_one_ends(model: Model) -> None:
+def test_runs_above_the_maximum_are_refused_until_one_ends(model: Model) -> None:
     with limited(model, max_concurrency=1) as client:
         with streaming(client, "/chain/stream", X_Caller="ann") as reader:
             reader.until(b"one")

@@ -1,4 +1,4 @@
-"""Calls that are answered with one body: stopped when the caller leaves or the server shuts down."""
+"""Calls with one body as the answer: they stop when the caller leaves or the server shuts down."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 async def while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
-    """Runs a handler until it is done, the caller leaves, or the server shuts down.
+    """Run a handler until it is done, the caller leaves, or the server shuts down.
+
+    Args:
+        request: the caller's request, of which the body is read.
+        runs: the runs of this process, among which the call counts.
+        handler: makes the answer.
 
     Raises:
         Cancelled: the caller left.
-        ShuttingDown: no new calls are taken, or this one was ended.
+        ShuttingDown: the server takes no new calls, or ended this call.
     """
     if runs.draining:
         raise ShuttingDown()

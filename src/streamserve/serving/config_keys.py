@@ -1,5 +1,7 @@
-"""The config of a request: each key is known to the chain or refused by its name, and what LangServe would drop reaches
-the chain all the same."""
+"""The config of a request: each key is known to the chain or refused by its name.
+
+Keys that LangServe would drop reach the chain too.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,16 @@ from streamserve.graphs.graph import context_fields
 from streamserve.http.json_bounds import exceeded_bound
 from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
 
-# LangChain.js has names of its own.
+# The names of LangChain.js.
 _NAMES = {"runName": "run_name", "maxConcurrency": "max_concurrency", "recursionLimit": "recursion_limit"}
-# What a surrounding LangGraph run leaves in a config; such a config was not written by the caller.
+# The prefix of keys that a surrounding LangGraph run leaves in a config; the caller did not write such a config.
 _GRAPH_MARK = "__pregel_"
-# What LZString writes for addresses; a space is a plus sign that a client has decoded.
+# The characters that LZString writes for addresses; a space is a plus sign that a client has decoded.
 _HASH = re.compile(r"[A-Za-z0-9+\-$ ]*")
-# A config as text; a few thousand characters of a hash can unpack to millions.
+# Maximum characters of a config: a few thousand characters of a hash can unpack to millions.
 MAX_UNPACKED = 256 * 2**10
 MAX_DEPTH, MAX_ITEMS = 64, 2000
-# A width or precision in a template: the text that it makes has so many characters.
+# A width or precision in a template, which makes a text of so many characters.
 _WIDE = re.compile(r"\{[^{}]*:[^{}]*\d{5}")
 _OWN_CHECKPOINT = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
@@ -49,7 +51,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class ConfigKeys:
-    """The keys that a chain knows.
+    """The keys of a config that a chain knows.
 
     Args:
         runnable: the chain or graph.
@@ -58,21 +60,21 @@ class ConfigKeys:
 
     def __init__(self, runnable: AnyRunnable, configurable: frozenset[str]) -> None:
         graph = runnable if isinstance(runnable, Pregel) else None
-        # LangServe's model of the config has no place for these, which nodes read from `configurable`.
+        # Nodes read these from `configurable`; LangServe's model of the config does not have them.
         self._beside = context_fields(graph) if graph else frozenset[str]()
         self._configurable = configurable | self._beside
         own = (getattr(runnable, "config", None) or {}).get("recursion_limit")
         self._recursion_limit = own or (GRAPH_RECURSION_LIMIT if graph else DEFAULT_RECURSION_LIMIT)
 
     def read(self, body: dict[str, Any], config_hash: str) -> list[RunnableConfig]:
-        """What a request's configs say: one for all inputs, or one for each.
+        """Return the configs of a request: one for all inputs, or one for each input.
 
         Args:
-            body: of the right outer shape; what its configs leave to the path is filled in.
-            config_hash: of the path, or empty.
+            body: the body, of the right outer shape; its configs get the configurable fields of the path.
+            config_hash: the config in the path, or empty.
 
         Raises:
-            InvalidInput: a key is unknown or its value of the wrong type, with the place.
+            InvalidInput: a key is unknown, or its value has a wrong type; with the place.
         """
         in_path = self.read_hash(config_hash)
         said = body.get("config", {})
@@ -134,16 +136,16 @@ class ConfigKeys:
     def _taken(self, config: Mapping[str, Any]) -> RunnableConfig:
         taken = {name: value for name, value in config.items() if value is not None}
         limit = taken.pop("recursion_limit", DEFAULT_RECURSION_LIMIT)
-        # LangChain's clients send their default by themselves: nobody asked for it.
+        # LangChain's clients send their default without being asked.
         if limit != DEFAULT_RECURSION_LIMIT and limit < self._recursion_limit:
             taken["recursion_limit"] = limit
         return cast(RunnableConfig, taken)
 
     def beside(self, config: RunnableConfig) -> RunnableConfig:
-        """The part of a config that LangServe drops.
+        """Return the part of a config that LangServe drops.
 
         Args:
-            config: as `read` gave it.
+            config: a config that `read` returned.
         """
         configurable = config.get("configurable") or {}
         kept = {name: value for name, value in configurable.items() if name in self._beside}
@@ -157,14 +159,14 @@ def _placed(said: Any) -> list[tuple[Place, dict[str, Any]]]:
 
 
 def require_plausible(config_hash: str, max_length: int) -> None:
-    """Refuses what no client makes of a config, before anything is unpacked.
+    """Refuse a config hash that no client makes, before it is unpacked.
 
     Args:
-        config_hash: of the path, or empty.
-        max_length: characters at most.
+        config_hash: the config in the path, or empty.
+        max_length: the maximum number of characters.
 
     Raises:
-        BadRequest: it is too long, or has other characters.
+        BadRequest: the hash is too long, or has other characters.
     """
     if len(config_hash) > max_length:
         raise BadRequest(f"The config in the path has more than {max_length} characters")

@@ -1,7 +1,7 @@
-"""How much one caller may ask of a chain, and how much a worker takes on; refused before any model is called.
+"""Limits of a caller's requests to a chain and of a worker's runs, checked before any model is called.
 
-Requests are counted by the package `limits`, in a window that moves on: what was refused does not count. Runs under way
-are counted in each worker.
+The package `limits` counts requests in a sliding window; refused requests do not count. Each worker counts its own
+active runs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from streamserve.settings import Settings
 from streamserve.stores.urls import REDIS_SCHEMES, store_url
 
 PREFIX = "streamserve:limits"
-ANSWER_LIMIT = 2.0  # seconds that Redis may take; a frozen one must not hold requests
+ANSWER_LIMIT = 2.0  # seconds for an answer of Redis; a frozen Redis must not hold requests
 
 
 class RunSlot:
-    """One caller's place among its runs of one chain."""
+    """One of the runs of a chain that a caller may have at the same time."""
 
     def __init__(self, taken: Counter[tuple[str, str]], key: tuple[str, str]) -> None:
         self._taken = taken
@@ -39,11 +39,15 @@ class RunSlot:
         taken[key] += 1
 
     def keep(self) -> None:
-        """A run has it: the request's own end does not give it back."""
+        """Keep the slot for a run beyond the end of the request."""
         self._kept = True
 
     def release(self, *, kept: bool = False) -> None:
-        """Gives it back, unless a run keeps it and this is not the run's end."""
+        """Release the slot.
+
+        Args:
+            kept: whether the run ends that keeps the slot; default: only the request ends.
+        """
         if self._released or self._kept is not kept:
             return
         self._released = True
@@ -56,10 +60,10 @@ class Limits:
     """The limits of one worker.
 
     Args:
-        settings: what holds for chains whose record says nothing.
+        settings: the limits of chains whose record has none.
 
     Raises:
-        ValueError: a setting does not fit, with its name.
+        ValueError: a setting does not fit; the text names it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -73,25 +77,25 @@ class Limits:
             raise ValueError(f"STREAMSERVE_RATE_LIMIT: {error}") from error
 
     async def close(self) -> None:
-        """Closes the connections to a Redis."""
+        """Close the connections to Redis."""
         if isinstance(self._storage, RedisStorage):
             bridge: Any = self._storage.bridge
             await bridge.get_connection().aclose()
 
     async def admit(self, request: Request, name: str, chain: Chain, *, starts_run: bool) -> None:
-        """Lets a request of a known caller pass, and gives it a place for its run.
+        """Count a request of a known caller, and take a slot for its run.
 
         Args:
-            request: that changes or starts something.
-            name: of the chain.
-            chain: its record.
-            starts_run: or a call, which is one as well.
+            request: the request, of a method that changes or starts something.
+            name: the name of the chain.
+            chain: the record of the chain.
+            starts_run: whether the request starts a run, or a call without a stream.
 
         Raises:
-            Overloaded: the worker has as many runs as it takes.
-            TooManyRuns: so has the caller.
-            RateLimited: the caller asks too often.
-            StoreUnavailable: the requests' counter cannot be reached.
+            Overloaded: the worker has its maximum number of runs.
+            TooManyRuns: the caller has its maximum number of runs.
+            RateLimited: the caller exceeds the rate.
+            StoreUnavailable: the counter of requests cannot be reached.
         """
         principal = principal_of(request)
         if starts_run and services_of(request).runs.busy >= self._settings.max_runs:
@@ -135,11 +139,11 @@ def _away() -> tuple[type[Exception], ...]:
 
 
 def storage_of(settings: Settings) -> Storage:
-    """Where requests are counted.
+    """Return the storage in which requests are counted.
 
     Raises:
-        ValueError: the setting names no such place.
-        ModuleNotFoundError: it is a Redis, and the extra for it is not installed.
+        ValueError: the setting names an unknown storage.
+        ModuleNotFoundError: the storage is Redis, and its extra is not installed.
     """
     scheme, _, place = (settings.limits_store or store_url(settings)).partition("://")
     if scheme in REDIS_SCHEMES:

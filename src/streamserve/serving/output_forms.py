@@ -1,4 +1,4 @@
-"""Outputs for which LangServe's answer has no place: they leave its handler as exceptions."""
+"""Outputs that do not fit into LangServe's answer: they leave its handler as exceptions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class BatchResults(Exception):
-    """Results among which may be exceptions, for which LangServe's answer has no place.
+    """Carries the results of a batch, some of which may be exceptions.
 
     Args:
         results: outputs and exceptions, in the order of the inputs.
@@ -18,7 +18,7 @@ class BatchResults(Exception):
 
 
 class OtherOutput(Exception):
-    """An output in another form than the chain's own, which LangServe would check against the declared type.
+    """Carries an output in another form than the chain's own: LangServe would check it against the declared type.
 
     Args:
         output: chunks of a stream mode, or LangGraph's `GraphOutput`.
@@ -30,7 +30,7 @@ class OtherOutput(Exception):
 
 
 def changes_form(arguments: dict[str, Any]) -> bool:
-    """Whether a graph's output has another form with these arguments than the declared one."""
+    """Return whether a graph's output has another form with these arguments than the declared form."""
     return (
         arguments.get("stream_mode", "values") != "values"
         or arguments.get("version") == "v2"

@@ -1,4 +1,4 @@
-"""Recovery: what is kept of a run so that another worker can go on with it, and how that one does."""
+"""Recovery: keep the request of a run, with which another worker can make another attempt at the run."""
 
 from __future__ import annotations
 
@@ -32,28 +32,26 @@ from streamserve.wire.serializer import to_line, typed_line
 
 logger = logging.getLogger(__name__)
 
-# The header, and the endpoints whose runs are recovered: the others' blocks build on each other.
+# The header, and the endpoints whose runs can be recovered: each block of the others builds on the block before it.
 HEADER = "Run-Recover"
 ENDPOINTS = ("stream", "runs")
-# Kept with the run until its end; what is larger is an upload, which has no place in the runs' store.
+# Maximum bytes of a request that is kept with its run until the end: a larger one is an upload.
 MAX_REQUEST = 2**20
-
-
-# Blocks read from the store at once.
+# Blocks in one read from the store.
 PAGE = 1000
-# What is left, in seconds, to a run that is recovered after its deadline: it ends with `timeout`.
+# Seconds for a run that is recovered after its deadline: it ends with `timeout`.
 MOMENT = 0.001
 
 
 class Recovery:
-    """The graphs whose runs can be recovered.
+    """Decides which runs are recovered, keeps their requests, and makes further attempts at them.
 
     Args:
-        chains: all that are served.
-        checkpoints: where their graphs keep them.
+        chains: all chains of the application.
+        checkpoints: the store of the graphs' checkpoints.
 
     Raises:
-        ValueError: a chain's record says `recover`, and other workers cannot see its checkpoints.
+        ValueError: a chain declares `recover`, and other workers cannot see its checkpoints.
     """
 
     def __init__(self, chains: Iterable[ServedRunnable], checkpoints: Checkpoints) -> None:
@@ -71,17 +69,17 @@ class Recovery:
         return ""
 
     def wanted(self, served: ServedRunnable, endpoint: str, said: str | None, kwargs: dict[str, Any]) -> bool:
-        """Whether a run is to be recovered.
+        """Return whether a run is recovered.
 
         Args:
-            served: its chain.
+            served: the chain of the run.
             endpoint: the last part of the path.
-            said: the request's header, which goes before the chain's record.
-            kwargs: of the request.
+            said: the request's header, which overrides the chain's record.
+            kwargs: the arguments of the request.
 
         Raises:
-            BadRequest: the header does not fit, or asks for what cannot be.
-            InvalidInput: so does an argument beside the header.
+            BadRequest: the header has another value, or the run cannot be recovered.
+            InvalidInput: an argument does not fit the header.
         """
         if said not in (None, "true", "false"):
             raise BadRequest(f"{HEADER}: true or false")
@@ -102,17 +100,17 @@ class Recovery:
     def pack(
         self, served: ServedRunnable, body: dict[str, Any], call: Call, on_disconnect: str, said: str | None
     ) -> bytes | None:
-        """What is kept of a run's request; None if it is too large and nobody asked for it.
+        """Return the request as it is kept with the run, or None if it is too large and has no header.
 
         Args:
             served: the chain.
-            body: of the request.
-            call: with the config that LangServe made of it.
-            on_disconnect: what happens when the last reader leaves.
+            body: the body of the request, with its types undecoded.
+            call: the call, with the config of the run.
+            on_disconnect: the policy for the time after the last reader left.
             said: the request's header.
 
         Raises:
-            BadRequest: it is too large, and asked for.
+            BadRequest: the request is too large, and its header demands recovery.
         """
         assert served.graph is not None
         kept = {
@@ -133,13 +131,15 @@ class Recovery:
     async def attempt(
         self, record: RunRecord, store: RunStore, limits: Callable[[float | None], RunLimits]
     ) -> Attempt | None:
-        """A further attempt at a lost run; None if there cannot be one: its chain is unknown here or has changed, its
-        checkpoints are elsewhere, or somebody wants the run cancelled.
+        """Return another attempt at a lost run, or None if there cannot be one.
+
+        There cannot be one if the chain is unknown here or has changed, if its checkpoints are in another place, or if
+        blocks of the run are missing.
 
         Args:
-            record: with its request.
-            store: where its blocks are.
-            limits: for a timeout in seconds; None: the server's.
+            record: the record of the run, with its request.
+            store: the store of its blocks.
+            limits: gives the limits for a timeout in seconds; None: the server's timeout.
         """
         served = self._chains.get(record.chain)
         stored = await _blocks_of(record, store)
@@ -150,8 +150,7 @@ class Recovery:
             if kept["seen_by"] not in ("", self._checkpoints.visible_to(served.graph)):
                 return None
             call, events = _continued(served, served.graph, record, kept, store)
-            call.lock = thread_lock.of_run(store, record, served.served.chain.multitask_strategy)
-        except Exception:  # what one version of a chain accepted another need not
+        except Exception:  # another version of the chain may not accept the request
             logger.warning("a lost run does not fit its chain any more", extra={"run_id": record.run_id}, exc_info=True)
             return None
         bounds = limits(served.served.chain.timeout)

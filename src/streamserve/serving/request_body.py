@@ -1,4 +1,4 @@
-"""The shape of a request's body, and the places in it that do not fit."""
+"""The shape of a request's body, and the places of its errors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing_extensions import get_type_hints, is_typeddict
 from streamserve.errors import InvalidInput
 from streamserve.errors.places import Place, entry, invalid
 
-# More places help nobody.
+# The maximum number of places in one error.
 MAX_PLACES = 100
 
 
 def check_shape(body: Any, required: str | None, max_batch: int | None = None) -> dict[str, Any]:
-    """The body as an object whose outer fields have the right types; `config: null` counts as absent.
+    """Return the body if it is an object whose outer fields have the right types; `config: null` counts as absent.
 
     Args:
-        body: what was parsed.
-        required: the field that must be there: "input", "inputs" or None.
-        max_batch: inputs at most.
+        body: the parsed JSON.
+        required: the field that must be present: "input", "inputs" or None.
+        max_batch: the maximum number of inputs; default: no maximum.
 
     Raises:
-        InvalidInput: with the place.
+        InvalidInput: the body does not fit; with the place.
     """
     if not isinstance(body, dict):
         raise invalid(("body",), "Input should be an object", "dict_type")
@@ -51,10 +51,14 @@ def _check_config(config: Any, in_batch: bool) -> None:
 
 
 def read_kwargs(body: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """The keyword arguments for the runnable, all of them allowed.
+    """Return the keyword arguments for the runnable.
+
+    Args:
+        body: the request's body.
+        allowed: the names of the arguments that the chain takes.
 
     Raises:
-        InvalidInput: an argument that this chain does not take; it is never ignored.
+        InvalidInput: the chain does not take an argument.
     """
     kwargs = body.get("kwargs") or {}
     if not isinstance(kwargs, dict):
@@ -68,15 +72,12 @@ def read_kwargs(body: Mapping[str, Any], allowed: Collection[str]) -> dict[str, 
 
 
 def locate(body: dict[str, Any], schema: type[BaseModel], config: type[BaseModel]) -> InvalidInput | None:
-    """Where a body does not fit, looked up only once something failed.
+    """Return an error with the first places that do not fit, or None if the whole body fits.
 
     Args:
         body: an object with the right outer shape.
-        schema: of one input.
-        config: of one config.
-
-    Returns:
-        The error with the first places, or None if everything fits.
+        schema: the schema of one input.
+        config: the schema of one config.
     """
     found = (error for place, value, model in _parts(body, schema, config) for error in _errors_of(place, value, model))
     errors = list(islice(found, MAX_PLACES))

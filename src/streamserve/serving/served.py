@@ -1,4 +1,4 @@
-"""The runnable that LangServe sees: the declared chain with its schemas, the caller's keyword arguments and phases."""
+"""The runnable that LangServe sees: the declared chain with its schemas and the caller's keyword arguments."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ from streamserve.wire.serializer import keep_output
 
 
 class ServedRunnable(RunnableBindingBase[Any, Any]):
-    """A binding around the declared chain; LangServe calls it, the chain runs unchanged."""
+    """A binding around the declared chain, which runs unchanged."""
 
     served: RegisteredChain
     _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _context: Any) -> None:
-        """Prepares what requests ask for: a private attribute of pydantic's takes longer to find."""
+        """Compute the properties that every request reads."""
         _ = self._streamed, self.graph
 
     @cached_property
     def _streamed(self) -> Runnable[Any, Any]:
-        """What is streamed in the chain's place."""
+        """The runnable that streams in the chain's place."""
         return fast(self.bound)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
-        """As upstream, with `served`. LangServe asks what this gives for schemas only, which few configs change."""
+        """As upstream, with `served`. LangServe uses the result for schemas only, which few configs change."""
         if not self.bound.config_specs:
             return self
         return self.model_copy(update={"config": bound_config(self, config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
 
     @cached_property
     def graph(self) -> graphs.Graph | None:
-        """The graph, if it is one."""
+        """The graph, or None if the chain is not a graph."""
         return self.bound if isinstance(self.bound, Pregel) else None
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The chain's configurable fields; a graph's are its thread and checkpoint."""
+        """The chain's configurable fields; a graph also has its thread and checkpoint."""
         return [*self.bound.config_specs, *(graphs.CONFIG_SPECS if self.graph else ())]
 
     @cached_property
@@ -72,12 +72,12 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """The chain's input schema with the declared examples, which the playground takes as defaults."""
+        """Return the chain's input schema with the declared examples, which the playground shows as defaults."""
         return self._schema("input", lambda: self._make_input_schema(config))
 
     @property
     def input_schema(self) -> type[BaseModel]:
-        """What requests are validated against: messages in any form, and for a graph also None and commands."""
+        """The schema of requests: messages in any form, and for a graph also None and commands."""
         return self._schema("request", self._make_request_schema)
 
     @cached_property
@@ -87,15 +87,15 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     @property
     def request_schemas(self) -> tuple[type[BaseModel], type[BaseModel]]:
-        """The schemas of one input and of one config, in which the places of what does not fit are looked up."""
+        """The schemas of one input and of one config, which tell the places of errors."""
         return self.input_schema, self.config_model
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """The chain's output schema in the form that the chat playground understands."""
+        """Return the chain's output schema in the form that the chat playground understands."""
         return self._schema("output", lambda: self._make_output_schema(config))
 
     def _schema(self, name: str, make: Callable[[], type[BaseModel]]) -> type[BaseModel]:
-        # LangServe asks at every request, and making one takes milliseconds; only a configurable chain's can differ.
+        # Every request needs one, and making it takes milliseconds; only a configurable chain's can differ.
         if self.bound.config_specs:
             return make()
         schemas = self._schemas
@@ -114,12 +114,12 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return with_examples(schema, self.served) if self.served.chain.examples else schema
 
     def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        # An interrupted graph's output has a key that its state has not.
+        # The output of an interrupted graph has a key that its state does not have.
         schema = cast(type[BaseModel], super().get_output_schema(config))
         return with_enums(schema, self.served.name, "allow" if self.graph else "ignore")
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """As the chain, marking where in the request a failure happens."""
+        """As the chain; the call notes the phase of a failure."""
         asked = self._asked()
         with _in_chain():
             async with self._begun(input, config) as own:
@@ -136,7 +136,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As the chain; if the request asks for exceptions as results, they leave in a BatchResults."""
+        """As the chain; if the request asks for exceptions as results, raise a BatchResults."""
         asked = self._asked()
         wanted = bool(asked.pop("return_exceptions", False))
         configs = config if isinstance(config, list) else [config or {} for _ in inputs]
@@ -191,7 +191,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return chain.astream(input, config, **kwargs)
 
     async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:
-        """As `astream`, for a graph's run whose worker died: from its last checkpoint, or else with its input."""
+        """Stream a graph's run whose worker died: from its last checkpoint, or else from its input."""
         call, graph = current_call.get() or Call(), self.graph
         assert graph is not None
         call.phase, call.task = "chain", asyncio.current_task()
@@ -244,7 +244,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return bound_config(self, config) if self.config or self.config_factories else config or {}
 
     def _config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig | None:
-        """A config with what LangServe dropped of the caller's, and for a graph without what LangServe added."""
+        """Return a config with the keys that LangServe dropped; for a graph, without those that it added."""
         call = current_call.get()
         if config is None or call is None:
             return config
@@ -257,11 +257,11 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
 
 def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
-    """The runnable to mount for a registered chain.
+    """Return the runnable to mount for a registered chain.
 
     Args:
         entry: the chain.
-        checkpoints: for graphs that brought none; None: they keep nothing.
+        checkpoints: the store for graphs without a checkpointer; None: they keep nothing.
     """
     runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
     if isinstance(runnable, Pregel) and checkpoints is not None:
@@ -276,7 +276,7 @@ def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> Ser
 
 
 class _in_chain:  # noqa: N801 - a context manager reads as a verb
-    """Marks the time in which the chain itself runs."""
+    """Mark the time in which the chain itself runs."""
 
     def __enter__(self) -> None:
         self.call = current_call.get() or Call()

@@ -195,7 +195,7 @@ def test_every_answer_of_a_call_names_its_run(bench: Bench, client: httpx.Client
     assert (refused.status_code, refused.headers["Run-Id"]) == (422, refused.json()["run_id"])
 
 
-def test_the_metadata_block_the_headers_and_the_trace_share_one_id(bench: Bench, client: httpx.Client) -> None:
+def test_metadata_headers_and_trace_share_one_run_id(bench: Bench, client: httpx.Client) -> None:
     bench.gate.open(5)
     with streaming(client, "/count/stream_events") as reader:
         first = reader.next()

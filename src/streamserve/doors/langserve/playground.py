@@ -1,4 +1,4 @@
-"""LangServe's playground pages, which write a config's schema into a script: no part of the request reaches them."""
+"""LangServe's playground pages. They write a config's schema into a script, so no part of a request may reach them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamserve.serving.served import ServedRunnable
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-# JSON Schema validation compiles its checks, and the pages' components write styles of their own.
+# JSON Schema validation compiles its checks, and the components of the pages write styles.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'{hashes}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -26,19 +26,19 @@ _POLICY = (
 
 
 def is_playground(path: str) -> bool:
-    """Whether a route's path is that of a playground's files."""
+    """Return whether a route's path is the path of a playground's files."""
     return "/playground" in path
 
 
 async def playground_answer(request: Request, handler: Handler) -> Response:
-    """A playground's page or file, as LangServe makes it for a path without a config.
+    """Return a playground's page or file, as LangServe makes it for a path without a config.
 
     Args:
-        request: whose config LangServe checks all the same; the page's own script reads it from the address.
-        handler: LangServe's.
+        request: the request; LangServe checks the config in its path, and the page's script reads it there.
+        handler: LangServe's handler.
 
     Raises:
-        NotFound: the path names no file, nor could it.
+        NotFound: the path names no file, or cannot name one.
     """
     try:
         response = await handler(request)
@@ -55,7 +55,7 @@ async def playground_answer(request: Request, handler: Handler) -> Response:
 
 
 def hardened(response: Response) -> Response:
-    """The page with headers that let only its own scripts run, and no other site show it in a frame."""
+    """Add headers to a page: only its own scripts may run, and no other site may show it in a frame."""
     is_page = (response.media_type or "").startswith("text/html")
     script = _SCRIPT.search(bytes(response.body)) if is_page else None
     response.headers["Content-Security-Policy"] = _POLICY.format(hashes=_source(script[1]) if script else "")
@@ -70,7 +70,7 @@ def _source(script: bytes) -> str:
 
 
 def playground_of(served: ServedRunnable) -> Playground | None:
-    """The playground that fits: what the record says, else "chat" if messages go in and a message or text comes out."""
+    """Return the playground that the record names, else "chat" if messages go in and a message or text comes out."""
     declared = served.served.chain.playground
     if declared != "auto":
         return declared
