@@ -1,4 +1,4 @@
-"""What a request may bring: too much, too slow or not declared as JSON is refused, and the caller learns it."""
+"""Bounds of a request: too large, too slow or not declared as JSON is refused, and the caller learns why."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def assert_refused(answer: httpx.Response, status: int, code: str) -> None:
 
 
 def conversation(url: str, *parts: bytes) -> bytes:
-    """What the server says to raw bytes until it closes the connection."""
+    """Return what the server answers to raw bytes until it closes the connection."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port), timeout=LIMIT) as connection:
         for part in parts:

@@ -1,4 +1,4 @@
-"""What does not fit is answered with 4xx, one shape and the exact place, on every endpoint."""
+"""Bad input is answered with 4xx, one shape and the exact place, on every endpoint."""
 
 from __future__ import annotations
 

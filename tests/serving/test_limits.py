@@ -1,4 +1,4 @@
-"""What a caller and a worker may have under way; what was refused reaches no model and does not count."""
+"""Limits of a caller and of a worker; a refused request reaches no model and does not count."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Limits:
             for rate in rates:
                 if not await self._window.hit(rate, principal, name):
                     raise await self._refusal(rate, principal, name)
-        except _away() as error:
+        except _unreachable() as error:
             raise StoreUnavailable("The counter of requests cannot be reached") from error
 
     async def _refusal(self, rate: object, principal: str, name: str) -> RateLimited:
@@ -132,8 +132,8 @@ class Limits:
         return RateLimited(retry_after=max(1.0, stats.reset_time - time.time()))
 
 
-def _away() -> tuple[type[Exception], ...]:
-    """What says that the storage is away: a cluster's error is not in the tree of redis-py's that `limits` takes."""
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Return the errors of an unreachable storage: `limits` does not know the one of a Redis cluster."""
     redis = sys.modules.get("redis.exceptions")
     return (StorageError, redis.RedisClusterException) if redis else (StorageError,)
 

@@ -22,7 +22,7 @@ ON_DISCONNECT = "Run-On-Disconnect"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a door says about the run to start.
+    """A door's order to start a run.
 
     Args:
         endpoint: the name of the endpoint, for the run's record.

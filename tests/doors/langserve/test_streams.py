@@ -54,7 +54,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 class Taken:
-    """What chains are streamed with, in the place of streaming them."""
+    """Record the arguments that chains are streamed with, in place of streaming them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[tuple[Any, Any, Any]] = []
@@ -75,7 +75,7 @@ class Taken:
 
 
 async def langserves(route: RunRoute, request: Any, _call: Any, in_path: str) -> Events:
-    """What LangServe's own handler gives."""
+    """Yield what LangServe's own handler gives."""
     response = await route.endpoint(request, *([in_path] if in_path else []))
     async for item in response.body_iterator:
         yield item
@@ -84,7 +84,7 @@ async def langserves(route: RunRoute, request: Any, _call: Any, in_path: str) ->
 def both(
     monkeypatch: pytest.MonkeyPatch, chain: Chain, path: str, headers: dict[str, str], **body: Any
 ) -> tuple[Any, Any]:
-    """What our handler gives a chain, and what LangServe's does; callers get the same of both."""
+    """Return what our handler gives a chain, and what LangServe's does; callers get the same from both."""
     seen = Taken(monkeypatch)
     with client_of(app_of({"one": chain})) as client:
         ours = data_of(client.post(path, json=body, headers=headers))

@@ -33,7 +33,7 @@ STREAMS = ("stream", "stream_log", "stream_events", "runs")
 
 
 class Filters(BaseModel):
-    """Which runs' events or patches the caller wants; as LangServe's parameters of /stream_log and /stream_events."""
+    """Filter of events or patches for the caller: LangServe's parameters of /stream_log and /stream_events."""
 
     include_names: Sequence[str] | None = None
     include_types: Sequence[str] | None = None

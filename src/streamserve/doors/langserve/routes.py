@@ -143,7 +143,7 @@ class RunRoute(APIRoute):
 
     @property
     def is_frequent(self) -> bool:
-        """Whether the route starts runs, and its path has no parameter."""
+        """True if the route starts runs and its path has no parameter."""
         return self.endpoint_name in REQUIRED and self._fixed == self.path and not self.include_in_schema
 
     @property

@@ -1,4 +1,4 @@
-"""Which runs have a thread. They are in one set of the thread, perhaps on another node than the runs: an entry counts
+"""Claims of runs on threads. A thread has one set of them, perhaps on another node than the runs: an entry counts
 while its run is live, even if its worker died before it removed the entry."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens to ended runs: they are sealed into compressed pieces, purged when old or too many, then forgotten."""
+"""Retention of ended runs: seal them into compressed pieces, purge them when old or too many, then forget them."""
 
 from __future__ import annotations
 

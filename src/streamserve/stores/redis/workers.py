@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def recently_emptied(self) -> bool:
-        """Whether Redis came up empty within the last lease: the owners are storing their runs again."""
+        """True if Redis came up empty within the last lease: the owners are storing their runs again."""
         return self._emptied_at is not None and time.monotonic() - self._emptied_at < self.lease
 
     async def heartbeat(self) -> None:

@@ -91,7 +91,7 @@ class StreamSession:
 
     @property
     def resumable(self) -> bool:
-        """Whether the server can resume from the cursor."""
+        """True if the server can resume from the cursor."""
         return self.location is not None
 
     @property
