@@ -1,7 +1,5 @@
 """The guard: the dependency of every route except the probes, made from the settings."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -64,11 +62,7 @@ class Auth:
         return [] if self.settings.insecure_public else [Depends(this_machine_only)]
 
     def require(self, scopes: Mapping[str, Iterable[str]]) -> None:
-        """Set the scopes that callers need.
-
-        Args:
-            scopes: by the chain's name; a caller needs all of them.
-        """
+        """Set the scopes that callers need, all of them, by the chain's name."""
         if self.knows_callers:
             self._scopes = {name: frozenset(needed) for name, needed in scopes.items() if needed}
         elif named := [name for name, needed in scopes.items() if needed]:
@@ -80,30 +74,18 @@ class Auth:
         return needed is None or needed <= scopes_of(request)
 
     def check(self, request: Request, chain: str) -> None:
-        """Raise Forbidden unless the caller has all of the chain's scopes.
-
-        Raises:
-            Forbidden: a scope is missing; the text names all that the chain needs.
-        """
+        """Raise Forbidden unless the caller has all of the chain's scopes; the text names them."""
         if not self.allows(request, chain):
             raise Forbidden(f"This needs the scopes: {', '.join(sorted(self._scopes[chain]))}")
 
     def require_private(self) -> None:
-        """Raise AuthError if everybody could use the server.
-
-        Raises:
-            AuthError: there is no authentication, and the server listens on an address that other machines reach.
-        """
+        """Raise AuthError if there is no authentication and other machines reach the server's address."""
         if not self.knows_callers:
             require_private(self.settings)
 
 
 def require_private(settings: Settings) -> None:
-    """Raise AuthError if other machines reach the address, unless the settings allow it.
-
-    Raises:
-        AuthError: the text names the settings.
-    """
+    """Raise AuthError if other machines reach the address, unless the settings allow it."""
     if not (settings.insecure_public or is_loopback(settings.host)):
         raise AuthError(f"STREAMSERVE_HOST={settings.host}: {NO_AUTHENTICATION}")
 
@@ -122,9 +104,6 @@ async def this_machine_only(request: Request) -> None:
 
     The host counts because of DNS rebinding: a page of another site, whose name resolves to 127.0.0.1, sends its
     own name.
-
-    Raises:
-        Forbidden: the address or the host is another one.
     """
     server = (request.scope.get("server") or ("",))[0]
     if not _is_this_machine(server, request.headers.get("host", "")):
@@ -141,12 +120,7 @@ def _is_this_machine(server: str, host: str) -> bool:
 
 
 def _require_identity(dependency: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the team's dependency as a guard, which answers 401 unless the dependency names the caller.
-
-    Args:
-        dependency: returns an Identity or a name, or sets `request.state.principal`.
-    """
-
+    # The dependency names the caller: it returns an Identity or a name, or sets `request.state.principal`.
     async def guard(request: Request, found: Any = Depends(dependency)) -> None:  # noqa: B008 - FastAPI reads it
         if isinstance(found, str):
             found = Identity(found, scopes_of(request))

@@ -1,7 +1,5 @@
 """The caller of a request, once a credential has named it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol, cast
 

@@ -1,7 +1,5 @@
 """The issuer's public keys (RFC 7517): fetched outside the event loop, cached, and fetched again within bounds."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """API keys of 256 random bits. A file keeps their SHA-256; a changed file is read at the next request."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import hmac
@@ -68,11 +66,7 @@ class _Stored(BaseModel):
 
 
 class KeyFile:
-    """The API keys of one file.
-
-    Args:
-        path: path of the file.
-    """
+    """The API keys of one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,12 +115,7 @@ class KeyFile:
         return _require_current(key)
 
     def add(self, principal: str, scopes: Sequence[str] = (), expires_at: float | None = None) -> str:
-        """Create a key and return its text, which is not kept.
-
-        Args:
-            principal: name of the owner.
-            scopes: permissions of the key.
-            expires_at: expiry, in seconds since 1970; None: never.
+        """Create a key and return its text, which is not kept. The expiry is in seconds since 1970; None: never.
 
         Raises:
             ValueError: the name is invalid.

@@ -4,8 +4,6 @@ The session is a cookie, because the playground's pages send no headers. Scripts
 send it. A request that changes something with it must also come from a page of this server.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any
@@ -41,14 +39,7 @@ class SessionState(BaseModel):
 
 
 class Sessions:
-    """Identifies callers by a header or by a session.
-
-    Args:
-        settings: `session_time`.
-        signer: signer of the cookies.
-        verifier: verifier of keys or tokens.
-        keys: file of API keys, if the verifier uses one: a session ends with the key that began it.
-    """
+    """Identifies callers by a header or a session. With a file of keys, a session ends with the key that began it."""
 
     def __init__(self, settings: Settings, signer: Signer, verifier: Verifier, keys: KeyFile | None) -> None:
         self._settings = settings
@@ -119,11 +110,7 @@ async def end(request: Request) -> Response:
 
 
 def require_own_page(request: Request) -> None:
-    """Raise Forbidden if a browser sends the request for a page of another origin.
-
-    Raises:
-        Forbidden: the origin is another one.
-    """
+    """Raise Forbidden if a browser sends the request for a page of another origin."""
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):

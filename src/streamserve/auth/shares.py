@@ -1,7 +1,5 @@
 """Tokens for one run (`?token=`), for callers who cannot send headers (EventSource) or have no key."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
@@ -40,11 +38,7 @@ class Share(BaseModel):
 
 
 class ShareTokens:
-    """ASGI middleware that moves `token` from the query to the scope's state, so that no log shows it.
-
-    Args:
-        app: the application.
-    """
+    """ASGI middleware that moves `token` from the query to the scope's state, so that no log shows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -86,15 +80,7 @@ def is_shared(request: Request) -> bool:
 
 
 def make(auth: Auth, run_id: str, principal: str, wanted: ShareRequest, base: str) -> Share:
-    """Return a token for one run.
-
-    Args:
-        auth: signs the token.
-        run_id: id of the run.
-        principal: owner of the run, in whose name the token's holder will call.
-        wanted: permissions and lifetime.
-        base: path of the run as the caller sees it.
-    """
+    """Return a token for one run, whose holder calls in the owner's name. `base` is the run's path for the caller."""
     ends = time.time() + wanted.expires_in
     content: dict[str, Any] = {"run": run_id, "principal": principal, "allow": sorted(set(wanted.allow))}
     token = auth.signer.sign("share", content, ends)

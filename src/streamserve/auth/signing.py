@@ -1,12 +1,10 @@
 """Signed values that the server gives away and reads back: browser sessions and tokens for one run."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import secrets
 import time
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from itsdangerous import BadData, URLSafeSerializer
 
@@ -23,17 +21,13 @@ MAX_LENGTH = 4096
 
 
 class Signer:
-    """Signs values by HMAC-SHA256, with one salt per purpose: a session's value is not accepted as a share token.
-
-    Args:
-        secret: at least 32 bytes.
-    """
+    """Signs values by HMAC-SHA256, with one salt per purpose: a session's value is not accepted as a share token."""
 
     def __init__(self, secret: bytes) -> None:
         self._serializers = {purpose: _serializer(secret, purpose) for purpose in get_args(Purpose)}
 
     @classmethod
-    def of(cls, settings: Settings) -> Signer:
+    def of(cls, settings: Settings) -> Self:
         """Return the signer of the settings' secret, or of a random secret that is lost with the process.
 
         Raises:

@@ -1,7 +1,5 @@
 """JSON Web Tokens (RFC 7519), verified as RFC 8725 demands: algorithms fixed; issuer, audience and expiry required."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jwt

@@ -1,7 +1,5 @@
 """Errors to show for a chain's exceptions, and one log record for each."""
 
-from __future__ import annotations
-
 import logging
 from traceback import walk_tb
 
@@ -21,12 +19,9 @@ MAX_TEXT = 2000
 def explain(error: BaseException, call: Call) -> ServeError:
     """Return the error to show for an exception of a call's chain.
 
-    Args:
-        error: the chain's exception.
-        call: the call, with the caller's config and the permission to show the chain's own text.
-
     Returns:
-        InvalidInput if the caller's config caused the exception; else the result of `classify`.
+        InvalidInput if the caller's config caused the exception; else the result of `classify`, with the chain's own
+        text if the call may show it.
     """
     if _is_configured(call) and _is_of_template(error):
         return invalid(("body", "config", "configurable"), _first_line(error), "template_error")
@@ -40,14 +35,7 @@ def explain(error: BaseException, call: Call) -> ServeError:
 
 
 def record(shown: ServeError, cause: BaseException | None, run_id: str, chain: str) -> None:
-    """Log a failure.
-
-    Args:
-        shown: the error that the caller sees.
-        cause: the exception, or None.
-        run_id: id of the run.
-        chain: name of the chain.
-    """
+    """Log the error that the caller sees, with the exception that caused it."""
     extra = {"run_id": run_id, "chain": chain, "code": shown.code, "cause": type(cause).__name__ if cause else None}
     logger.error("run failed: %s", shown.code, extra=extra, exc_info=cause)
 
@@ -74,9 +62,6 @@ def _first_line(error: BaseException) -> str:
 
 def classify(error: BaseException) -> ServeError:
     """Return the error to show for a chain's exception.
-
-    Args:
-        error: the chain's exception.
 
     Returns:
         The exception itself if it is a ServeError; an upstream error for failures of the model's provider;
@@ -110,13 +95,9 @@ _AMBIGUOUS = "When there are multiple pending interrupts, you must specify the i
 
 def _is_database_away(error: BaseException) -> bool:
     # A chain may use the same drivers for its own data, so a saver must be in the traceback.
-    return _names(error, _DRIVERS) & _AWAY != set() and any(
+    return not _AWAY.isdisjoint(providers.names_of(error, _DRIVERS)) and any(
         frame.f_globals.get("__name__", "").startswith(_SAVERS) for frame, _ in walk_tb(error.__traceback__)
     )
-
-
-def _names(error: BaseException, packages: set[str]) -> set[str]:
-    return {base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] in packages}
 
 
 # LangGraph's savers, their drivers (psycopg is an extra), and the drivers' errors for a database that is unreachable,

@@ -1,7 +1,5 @@
 """Places of invalid values in a request's input."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from streamserve.errors.tree import InvalidInput

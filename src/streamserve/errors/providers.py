@@ -1,7 +1,5 @@
 """Errors for the failures of a model's provider."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -78,17 +76,13 @@ TOO_LONG = "prompt is too long"
 
 
 def classify(error: BaseException) -> ServeError | None:
-    """Return the error to show for a failure of a model's provider, or None for any other exception.
-
-    Args:
-        error: the chain's exception.
-    """
+    """Return the error to show for a failure of a model's provider, or None for any other exception."""
     shown = _kind(error)
     return shown(retry_after=_retry_after(error)) if shown else None
 
 
 def _kind(error: BaseException) -> type[ServeError] | None:
-    names = [base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] in PACKAGES]
+    names = names_of(error, PACKAGES)
     code = getattr(error, "code", None)
     if names and isinstance(code, str) and code in CODES:
         return CODES[code]
@@ -98,6 +92,11 @@ def _kind(error: BaseException) -> type[ServeError] | None:
     if "BadRequestError" in names and TOO_LONG in str(error):
         return ContextLengthExceeded
     return next((NAMES[name] for name in names if name in NAMES), None)
+
+
+def names_of(error: BaseException, packages: set[str]) -> list[str]:
+    """Return the names of an error's classes that some packages define, the nearest first."""
+    return [base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] in packages]
 
 
 def _retry_after(error: BaseException) -> float | None:

@@ -42,11 +42,52 @@
 The JSON shape of every error is `{"detail", "code", "retryable", "run_id"}`, with `detail` in FastAPI's form.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+__all__ = [
+    "HTTP_CODES",
+    "BadRequest",
+    "BodyTimeout",
+    "BodyTooLarge",
+    "Cancelled",
+    "ContentFiltered",
+    "ContextLengthExceeded",
+    "Forbidden",
+    "HeadersTooLarge",
+    "IdempotencyConflict",
+    "IdentityUnavailable",
+    "Internal",
+    "InvalidInput",
+    "InvalidOutput",
+    "LogFull",
+    "NoOutput",
+    "NotFound",
+    "Overloaded",
+    "RateLimited",
+    "RunExpired",
+    "RunLost",
+    "RunTimeout",
+    "ServeError",
+    "ShuttingDown",
+    "StoreUnavailable",
+    "ThreadBusy",
+    "TooManyReaders",
+    "TooManyRuns",
+    "Unauthenticated",
+    "UnknownCheckpoint",
+    "UnknownThread",
+    "UnsupportedMediaType",
+    "UpstreamAuthentication",
+    "UpstreamFailed",
+    "UpstreamRateLimited",
+    "UpstreamRejected",
+    "UpstreamTimeout",
+    "UpstreamTruncated",
+    "UpstreamUnreachable",
+    "error_body",
+]
 
 
 class ServeError(Exception):
@@ -120,7 +161,7 @@ class Unauthenticated(ServeError):
     headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
     @classmethod
-    def wrong(cls, detail: str) -> Unauthenticated:
+    def wrong(cls, detail: str) -> Self:
         """Return the error for an invalid credential (RFC 6750, section 3.1)."""
         error = cls(detail)
         error.headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # type: ignore[misc]

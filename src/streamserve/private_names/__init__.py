@@ -8,12 +8,7 @@ from typing import Any
 
 
 def find(module: str, name: str) -> Any:
-    """Return what a module has under a name, or None if the module or the name is gone.
-
-    Args:
-        module: the module's full name.
-        name: a name in it, with dots for attributes.
-    """
+    """Return what a module has under a name with dots for attributes, or None if the module or the name is gone."""
     try:
         found: Any = import_module(module)
     except ImportError:

@@ -4,8 +4,6 @@ Without a function that a piece of `streamserve.lcel` watches, that piece is off
 Without the bridge, only chat models and graphs have events of version 3; without the other, they warn of a beta.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast

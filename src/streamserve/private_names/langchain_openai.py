@@ -6,12 +6,7 @@ from langchain_openai import ChatOpenAI
 
 
 def is_plain_completion(model: ChatOpenAI, arguments: dict[str, Any]) -> bool:
-    """Return whether a call is known to stream chat completions: no Responses API, no structured output.
-
-    Args:
-        model: the model.
-        arguments: the call's own.
-    """
+    """Return whether a call is known to stream chat completions: no Responses API, no structured output."""
     defaults, uses_responses = getattr(model, "_default_params", None), getattr(model, "_use_responses_api", None)
     if not isinstance(defaults, dict) or uses_responses is None:
         return False

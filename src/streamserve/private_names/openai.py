@@ -1,7 +1,5 @@
 """openai: the decoder and the iterator of a stream. Without them, a stream decodes as the package does, but slower."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast

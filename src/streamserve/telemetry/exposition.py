@@ -1,25 +1,17 @@
 """/metrics: Prometheus reads it, for this process or, with several workers, for all of them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from ipaddress import ip_address
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response, params
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Metric,
-    generate_latest,
-    start_http_server,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from streamserve.auth.guard import is_loopback
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from streamserve.telemetry.loop_monitor import refresh
@@ -28,11 +20,7 @@ from streamserve.telemetry.workers import SHARED
 
 
 class AllWorkers(Collector):
-    """The metrics of all workers. The counters of dead workers stay, and their gauges are dropped.
-
-    Args:
-        folder: folder in which the workers keep their metrics.
-    """
+    """The metrics of all workers. The counters of dead workers stay, and their gauges are dropped."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -61,11 +49,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def registry_of(metrics: Metrics) -> CollectorRegistry:
-    """Return the registry of all workers if they share a folder, else the one of this process.
-
-    Args:
-        metrics: metrics of this process.
-    """
+    """Return the registry of all workers if they share a folder, else the one of this process."""
     if path := os.environ.get(SHARED):
         together = CollectorRegistry()
         together.register(AllWorkers(path))
@@ -75,23 +59,13 @@ def registry_of(metrics: Metrics) -> CollectorRegistry:
 
 def is_guarded(settings: Settings) -> bool:
     """Return True if /metrics needs a credential: by default everywhere except on loopback."""
-    return settings.metrics == "guarded" or (settings.metrics == "auto" and not _is_loopback(settings.host))
-
-
-def _is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
+    return settings.metrics == "guarded" or (settings.metrics == "auto" and not is_loopback(settings.host))
 
 
 def router(metrics: Metrics | None, runs: Runs, settings: Settings, guard: Sequence[params.Depends]) -> APIRouter:
-    """Return the route /metrics, or no route if metrics are off or have a separate port.
+    """Return the route /metrics, behind the guard if the settings demand it.
 
-    Args:
-        metrics: metrics of this process; None: off.
-        runs: runs of the application, observed for each answer.
-        settings: `metrics` and `metrics_port`.
-        guard: dependencies that authenticate callers, used if the settings demand it.
+    There is no route if metrics are off (None) or have a separate port.
     """
     routes = APIRouter(tags=["health"], dependencies=list(guard) if is_guarded(settings) else [])
     if metrics is None or settings.metrics_port is not None:
@@ -110,10 +84,6 @@ def router(metrics: Metrics | None, runs: Runs, settings: Settings, guard: Seque
 @contextmanager
 def serve_on_own_port(metrics: Metrics, settings: Settings) -> Iterator[None]:
     """Answer on `metrics_port` while the `with` block runs. Of several workers, one answers for all.
-
-    Args:
-        metrics: metrics of this process.
-        settings: `host` and `metrics_port`.
 
     Raises:
         OSError: another process than a worker of this server uses the port.

@@ -4,8 +4,6 @@ Its client sends from its own threads, so a slow or unreachable endpoint delays 
 delays the end of the process by minutes; this module sets them.
 """
 
-from __future__ import annotations
-
 import os
 
 from langsmith import Client
@@ -25,8 +23,3 @@ def bounded_client() -> Client | None:
         return None
     os.environ.setdefault("LANGSMITH_USE_DAEMON", "true")
     return get_cached_client(timeout_ms=TIMEOUTS, retry_config=Retry(total=0))
-
-
-def close(client: Client) -> None:
-    """Send the remaining traces, for at most FLUSH_LIMIT seconds."""
-    client.close(timeout=FLUSH_LIMIT)

@@ -4,8 +4,6 @@ The modules log with the standard library; structlog renders. `streamserve serve
 processes; under another server, call `configure(settings)`.
 """
 
-from __future__ import annotations
-
 import logging
 import logging.config
 import sys
@@ -23,25 +21,18 @@ _INTERNAL_FIELDS = ("color_message", "_record", "_from_structlog")
 
 
 def configure(settings: Settings) -> None:
-    """Configure all loggers of this process to write structured records to stderr.
-
-    Args:
-        settings: `log_format` and `log_level`.
-    """
+    """Configure all loggers of this process to write structured records to stderr."""
     logging.config.dictConfig(log_config(settings))
 
 
 def log_config(settings: Settings) -> dict[str, Any]:
-    """Return the configuration for `logging.config.dictConfig` or for uvicorn's `log_config`.
-
-    Args:
-        settings: `log_format` and `log_level`.
-    """
+    """Return the configuration for `logging.config.dictConfig` or for uvicorn's `log_config`."""
+    as_json = not sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "json"
     loggers = {name: {"handlers": [], "level": "INFO", "propagate": True} for name in ("uvicorn", "uvicorn.access")}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"structured": {"()": formatter, "as_json": _as_json(settings)}},
+        "formatters": {"structured": {"()": formatter, "as_json": as_json}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
         # At INFO, libraries log details that only their own developers need.
         "root": {"handlers": ["stderr"], "level": "WARNING"},
@@ -49,16 +40,10 @@ def log_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _as_json(settings: Settings) -> bool:
-    return not sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "json"
-
-
 def formatter(as_json: bool, redactor: Redactor | None = None) -> structlog.stdlib.ProcessorFormatter:
-    """Return a formatter for the records of the standard library.
+    """Return a formatter for the records of the standard library: one JSON object per line, or text for people.
 
-    Args:
-        as_json: True: one JSON object per line; False: text for people.
-        redactor: redactor of secrets; default: one that knows the environment's.
+    The default redactor knows the environment's secrets.
     """
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED, processors=[_drop_internal_fields, *_processors(as_json, redactor or Redactor())]

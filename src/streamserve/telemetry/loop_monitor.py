@@ -1,9 +1,8 @@
 """A timer in the event loop that measures how late it fires, and keeps the gauges of open runs up to date."""
 
-from __future__ import annotations
-
 import asyncio
 from types import TracebackType
+from typing import Self
 
 from streamserve.runs.runs import Runs
 from streamserve.telemetry.metrics import Metrics
@@ -15,19 +14,14 @@ REFRESH_EVERY = 4
 
 
 class LoopMonitor:
-    """Monitors the event loop while its `with` block runs.
-
-    Args:
-        metrics: metrics to update.
-        runs: runs to observe.
-    """
+    """Monitors the event loop while its `with` block runs."""
 
     def __init__(self, metrics: Metrics, runs: Runs) -> None:
         self._metrics = metrics
         self._runs = runs
         self._ticks = 0
 
-    def __enter__(self) -> LoopMonitor:
+    def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._schedule()
         return self
@@ -49,12 +43,7 @@ class LoopMonitor:
 
 
 def refresh(metrics: Metrics, runs: Runs) -> None:
-    """Bring the metrics up to date with the open and the retained runs.
-
-    Args:
-        metrics: metrics to update.
-        runs: runs to observe.
-    """
+    """Bring the metrics up to date with the open and the retained runs."""
     metrics.flush()
     load = runs.load()
     metrics.live_runs.set(load.runs)

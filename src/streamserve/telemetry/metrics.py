@@ -87,13 +87,7 @@ class Metrics:
             meter.flush()
 
     def watch(self, chain: str, endpoint: str, began: float) -> Callable[[], None]:
-        """Return the function that a run calls once per block.
-
-        Args:
-            chain: name of the run's chain.
-            endpoint: name of the run's endpoint.
-            began: arrival of the request, by `time.monotonic`.
-        """
+        """Return the function that a run calls once per block. Its request arrived at `began`, by `time.monotonic`."""
         meter, first_token = self.meter(chain, endpoint), self.first_token.labels(chain, endpoint)
         last = -1.0
 

@@ -1,7 +1,5 @@
 """Removes secrets from logs: by the names of fields, by the forms of credentials, and by known values."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The id of a request and of its trace, which all of its log records show."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, MutableMapping
 from secrets import token_hex
@@ -24,7 +22,6 @@ class RequestContext:
     """ASGI middleware that adds the request's id to the answer, and the ids of request and trace to its logs.
 
     Args:
-        app: application.
         answered: function called with the status of each answer, or None.
         traced: function that returns the context manager of a request's trace from its headers, or None.
     """

@@ -1,7 +1,5 @@
 """Blocking work at the end of the server, within a time limit."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
@@ -9,13 +7,9 @@ from contextlib import suppress
 
 
 async def run_within(seconds: float, work: Sequence[Callable[[], None]]) -> None:
-    """Run blocking functions in threads, and abandon those that take longer than the limit.
+    """Run blocking functions in daemon threads, and abandon those that a limit for all together leaves unfinished.
 
     The threads are not the executor's, because the process would wait for those at its end.
-
-    Args:
-        seconds: limit for all functions together.
-        work: functions, each run in a daemon thread of its own.
     """
     if work:
         await asyncio.wait([_start(one) for one in work], timeout=seconds)

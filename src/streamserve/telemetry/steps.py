@@ -1,7 +1,5 @@
 """LangChain's steps as spans: a callback handler that records their times, but neither input nor output."""
 
-from __future__ import annotations
-
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +14,7 @@ _USAGE = {"input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.
 
 
 class Steps(BaseCallbackHandler):
-    """Makes the spans of one run's steps.
-
-    Args:
-        tracer: tracer that starts the spans.
-        root: span of the run.
-    """
+    """Makes the spans of one run's steps below the run's own."""
 
     # Call the handler in the event loop: a thread per event would cost ten times as much.
     run_inline = True
@@ -57,23 +50,18 @@ class Steps(BaseCallbackHandler):
         span.end()
 
     def on_chain_start(self, serialized: Any, inputs: Any, **given: Any) -> None:  # noqa: ARG002 - LangChain's names
-        """Start the span of a step."""
         self._begin("chain", serialized, given)
 
     def on_tool_start(self, serialized: Any, input_str: str, **given: Any) -> None:  # noqa: ARG002
-        """Start the span of a tool."""
         self._begin("tool", serialized, given)
 
     def on_retriever_start(self, serialized: Any, query: str, **given: Any) -> None:  # noqa: ARG002
-        """Start the span of a retriever."""
         self._begin("retriever", serialized, given)
 
     def on_llm_start(self, serialized: Any, prompts: Any, **given: Any) -> None:  # noqa: ARG002
-        """Start the span of a text model."""
         self._begin_model(serialized, given)
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **given: Any) -> None:  # noqa: ARG002
-        """Start the span of a chat model."""
         self._begin_model(serialized, given)
 
     def _begin_model(self, serialized: Any, given: dict[str, Any]) -> None:
@@ -83,7 +71,6 @@ class Steps(BaseCallbackHandler):
                 span.set_attribute(_MODEL[name], str(value))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_given: Any) -> None:
-        """End the span of a model, with the number of its tokens."""
         span = self._open.get(run_id)
         generation = response.generations[0][0] if response.generations and response.generations[0] else None
         usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
@@ -93,29 +80,22 @@ class Steps(BaseCallbackHandler):
         self._end(run_id)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_given: Any) -> None:  # noqa: ARG002
-        """End the span of a step."""
         self._end(run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_given: Any) -> None:  # noqa: ARG002
-        """End the span of a tool."""
         self._end(run_id)
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_given: Any) -> None:  # noqa: ARG002
-        """End the span of a retriever."""
         self._end(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """End the span of a failed step."""
         self._end(run_id, error)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """End the span of a failed model."""
         self._end(run_id, error)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """End the span of a failed tool."""
         self._end(run_id, error)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_given: Any) -> None:
-        """End the span of a failed retriever."""
         self._end(run_id, error)

@@ -107,11 +107,7 @@ class Telemetry(Observer):
 
     @asynccontextmanager
     async def measuring(self, runs: Runs) -> AsyncIterator[None]:
-        """Measure the runs and the event loop while the `with` block runs, then send the last spans.
-
-        Args:
-            runs: runs of the application.
-        """
+        """Measure the runs and the event loop while the `with` block runs, then send the last spans."""
         try:
             with ExitStack() as stack:
                 if self.metrics is not None:
@@ -126,7 +122,7 @@ class Telemetry(Observer):
         if self.tracing is not None:
             work.append(self.tracing.close)
         if self._langsmith is not None:
-            work.append(partial(langsmith.close, self._langsmith))
+            work.append(partial(self._langsmith.close, timeout=langsmith.FLUSH_LIMIT))
         await run_within(SHUTDOWN_LIMIT, work)
 
 

@@ -4,8 +4,6 @@ Needs the extra `otel`. OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOI
 hold neither input nor output of a chain nor the text of an exception, because these may contain secrets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,24 +30,14 @@ register_configure_hook(_steps, inheritable=True)
 
 
 class RunTrace:
-    """The span of a live run.
-
-    Args:
-        span: span that has not ended.
-        steps: spans below it.
-    """
+    """The span of a live run and the spans of its steps."""
 
     def __init__(self, span: Span, steps: Steps) -> None:
         self._span = span
         self._steps = steps
 
     def end(self, state: str, code: str | None) -> None:
-        """End the span and all below it.
-
-        Args:
-            state: final state of the run.
-            code: code of its error, or None.
-        """
+        """End the span and all below it, with the run's final state and the code of its error."""
         self._steps.end_all()
         self._span.set_attribute("streamserve.state", state)
         if code is not None:
@@ -84,18 +72,8 @@ class Tracing:
             otel_context.detach(token)
 
     def begin(self, run_id: str, chain: str, endpoint: str) -> RunTrace:
-        """Start the span of a run, in the context that the run's task will copy.
-
-        Args:
-            run_id: id of the run.
-            chain: name of its chain.
-            endpoint: name of its endpoint.
-        """
-        attributes = {
-            "streamserve.run_id": run_id,
-            "streamserve.chain": chain,
-            "streamserve.endpoint": endpoint,
-        }
+        """Start the span of a run, in the context that the run's task will copy."""
+        attributes = {"streamserve.run_id": run_id, "streamserve.chain": chain, "streamserve.endpoint": endpoint}
         span = self._tracer.start_span(f"{endpoint} {chain}", kind=SpanKind.SERVER, attributes=attributes)
         bind_contextvars(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         # Never detached, because the context belongs to the request and ends with it.

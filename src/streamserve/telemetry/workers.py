@@ -1,7 +1,5 @@
 """The folder in which the workers of one server keep their metrics."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,12 +13,7 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 @contextmanager
 def shared_metrics(settings: Settings, workers: int) -> Iterator[None]:
-    """Give several workers a temporary folder while the `with` block runs, unless the environment names one.
-
-    Args:
-        settings: `metrics` and `dev`; a server with `dev` has one worker.
-        workers: number of processes.
-    """
+    """Give several workers a temporary folder while the `with` block runs, unless the environment names one."""
     if workers < 2 or settings.dev or settings.metrics == "off" or SHARED in os.environ:
         yield
         return
