@@ -1,7 +1,5 @@
 """create_app: serve the chains of a registry as one FastAPI application."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The application's lifespan: open the stores, run the reaper, and drain the runs after SIGTERM."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc

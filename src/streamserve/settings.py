@@ -1,7 +1,5 @@
 """The server's settings: environment variables with the prefix STREAMSERVE_, or a `.env` file."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, SecretStr

@@ -3,8 +3,6 @@
 This module imports langchain-core only, so that a chain module loads without the server.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Its own class reads a typed object (`{"type": "human", ...}`, the form of dumped
 every other form, as in LangChain and LangGraph in process, so that the result is the same message.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin

@@ -1,7 +1,5 @@
 """JSON schemas of chains for OpenAPI and the playgrounds, with examples and enums."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import cache

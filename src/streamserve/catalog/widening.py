@@ -1,7 +1,5 @@
 """Schemas that accept messages in all their forms, at any depth."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from types import UnionType

@@ -1,7 +1,5 @@
 """The command `streamserve check`, which compares chains, langgraph.json and OpenAPI."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command `streamserve` with serve, list, check, new and key."""
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

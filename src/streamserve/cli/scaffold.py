@@ -1,7 +1,5 @@
 """Templates of `streamserve new`."""
 
-from __future__ import annotations
-
 import keyword
 import re
 from pathlib import Path

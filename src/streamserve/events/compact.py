@@ -1,7 +1,5 @@
 """Events of version 3 in the compact form of `compact_form`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator
 from typing import Any

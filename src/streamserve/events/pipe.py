@@ -1,7 +1,5 @@
 """A pipe from a producer task to an iterating reader, filled from any OS thread."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections import deque

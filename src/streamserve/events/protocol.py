@@ -4,8 +4,6 @@ Chat models and graphs have such events. For every other chain this module makes
 the messages of the chain's chat models as they stream, then one `values` event with the chain's output.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from inspect import isawaitable

@@ -1,7 +1,5 @@
 """The body of a request to a chain, parsed once and within bounds."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Cross-origin requests: the origins that may call the server, and the headers that their scripts may use."""
 
-from __future__ import annotations
-
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 

@@ -3,8 +3,6 @@
 The search takes a tenth of the instructions of a stream of three tokens. Other dependencies go FastAPI's way.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 The contents of strings do not count. A text that is no JSON is measured too: the parser refuses it afterwards.
 """
 
-from __future__ import annotations
-
 from itertools import accumulate
 from typing import Literal
 

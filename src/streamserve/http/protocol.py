@@ -1,7 +1,5 @@
 """uvicorn's HTTP protocol with bounds on a request's head: uvicorn has none on its size, and none on its time."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

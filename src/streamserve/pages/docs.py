@@ -1,7 +1,5 @@
 """The page /docs: the OpenAPI document as plain HTML, without scripts and without requests to other servers."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The page for browsers without a session, and the guard on FastAPI's own pages."""
 
-from __future__ import annotations
-
 from html import escape
 from string import Template
 

@@ -3,8 +3,6 @@
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from streamserve.wire.serializer import split_types, to_line

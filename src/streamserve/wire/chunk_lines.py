@@ -1,7 +1,5 @@
 """JSON of message chunks that differ only in text and id from the chunk before, like nearly every token."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any, NamedTuple
 

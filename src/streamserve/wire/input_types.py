@@ -3,8 +3,6 @@
 The names are those of `wire.types`, and `message` and `document`, because no dict of an input is one by its form alone.
 """
 
-from __future__ import annotations
-
 from base64 import b64decode
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta

@@ -1,7 +1,5 @@
 """The output of a stream: its chunks from JSON, added up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

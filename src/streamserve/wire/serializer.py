@@ -5,8 +5,6 @@ list, bytes are base64, a Decimal is a text). Safe for lines: U+2028, U+2029 and
 client breaks lines at them. Types: see `wire.types`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import orjson

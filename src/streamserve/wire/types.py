@@ -5,8 +5,6 @@ A block's `types:` line (and the `types` key of an answer) maps JSON pointers (R
 standard requires them to ignore unknown fields. `dict` marks a dict that only looks like a message or document.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta

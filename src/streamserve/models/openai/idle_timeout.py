@@ -3,8 +3,6 @@
 `asyncio.timeout` makes and cancels a timer for each wait, that is, for each token.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 

@@ -4,8 +4,6 @@ Divergence from that package's decoder: an event without data is ignored, as the
 (https://html.spec.whatwg.org/multipage/server-sent-events.html#dispatchMessage); the package raises an error.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The `openai` package's aiohttp client, one for each event loop because connections belong to their loop."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncGenerator
 from functools import cache
