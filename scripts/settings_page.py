@@ -59,7 +59,7 @@ Creating a model never opens a connection.
 def render() -> str:
     """Return the text of the page."""
     return TEXT.format(
-        server=table(_row(PREFIX + name.upper(), field, field.description) for name, field in fields(Settings)),
+        server=table(_row(PREFIX + name.upper(), field, _on_one_line(field)) for name, field in fields(Settings)),
         model=table(
             _row(" or ".join(names_of(field)), field, _documented(name)) for name, field in fields(ModelSettings)
         ),
@@ -91,6 +91,10 @@ def table(rows: Iterator[str]) -> str:
 def _row(names: str, field: FieldInfo, meaning: str | None) -> str:
     shown = " or ".join(f"`{name}`" for name in names.split(" or "))
     return f"| {shown} | {_default(field.default)} | {meaning} {_bounds(field)}|"
+
+
+def _on_one_line(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
 
 
 def _default(value: Any) -> str:
