@@ -72,9 +72,9 @@ class Settings(BaseSettings):
     """Minimum seconds between two writes to one reader, after its first few writes. Blocks that arrive faster go out
     together; a screen that refreshes 60 times per second cannot show the difference. 0 writes each block at once."""
     on_disconnect: Literal["continue", "cancel"] | None = None
-    """Policy for a run whose last reader leaves. `continue`: it runs to its end. `cancel`: it is cancelled at once, or
-    after `orphan_grace` if the reader can come back (its request had an Idempotency-Key). Unset: `continue` for
-    background runs, else `cancel`. A chain's record and a request's header override it."""
+    """Policy for a run whose last reader leaves. `continue`: it runs to its end. `cancel`: it is cancelled at once,
+    or after `orphan_grace` if the reader can come back (an Idempotency-Key, a background run, `recover`). Unset:
+    `continue` for background runs, else `cancel`. A chain's record and a request's header override it."""
     orphan_grace: float = Field(60.0, ge=0)
     """Seconds that a run without readers waits for a reader that can come back before it is cancelled."""
     run_timeout: float = Field(900.0, gt=0)

@@ -1,4 +1,4 @@
-"""The guard: the dependency of every route except the probes, made from the settings."""
+"""The guard: the dependency of every route that shows or starts something, made from the settings."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
