@@ -53,7 +53,6 @@ def parse_cursor(text: str, place: str) -> int:
     """Return a cursor as a number.
 
     Args:
-        text: The cursor.
         place: The name of the header or parameter, for the error.
 
     Raises:

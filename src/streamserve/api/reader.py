@@ -19,12 +19,7 @@ LATENESS_FACTOR, MAX_INTERVAL = 8, 1 / 20
 
 
 class Reader:
-    """One connection that follows a run; it has one timer, which is set again only when it fires.
-
-    Args:
-        task: The task that sends the blocks.
-        settings: The settings with the keep-alive interval, the time limit of a write and the write interval.
-    """
+    """One connection that follows a run; it has one timer, which is set again only when it fires."""
 
     __slots__ = (
         "_due",

@@ -38,8 +38,6 @@ class StreamResponse(Response):
     """The stream of a run's blocks after a cursor, up to the terminal block.
 
     Args:
-        runs: The runs of this process.
-        run_id: The id of the run.
         after: The cursor; 0 for all blocks.
         base: The path of `/runs/{id}` as the reader sees it.
         resumed: True to name the cursor in the header Run-Replay-From. Default: False.
@@ -147,7 +145,6 @@ class StreamResponse(Response):
         await reader.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
 
     async def _send_pending(self, send: Send, reader: Reader) -> bool:
-        """Send the stored blocks; return True after the terminal block."""
         store = self._runs.store
         while True:
             blocks, at_end = await store.read(self._run_id, self._cursor, BATCH)
@@ -184,8 +181,6 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
     """Return the answer to a reader that resumes a run.
 
     Args:
-        runs: The runs of this process.
-        record: The record of the run.
         cursor: The sequence number of the last block that the reader has.
         base: The path of `/runs/{id}` as the reader sees it.
 

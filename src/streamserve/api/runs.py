@@ -34,11 +34,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 def router(auth: Auth) -> APIRouter:
-    """Return the routes under /runs.
-
-    Args:
-        auth: The guard of every route, and of requests with a share token.
-    """
+    """Return the routes under /runs."""
     routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(auth.dependencies))
     _add_shared(routes, auth)
     routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)

@@ -27,16 +27,7 @@ class Admission(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services of one application.
-
-    Args:
-        settings: the bounds of everything else.
-        runs: the runs of this process and their store.
-        auth: the guard, and the scopes of each chain.
-        limits: the counter of requests and of live runs.
-        checkpoints: the store of the graphs' threads.
-        telemetry: the metrics and traces.
-    """
+    """The services of one application."""
 
     settings: Settings
     runs: Runs

@@ -5,7 +5,7 @@ No argument is ignored: an argument that the graph does not take is refused by i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from streamserve.graphs.graph import Graph
 # Left out: print_mode and debug print on the server, control is an object of its process, and checkpoint_during is a
 # deprecated name of durability.
 NAMES = frozenset(
-    {
+    (
         "stream_mode",
         "subgraphs",
         "output_keys",
@@ -30,7 +30,7 @@ NAMES = frozenset(
         "durability",
         "context",
         "version",
-    }
+    )
 )
 # In `astream_events`, `version` is the version of the events.
 OF_EVENTS = NAMES - {"version"}
@@ -41,64 +41,51 @@ def read_arguments(kwargs: Mapping[str, Any], chain: Chain, graph: Graph) -> dic
 
     Args:
         kwargs: The arguments by name; names outside `NAMES` are not validated.
-        chain: The chain record, with the allowed stream modes.
-        graph: The graph, with its keys, nodes and context.
 
     Raises:
         InvalidInput: An argument does not fit; the error names its place.
     """
-    parser = _Parser(chain, graph)
     return {
-        name: parser.parse(name, value) if name in NAMES else value
+        name: _parse(("body", "kwargs", name), value, chain, graph) if name in NAMES else value
         for name, value in kwargs.items()
         if value is not None
     }
 
 
-class _Parser:
-    def __init__(self, chain: Chain, graph: Graph) -> None:
-        self._chain = chain
-        self._graph = graph
-
-    def parse(self, name: str, value: Any) -> Any:
-        place = ("body", "kwargs", name)
-        parse: Callable[[Place, Any], Any] = getattr(self, f"_{name}")
-        return parse(place, value)
-
-    def _stream_mode(self, place: Place, value: Any) -> Any:
-        return _some_of(place, value, self._chain.stream_modes)
-
-    def _output_keys(self, place: Place, value: Any) -> Any:
-        return _some_of(place, value, visible_keys(self._chain, self._graph))
-
-    def _interrupt_before(self, place: Place, value: Any) -> Any:
-        nodes = [name for name in self._graph.nodes if name != START]
-        if value == "*" or (isinstance(value, list) and all(node in nodes for node in value)):
-            return value
-        raise _no_option(place, ["*", *nodes])
-
-    _interrupt_after = _interrupt_before
-
-    def _durability(self, place: Place, value: Any) -> Any:
-        return _one_of(place, value, get_args(Durability))
-
-    def _version(self, place: Place, value: Any) -> Any:
-        return _one_of(place, value, ("v1", "v2"))
-
-    def _subgraphs(self, place: Place, value: Any) -> bool:
-        if isinstance(value, bool):
-            return value
+def _parse(place: Place, value: Any, chain: Chain, graph: Graph) -> Any:
+    match place[-1]:
+        case "stream_mode":
+            return _some_of(place, value, chain.stream_modes)
+        case "output_keys":
+            return _some_of(place, value, visible_keys(chain, graph))
+        case "interrupt_before" | "interrupt_after":
+            return _breakpoints(place, value, graph)
+        case "durability":
+            return _one_of(place, value, get_args(Durability))
+        case "version":
+            return _one_of(place, value, ("v1", "v2"))
+        case "context":
+            return _context(place, value, graph.context_schema)
+    if not isinstance(value, bool):
         raise invalid(place, "Input should be a valid boolean", "bool_type")
+    return value
 
-    def _context(self, place: Place, value: Any) -> Any:
-        schema: Any = self._graph.context_schema
-        adapter = None if schema is None else _adapter(schema)
-        if adapter is None:
-            raise invalid(place, "This graph takes no context", "extra_forbidden")
-        try:
-            return adapter.validate_python(value)
-        except ValidationError as error:
-            raise InvalidInput([entry((*place, *at["loc"]), at["msg"], at["type"]) for at in error.errors()]) from error
+
+def _breakpoints(place: Place, value: Any, graph: Graph) -> Any:
+    nodes = [name for name in graph.nodes if name != START]
+    if value == "*" or (isinstance(value, list) and all(node in nodes for node in value)):
+        return value
+    raise _no_option(place, ["*", *nodes])
+
+
+def _context(place: Place, value: Any, schema: Any) -> Any:
+    adapter = None if schema is None else _adapter(schema)
+    if adapter is None:
+        raise invalid(place, "This graph takes no context", "extra_forbidden")
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise InvalidInput([entry((*place, *at["loc"]), at["msg"], at["type"]) for at in error.errors()]) from error
 
 
 def visible_keys(chain: Chain, graph: Graph) -> list[str]:

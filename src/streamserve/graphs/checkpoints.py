@@ -153,11 +153,6 @@ class ClosedSaver(BaseCheckpointSaver[Any]):
     """A saver that refuses reads, because a graph that runs before the store is open would lose its conversation."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:  # noqa: ARG002 - LangGraph's name
-        """Raise RuntimeError.
-
-        Raises:
-            RuntimeError: Always.
-        """
         raise RuntimeError("The checkpoints are not open: the application's lifespan does not run")
 
 

@@ -25,12 +25,7 @@ def is_command(value: Any, graph: Graph) -> bool:
 
 
 class Commands:
-    """The parser of one graph's commands.
-
-    Args:
-        graph: The graph, with the nodes for `goto`.
-        values: The parser of values for `update`.
-    """
+    """The parser of one graph's commands."""
 
     def __init__(self, graph: Graph, values: StateValues) -> None:
         self._nodes = {*graph.nodes, END} - {START}

@@ -25,19 +25,11 @@ _OptionalMap = Annotated[dict[str, str] | Literal[""] | None, WithJsonSchema({"t
 
 # The keys that LangGraph reads from `configurable`; without a config schema LangServe would drop them.
 CONFIG_SPECS = [
-    ConfigurableFieldSpec(
-        id="thread_id", annotation=_OptionalText, name="Thread", description="The conversation.", default=""
-    ),
-    ConfigurableFieldSpec(
-        id="checkpoint_id",
-        annotation=_OptionalText,
-        name="Checkpoint",
-        description="The checkpoint to resume from.",
-        default="",
-    ),
-    ConfigurableFieldSpec(id="checkpoint_ns", annotation=str, name="Namespace", description="", default=""),
+    ConfigurableFieldSpec("thread_id", _OptionalText, "Thread", "The conversation.", default=""),
+    ConfigurableFieldSpec("checkpoint_id", _OptionalText, "Checkpoint", "The checkpoint to resume from.", default=""),
+    ConfigurableFieldSpec("checkpoint_ns", str, "Namespace", "", default=""),
     # The checkpoints of the graphs around a subgraph, for the id of a subgraph's checkpoint.
-    ConfigurableFieldSpec(id="checkpoint_map", annotation=_OptionalMap, name="Map", description="", default=""),
+    ConfigurableFieldSpec("checkpoint_map", _OptionalMap, "Map", "", default=""),
 ]
 
 _FIELDS = frozenset(spec.id for spec in CONFIG_SPECS)

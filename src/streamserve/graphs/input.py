@@ -17,12 +17,7 @@ from streamserve.graphs.state_values import StateValues
 
 
 def input_model(schema: type[BaseModel], graph: Graph) -> type[BaseModel]:
-    """Return the model that validates the input of a graph.
-
-    Args:
-        schema: The schema of the input, from `get_input_schema`.
-        graph: The graph.
-    """
+    """Return the model that validates the input of a graph."""
     values = StateValues(graph)
     commands = Commands(graph, values)
     parser = _StateParser(schema, values)

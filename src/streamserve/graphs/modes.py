@@ -26,10 +26,8 @@ async def astream(
     """Yield a graph's stream; without `stream_mode` its message chunks, then the interrupt if there is one.
 
     Args:
-        graph: The graph, with a checkpointer if it can be interrupted.
         input: A state, a Command or None.
         config: The config, with a thread.
-        arguments: The keyword arguments of `CompiledStateGraph.astream`.
         on_output: Function that is called at the end with the output that `ainvoke` would have returned.
     """
     form = _Form(arguments)
@@ -59,13 +57,11 @@ class _Form:
         self._names_mode = isinstance(modes, list)
 
     def split(self, item: Any) -> tuple[tuple[str, ...], str, Any]:
-        """Return namespace, mode and chunk of an item that a graph yields for a list of modes."""
         if self.is_v2:
             return item["ns"], item["type"], item["data"]
         return item if self.subgraphs else ((), *item)
 
     def shape(self, item: Any, namespace: tuple[str, ...], mode: str, chunk: Any) -> Any:
-        """Return the item in the form that the graph yields for the requested modes alone."""
         if self.is_v2:
             return item
         if self.is_default and mode == "messages":
@@ -84,7 +80,6 @@ class _Output:
         self._interrupts: list[Any] = []
 
     def add(self, mode: str, chunk: Any, item: Any) -> None:
-        """Add an item of one of `OUTPUT_MODES`."""
         if mode == "values":
             self._latest = chunk
             if self._is_v2:
@@ -93,12 +88,6 @@ class _Output:
             self._interrupts += chunk.get(INTERRUPT, ())
 
     def result(self, graph: Graph, has_output_keys: bool) -> Any:
-        """Return the output.
-
-        Args:
-            graph: The graph, with its output channels; the stream has the whole state.
-            has_output_keys: True if the caller has chosen the keys of the output.
-        """
         latest = self._latest if has_output_keys else _output_of(graph, self._latest)
         if self._is_v2:
             return GraphOutput(value=latest, interrupts=tuple(self._interrupts))

@@ -25,12 +25,7 @@ def at_latest_checkpoint(config: RunnableConfig) -> RunnableConfig:
 
 
 class StoppedGraph:
-    """A graph that waits for an answer, because it was interrupted before its owner died.
-
-    Args:
-        graph: The graph.
-        snapshot: The snapshot of its latest checkpoint.
-    """
+    """A graph that waits for an answer, because it was interrupted before its owner died."""
 
     def __init__(self, graph: Graph, snapshot: StateSnapshot) -> None:
         self._graph = graph
@@ -59,9 +54,7 @@ async def progress_of(
     """Return the graph that resumes a run from the latest checkpoint of its thread.
 
     Args:
-        graph: The graph, with its checkpointer.
         config: The run's config, with a thread and without a checkpoint.
-        run_id: The id of the run, which its checkpoints name.
         arguments: The arguments of the run's request; its breakpoints override the graph's own.
 
     Returns:

@@ -37,9 +37,7 @@ async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> Non
     """Raise an error if an input resumes a thread that does not exist.
 
     Args:
-        graph: The graph, with its checkpointer.
         thread_id: The caller's thread; None: the config names no thread.
-        given: The input.
 
     Raises:
         UnknownThread: The input resumes a thread without a checkpoint.
@@ -60,11 +58,8 @@ async def starting_config(
     """Lock the thread for a run, and yield the config that the run starts with.
 
     Args:
-        graph: The graph, with its checkpointer.
         lock: The request's lock; None: the run waits for no other run.
         thread_id: The caller's thread; None: the run waits for no other run.
-        config: The whole config.
-        given: The input.
 
     Raises:
         ServeError: The thread is busy or unknown.
@@ -83,7 +78,6 @@ async def config_before(graph: Graph, config: RunnableConfig, run_ids: Collectio
     """Return a config at the thread's checkpoint before some runs; delete a thread that these runs started.
 
     Args:
-        graph: The graph, with its checkpointer.
         config: The config, with a thread; its own checkpoint is kept.
         run_ids: The ids of cancelled runs whose checkpoints name their run.
     """

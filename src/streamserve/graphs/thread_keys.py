@@ -30,13 +30,7 @@ Writes = Sequence[tuple[str, Any]]
 
 
 def thread_key(chain: str, principal: str, thread_id: str) -> str:
-    """Return the key of a thread, which is unique to chain, principal and thread id.
-
-    Args:
-        chain: The chain's name.
-        principal: The principal.
-        thread_id: The caller's thread id.
-    """
+    """Return the key of a thread, which is unique to chain, principal and thread id."""
     # A digest: an id may be too long for an index, or have characters that a database refuses.
     whole = json.dumps([chain, principal, thread_id])
     return f"{chain}/{hashlib.sha256(whole.encode()).hexdigest()}"
@@ -77,29 +71,17 @@ class ThreadKeys(BaseCheckpointSaver[Any]):
         return _found(await self.saver.aget_tuple(_keyed(config)), config)
 
     def list(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
+        self, config: RunnableConfig | None, *, before: RunnableConfig | None = None, **options: Any
     ) -> Iterator[CheckpointTuple]:
         of_thread = _require_thread(config)
-        options = {"filter": filter, "before": before and _keyed(before), "limit": limit}
-        for found in self.saver.list(_keyed(of_thread), **options):  # type: ignore[arg-type]
+        for found in self.saver.list(_keyed(of_thread), before=before and _keyed(before), **options):
             yield _renamed(found, of_thread)
 
     async def alist(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
+        self, config: RunnableConfig | None, *, before: RunnableConfig | None = None, **options: Any
     ) -> AsyncIterator[CheckpointTuple]:
         of_thread = _require_thread(config)
-        options = {"filter": filter, "before": before and _keyed(before), "limit": limit}
-        async for found in self.saver.alist(_keyed(of_thread), **options):  # type: ignore[arg-type]
+        async for found in self.saver.alist(_keyed(of_thread), before=before and _keyed(before), **options):
             yield _renamed(found, of_thread)
 
     def put(

@@ -24,7 +24,11 @@ Page = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Maximum number of st
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class Checkpoint(BaseModel):
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Checkpoint(_Body):
     """A checkpoint of the thread; without an id, its latest one.
 
     Args:
@@ -33,8 +37,6 @@ class Checkpoint(BaseModel):
         checkpoint_id: The id of the checkpoint. Default: None, the latest one.
         checkpoint_map: The map of a subgraph's checkpoint, as in a state. Default: None.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     thread_id: Text | None = None
     checkpoint_ns: Text | None = None
@@ -47,29 +49,23 @@ class Checkpoint(BaseModel):
         return {"configurable": {"checkpoint_ns": "", **named, "thread_id": thread_id}}
 
 
-class StateAt(BaseModel):
+class StateAt(_Body):
     """The body of `POST state/checkpoint`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     checkpoint: Checkpoint
     subgraphs: bool = False
 
 
-class Update(BaseModel):
+class Update(_Body):
     """One update of a state, with the values in place of a node's output."""
-
-    model_config = ConfigDict(extra="forbid")
 
     values: Any = None
     as_node: Text | None = None
     task_id: Text | None = None
 
 
-class Superstep(BaseModel):
+class Superstep(_Body):
     """A list of updates that are applied together."""
-
-    model_config = ConfigDict(extra="forbid")
 
     updates: list[Update] = Field(min_length=1)
 
@@ -108,7 +104,7 @@ class StateUpdate(Update):
         return [Superstep(updates=[self])] if self.supersteps is None else self.supersteps
 
 
-class HistorySearch(BaseModel):
+class HistorySearch(_Body):
     """The body of `POST history`.
 
     Args:
@@ -118,8 +114,6 @@ class HistorySearch(BaseModel):
         metadata: The values that a state's metadata must have. Default: None.
         checkpoint: The checkpoint of a subgraph. Default: the graph's own.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: Page = DEFAULT_PAGE
     before: Name | Checkpoint | None = None
@@ -132,8 +126,6 @@ async def read(request: Request, model: type[Body], thread_id: str) -> Body:
 
     Args:
         request: The request, of the route class whose parser refuses malformed JSON.
-        model: The model of the body.
-        thread_id: The thread's id in the path.
 
     Raises:
         InvalidInput: The body does not fit, or names another thread.

@@ -65,13 +65,7 @@ DELETED: dict[int | str, dict[str, Any]] = {204: {}, **UNKNOWN, **BUSY, **INVALI
 
 
 def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None:
-    """Add the routes if the chain is a graph with a checkpointer.
-
-    Args:
-        router: The router of the chain.
-        name: The name of the chain.
-        graph: The graph; None: the chain is not a graph.
-    """
+    """Add the routes if the chain is a graph with a checkpointer."""
     if graph is None or not isinstance(graph.checkpointer, BaseCheckpointSaver):
         return
     api = ThreadsApi(graph)

@@ -49,11 +49,7 @@ class ThreadUpdate(BaseModel):
 
 
 def thread_state(snapshot: StateSnapshot) -> dict[str, Any]:
-    """Return a snapshot as the JSON of a thread's state.
-
-    Args:
-        snapshot: The snapshot of a checkpoint that exists.
-    """
+    """Return a snapshot as the JSON of a thread's state."""
     state = _thread_state(snapshot)
     types = types_of(state)
     return {**state, "types": types} if types else state

@@ -39,7 +39,6 @@ class Updates:
         """Apply the updates of a request.
 
         Args:
-            body: The request body.
             thread_id: The thread's id; an unknown thread starts here.
 
         Returns:
@@ -84,11 +83,6 @@ class _Parser:
         self._commands = Commands(graph, self._values)
 
     def parse(self, update: Update, place: Place) -> GraphUpdate:
-        """Return the update as LangGraph's class.
-
-        Raises:
-            InvalidInput: A value does not fit; the error names its place.
-        """
         try:
             values = self._parse_values(update.values, (*place, "values"))
         except ValidationError as error:
@@ -98,11 +92,6 @@ class _Parser:
         return GraphUpdate(values, update.as_node, update.task_id)
 
     def try_out(self, steps: Steps, places: list[list[Place]], stored: Mapping[str, Any]) -> None:
-        """Apply the updates to a copy of the state.
-
-        Raises:
-            InvalidInput: A key's reducer refuses a value; the error names its place.
-        """
         channels: dict[str, BaseChannel[Any, Any, Any]] = {}
         for step, row in zip(steps, places, strict=True):
             writes: dict[str, list[tuple[Place, Any]]] = {}
