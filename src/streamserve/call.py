@@ -1,7 +1,5 @@
 """The call: the state of one request on its way through LangServe, in a context variable."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -48,21 +46,16 @@ class Call:
 
     Args:
         run_id: The id of the run, of LangServe's metadata and of the trace. Default: a new id.
-        chain: The chain's name.
         expose_errors: True to show the chain's own error texts. Default: False.
         principal: The principal; None until the guard has set it.
         configs: The request's configs, one for all inputs or one per input.
-        slot: The principal's slot; None: the number of runs is not bounded.
         lock: The lock of the threads that the caller named; None: the run waits for no other run.
         body: The parsed request body; empty before it is read.
-        kwargs: Keyword arguments of the runnable.
         events: The version of the events of /stream_events. Default: v2.
         output: The final output as JSON if it cannot be merged from the chunks, else None.
         types: The types of the output's values, by JSON pointer, as in `wire.types`.
-        config: LangServe's config for the request, with the run's id.
         recover: True if another worker recovers the run after this worker's death. Default: False.
         guard: Function that raises Fenced if the run has another owner; None: the run cannot have another owner.
-        phase: The phase of the request. Default: input.
         task: The task that streams the chain; for /stream_log an inner task, which LangServe's own task awaits.
         started_at: The time of the request, in seconds of `time.monotonic`. Default: now.
     """

@@ -1,7 +1,5 @@
 """Access of a request to runs: its principal, paths, idempotency key and cursor."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from fastapi import Request

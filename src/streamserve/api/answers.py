@@ -1,7 +1,5 @@
 """The JSON answer for an error."""
 
-from __future__ import annotations
-
 from fastapi.responses import JSONResponse
 
 from streamserve.errors import ServeError

@@ -1,7 +1,5 @@
 """Health checks: /healthz answers while the process lives, /readyz while it takes new runs."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 
 from streamserve.api.services import services_of

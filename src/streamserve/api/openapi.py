@@ -1,7 +1,5 @@
 """The OpenAPI document with event streams, and every status that an operation may answer with."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A reader's connection: wake-ups, keep-alives, the pace of its writes and their time limit."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

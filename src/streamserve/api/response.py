@@ -3,8 +3,6 @@
 A reader is a cursor into the store. It never touches the chain; a slow reader costs only its socket's buffer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence

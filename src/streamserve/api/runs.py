@@ -1,7 +1,5 @@
 """The runs' own endpoints: status, stream, output, cancel, delete."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response

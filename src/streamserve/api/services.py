@@ -1,7 +1,5 @@
 """The services of an application: one typed record, the only value in `app.state`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 No argument is ignored: an argument that the graph does not take is refused by its name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """The checkpoints of graphs' threads, in LangGraph's own savers."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator
@@ -212,7 +210,7 @@ async def _postgres(url: str) -> AsyncIterator[Saver]:
 
 
 @asynccontextmanager
-async def _migration_lock(connection: psycopg.AsyncConnection[DictRow]) -> AsyncIterator[None]:
+async def _migration_lock(connection: "psycopg.AsyncConnection[DictRow]") -> AsyncIterator[None]:
     # Not pg_advisory_lock: a session that waits in it holds a snapshot, for which the migrations' CREATE INDEX
     # CONCURRENTLY waits: a deadlock.
     async with asyncio.timeout(MIGRATIONS_LIMIT):
@@ -223,7 +221,7 @@ async def _migration_lock(connection: psycopg.AsyncConnection[DictRow]) -> Async
         await connection.execute("SELECT pg_advisory_unlock(%s)", [MIGRATIONS_LOCK])
 
 
-async def _lock(connection: psycopg.AsyncConnection[DictRow]) -> None:
+async def _lock(connection: "psycopg.AsyncConnection[DictRow]") -> None:
     while True:
         cursor = await connection.execute("SELECT pg_try_advisory_lock(%s) AS locked", [MIGRATIONS_LOCK])
         if (row := await cursor.fetchone()) and row["locked"]:

@@ -1,7 +1,5 @@
 """Commands in their JSON form: `{"__type__": "command", "resume": ..., "update": ..., "goto": ...}`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

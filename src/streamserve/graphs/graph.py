@@ -1,7 +1,5 @@
 """Graphs: their checkpointer, their threads and their config."""
 
-from __future__ import annotations
-
 import copy
 import uuid
 from typing import Annotated, Any, Literal

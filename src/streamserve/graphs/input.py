@@ -1,7 +1,5 @@
 """The input of a graph: its state, null to resume, or a Command."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """A graph's stream in the requested modes, as in process, plus the output that `ainvoke` would have returned."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The progress of a graph in a run whose owner is dead, read from its checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Values for the keys of a graph's state, validated by the graph's declared types."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, NotRequired, Required, get_args, get_origin

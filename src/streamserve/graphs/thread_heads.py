@@ -1,7 +1,5 @@
 """The checkpoint that a run starts from: the thread's latest one, or the one before the runs that it rolls back."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any

@@ -4,14 +4,12 @@ Every access to a thread goes through `ThreadKeys`: a thread exists only for its
 show the caller's thread id.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import inspect
 import json
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -56,7 +54,7 @@ class ThreadKeys(BaseCheckpointSaver[Any]):
     def config_specs(self) -> list[Any]:
         return self.saver.config_specs
 
-    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> ThreadKeys:
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         clone = copy.copy(self)
         clone.saver = self.saver.with_allowlist(extra_allowlist)
         return clone

@@ -1,7 +1,5 @@
 """Time slices of the event loop: a chain that never waits yields to the other tasks after its slice."""
 
-from __future__ import annotations
-
 import asyncio
 from weakref import WeakKeyDictionary
 

@@ -1,8 +1,7 @@
 """The bounds of one run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from streamserve.settings import Settings
 
@@ -28,7 +27,7 @@ class RunLimits:
     store_strict: bool = True
 
     @classmethod
-    def of(cls, settings: Settings, timeout: float | None) -> RunLimits:
+    def of(cls, settings: Settings, timeout: float | None) -> Self:
         """Return the limits of the settings; a `timeout` in seconds overrides theirs."""
         return cls(
             events=settings.max_run_events,

@@ -1,7 +1,5 @@
 """A run that this process executes, with the timer that starts when it has no readers."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 
@@ -12,9 +10,7 @@ class LiveRun:
     """A run that this process executes.
 
     Args:
-        run: The run.
         grace: Seconds without readers before `on_orphaned` is called; None: the run continues without readers.
-        on_orphaned: Function that is called with the run.
     """
 
     __slots__ = ("_grace", "_on_orphaned", "_timer", "run")

@@ -1,7 +1,5 @@
 """Runs whose owner is dead: this process recovers or ends each of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,8 +15,6 @@ class LostRuns:
     """The runs that this process took over from dead owners.
 
     Args:
-        store: The store that hands out lost runs.
-        max_attempts: Maximum attempts per run.
         recover: Function that starts a further attempt here; False if that is impossible.
     """
 

@@ -1,7 +1,5 @@
 """The hooks for telemetry: runs, calls and readers as they start and end. By default they do nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The output of an ended run in the form of /invoke, merged from its blocks on request."""
 
-from __future__ import annotations
+from collections.abc import AsyncIterator
 
 import orjson
 
@@ -21,17 +21,18 @@ async def output_of(store: RunStore, record: RunRecord) -> tuple[bytes, bytes] |
         return None
     if record.output is not None:
         return split_types(record.output)
-    chunks = [decode(orjson.loads(data), orjson.loads(types or b"{}")) for data, types in await _data(store, record)]
+    data = [found async for block in blocks_of(store, record) if (found := data_of(block)) is not None]
+    chunks = [decode(orjson.loads(chunk), orjson.loads(types or b"{}")) for chunk, types in data]
     return split_types(typed_line(merge(chunks)))
 
 
-async def _data(store: RunStore, record: RunRecord) -> list[tuple[bytes, bytes]]:
-    found: list[tuple[bytes, bytes]] = []
+async def blocks_of(store: RunStore, record: RunRecord) -> AsyncIterator[bytes]:
+    """Yield the blocks of a run up to the record's last one, or up to the first that the store lacks."""
     cursor = 0
     while cursor < record.last_id:
         blocks, _ = await store.read(record.run_id, cursor, PAGE)
         if not blocks:
             break
-        found += [data for block in blocks if (data := data_of(block)) is not None]
+        for block in blocks:
+            yield block
         cursor += len(blocks)
-    return found

@@ -1,7 +1,5 @@
 """Abandoned producer tasks: collect the exceptions of the tasks and free their frames."""
 
-from __future__ import annotations
-
 import asyncio
 import traceback
 

@@ -1,7 +1,5 @@
 """The readers in this process, and the cancellation of runs whose last reader left."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter
@@ -22,8 +20,6 @@ class Readers:
 
     Args:
         store: The store, which notifies other owners of readers here.
-        live: The runs of this process by id.
-        limit: Maximum number of readers per run in this process.
     """
 
     def __init__(self, store: RunStore, live: Mapping[str, LiveRun], limit: int) -> None:
@@ -54,7 +50,6 @@ class Readers:
         """Count the current task as a reader of a run inside the `with` block.
 
         Args:
-            run_id: The id of the run, live or ended.
             drop: Function that ends the reader.
 
         Raises:

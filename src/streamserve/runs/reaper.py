@@ -1,7 +1,5 @@
 """The reaper: polls the store for runs of dead owners and expired runs, and notices an outage of the store."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -20,8 +18,6 @@ class Reaper:
     """A periodic poll of the store.
 
     Args:
-        store: The store of the runs.
-        lost: The lost runs that this process recovers or ends.
         patience: Seconds that a run waits for an unreachable store.
         is_draining: Function that returns True while this process shuts down and takes over no runs.
     """

@@ -3,8 +3,6 @@
 States: queued -> running -> done | error | cancelled | lost.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -37,11 +35,8 @@ class Run:
     """One execution of a chain, and the writer of its blocks.
 
     Args:
-        record: The record, as the store returned it.
-        store: The store for the run's blocks.
         events: LangServe's iterator, not started.
         call: The request's call; its output is stored with the terminal block.
-        limits: The bounds of the run.
         stored: The blocks of earlier attempts. Default: none.
     """
 
@@ -130,11 +125,7 @@ class Run:
             raise Fenced(self.run_id)
 
     def cancel(self, reason: ServeError) -> None:
-        """Stop the chain and return at once; `ended` resolves later. Only the first reason counts.
-
-        Args:
-            reason: The error of the terminal block.
-        """
+        """Stop the chain and return at once; `ended` resolves later. Only the first reason counts."""
         if self._reason is not None or self.ended.done() or (self._producer is not None and self._producer.done()):
             return
         self._reason = reason

@@ -1,13 +1,10 @@
 """The runs of this process: their start, their cancellation and their end at shutdown."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any, Literal
 
 from streamserve.call import Call
@@ -32,12 +29,7 @@ LAST_BLOCK = 1.0
 
 
 class Runs:
-    """The runs of this process and their store.
-
-    Args:
-        settings: The settings with the bounds of runs.
-        store: The store of the runs. Default: the store that the settings name.
-    """
+    """The runs of this process and their store."""
 
     def __init__(self, settings: Settings, store: RunStore | None = None) -> None:
         self.settings = settings
@@ -69,9 +61,7 @@ class Runs:
         Args:
             record: The record, not stored yet.
             events: LangServe's iterator; closed without a start if the run exists.
-            call: The request's call.
             timeout: The chain's timeout in seconds; None: the server's timeout.
-            on_disconnect: The action when the last reader leaves.
             alone: True to refuse the run while another live run has its thread. Default: False.
 
         Returns:
@@ -116,7 +106,6 @@ class Runs:
         """Store a run, or find the run with the same idempotency key.
 
         Args:
-            record: The record, not stored yet.
             alone: True to refuse the run while another live run has its thread.
 
         Returns:
@@ -187,10 +176,6 @@ class Runs:
     def reading(self, run_id: str, drop: Callable[[], None]) -> AbstractContextManager[None]:
         """Count the current task as a reader of a run inside the `with` block.
 
-        Args:
-            run_id: The id of the run, live or ended.
-            drop: Function that ends the reader.
-
         Raises:
             TooManyReaders: The run has the maximum number of readers.
             ShuttingDown: This process shuts down, and another process can serve the run's blocks.
@@ -201,10 +186,6 @@ class Runs:
 
     async def cancel(self, record: RunRecord, wait: float) -> RunRecord:
         """Cancel a run in any process.
-
-        Args:
-            record: The record of the run.
-            wait: Maximum seconds to wait for the run's end.
 
         Returns:
             The latest record, ended or not.
@@ -257,7 +238,7 @@ class Runs:
         if self.recovery is None or self.draining:
             return False
         with self._being_stored():
-            found = await self.recovery.attempt(record, self.store, partial(RunLimits.of, self.settings))
+            found = await self.recovery.attempt(record, self.store, self.settings)
             if found is None:
                 return False
             grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace

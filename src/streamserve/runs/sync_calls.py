@@ -4,8 +4,6 @@ A cancelled task leaves its OS thread running until the sync code returns. With 
 waits for them; the code itself stops from within, at a model's next token.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

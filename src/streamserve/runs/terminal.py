@@ -1,7 +1,5 @@
 """The terminal block of a run, and the outcome that the store keeps with it."""
 
-from __future__ import annotations
-
 from streamserve.errors import Cancelled, RunLost, ServeError
 from streamserve.stores import Outcome, Status
 from streamserve.wire.blocks import end_block, error_block
@@ -11,8 +9,6 @@ def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | No
     """Return a run's terminal block and outcome.
 
     Args:
-        seq: The sequence number of the block.
-        run_id: The id of the run.
         error: The error that ended the run; None: the run is done.
         output: The output as JSON, if it cannot be merged from the blocks. Default: None.
     """

@@ -1,7 +1,5 @@
 """The lock of a thread: one run at a time, by the multitask strategy of the chain."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -34,8 +32,6 @@ async def acquire(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) 
     """Wait until no run of the thread is ahead.
 
     Args:
-        store: The store of the runs.
-        run: The stored record of the run, with its thread.
         strategy: The strategy; `interrupt` and `rollback` cancel the runs ahead.
 
     Returns:
@@ -93,10 +89,7 @@ def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) 
     """Return the lock of a call of /invoke or /batch: each of its inputs is a run on its thread.
 
     Args:
-        runs: The runs of this process.
         call: The call; its principal is set before the chain starts.
-        endpoint: The last part of the path.
-        strategy: The chain's multitask strategy.
     """
 
     def lock(thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
@@ -111,11 +104,6 @@ def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) 
 @asynccontextmanager
 async def on_thread(runs: Runs, run: RunRecord, strategy: MultitaskStrategy) -> AsyncIterator[list[str]]:
     """Make the current task a run on its thread inside the `with` block; its state is stored, its output is not.
-
-    Args:
-        runs: The runs of this process.
-        run: The record, not stored yet.
-        strategy: The chain's multitask strategy.
 
     Yields:
         The ids of the runs that were cancelled for this run, once it has the lock.

@@ -3,8 +3,6 @@
 It batches without timers: blocks that arrive during one append go into the next.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
@@ -27,7 +25,6 @@ class Writer:
 
     Args:
         record: The record of the run; the writer keeps its `last_id` at the last stored block.
-        store: The store for the blocks.
         patience: Seconds without a reachable store before the writing fails.
         on_failure: Function that is called once with the exception that ended the writing.
         strict: True to show a block only once it is stored, as always for the terminal block. Default: True.

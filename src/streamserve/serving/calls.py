@@ -1,7 +1,5 @@
 """Calls with one body as the answer: they stop when the caller leaves or the server shuts down."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -17,11 +15,6 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 async def while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
     """Run a handler until it is done, the caller leaves, or the server shuts down.
-
-    Args:
-        request: the caller's request, of which the body is read.
-        runs: the runs of this process, among which the call counts.
-        handler: makes the answer.
 
     Raises:
         Cancelled: the caller left.

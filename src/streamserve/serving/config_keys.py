@@ -3,8 +3,6 @@
 Keys that LangServe would drop reach the chain too.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -51,12 +49,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class ConfigKeys:
-    """The keys of a config that a chain knows.
-
-    Args:
-        runnable: the chain or graph.
-        configurable: the names of its configurable fields.
-    """
+    """The keys of a config that a chain knows."""
 
     def __init__(self, runnable: AnyRunnable, configurable: frozenset[str]) -> None:
         graph = runnable if isinstance(runnable, Pregel) else None
@@ -71,7 +64,6 @@ class ConfigKeys:
 
         Args:
             body: the body, of the right outer shape; its configs get the configurable fields of the path.
-            config_hash: the config in the path, or empty.
 
         Raises:
             InvalidInput: a key is unknown, or its value has a wrong type; with the place.
@@ -90,9 +82,6 @@ class ConfigKeys:
 
     def read_hash(self, config_hash: str) -> dict[str, Any]:
         """Return the config in a path; empty if there is none.
-
-        Args:
-            config_hash: the part of the path, or empty.
 
         Raises:
             HTTPException: no config can be decoded.
@@ -142,11 +131,7 @@ class ConfigKeys:
         return cast(RunnableConfig, taken)
 
     def beside(self, config: RunnableConfig) -> RunnableConfig:
-        """Return the part of a config that LangServe drops.
-
-        Args:
-            config: a config that `read` returned.
-        """
+        """Return the part of a config that LangServe drops."""
         configurable = config.get("configurable") or {}
         kept = {name: value for name, value in configurable.items() if name in self._beside}
         return cast(RunnableConfig, {**config, "configurable": kept})
@@ -160,10 +145,6 @@ def _placed(said: Any) -> list[tuple[Place, dict[str, Any]]]:
 
 def require_plausible(config_hash: str, max_length: int) -> None:
     """Refuse a config hash that no client makes, before it is unpacked.
-
-    Args:
-        config_hash: the config in the path, or empty.
-        max_length: the maximum number of characters.
 
     Raises:
         BadRequest: the hash is too long, or has other characters.

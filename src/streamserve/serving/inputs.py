@@ -1,7 +1,5 @@
 """The input of a chain: a request's value, validated and as the chain takes it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from langchain_core.load import Serializable
@@ -16,8 +14,6 @@ def input_of(served: ServedRunnable, value: Any, config: RunnableConfig | None =
     """Return the input that the chain gets for a value of a request.
 
     Args:
-        served: the chain.
-        value: the value, with its types.
         config: the request's config, which may change the schema; default: none.
 
     Raises:

@@ -4,8 +4,6 @@ The package `limits` counts requests in a sliding window; refused requests do no
 active runs.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter
@@ -18,8 +16,8 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import ConfigurationError, StorageError
 
 from streamserve.api.access import principal_of
-from streamserve.api.services import services_of
-from streamserve.call import Call, current_call
+from streamserve.api.services import Admission, services_of
+from streamserve.call import Call, Slot, current_call
 from streamserve.catalog.chain import Chain
 from streamserve.errors import Overloaded, RateLimited, StoreUnavailable, TooManyRuns
 from streamserve.settings import Settings
@@ -29,7 +27,7 @@ PREFIX = "streamserve:limits"
 ANSWER_LIMIT = 2.0  # seconds for an answer of Redis; a frozen Redis must not hold requests
 
 
-class RunSlot:
+class RunSlot(Slot):
     """One of the runs of a chain that a caller may have at the same time."""
 
     def __init__(self, taken: Counter[tuple[str, str]], key: tuple[str, str]) -> None:
@@ -39,15 +37,9 @@ class RunSlot:
         taken[key] += 1
 
     def keep(self) -> None:
-        """Keep the slot for a run beyond the end of the request."""
         self._kept = True
 
     def release(self, *, kept: bool = False) -> None:
-        """Release the slot.
-
-        Args:
-            kept: whether the run ends that keeps the slot; default: only the request ends.
-        """
         if self._released or self._kept is not kept:
             return
         self._released = True
@@ -56,7 +48,7 @@ class RunSlot:
             del self._taken[self._key]
 
 
-class Limits:
+class Limits(Admission):
     """The limits of one worker.
 
     Args:
@@ -77,7 +69,6 @@ class Limits:
             raise ValueError(f"STREAMSERVE_RATE_LIMIT: {error}") from error
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
         if isinstance(self._storage, RedisStorage):
             bridge: Any = self._storage.bridge
             await bridge.get_connection().aclose()
@@ -86,9 +77,6 @@ class Limits:
         """Count a request of a known caller, and take a slot for its run.
 
         Args:
-            request: the request, of a method that changes or starts something.
-            name: the name of the chain.
-            chain: the record of the chain.
             starts_run: whether the request starts a run, or a call without a stream.
 
         Raises:

@@ -1,16 +1,10 @@
 """Outputs that do not fit into LangServe's answer: they leave its handler as exceptions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 
 class BatchResults(Exception):
-    """Carries the results of a batch, some of which may be exceptions.
-
-    Args:
-        results: outputs and exceptions, in the order of the inputs.
-    """
+    """Carries the results of a batch, some of which may be exceptions."""
 
     def __init__(self, results: list[Any]) -> None:
         self.results = results

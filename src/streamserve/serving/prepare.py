@@ -1,7 +1,5 @@
 """From a request to its call: admit the caller, then read what the request says and check it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import Request
@@ -16,11 +14,7 @@ from streamserve.serving.served import ServedRunnable
 
 
 def begin_call(served: ServedRunnable) -> Call:
-    """Make the call of a request, and put it in the request's context, which the run's task copies.
-
-    Args:
-        served: the chain that the request is for.
-    """
+    """Make the call of a request, and put it in the request's context, which the run's task copies."""
     entry = served.served
     call = Call(chain=entry.name, expose_errors=entry.chain.expose_errors)
     current_call.set(call)
@@ -31,9 +25,6 @@ async def admit(request: Request, call: Call, served: ServedRunnable, *, starts_
     """Admit a caller that the guard has let in, before anything of the body is read.
 
     Args:
-        request: the caller's.
-        call: gets the caller's name.
-        served: the chain that the request is for.
         starts_run: whether the request starts a run, or a call without a stream.
 
     Raises:
@@ -62,9 +53,6 @@ def prepare(
 
     Args:
         call: gets the body, the arguments, the configs, and whether the run is recovered.
-        served: the chain.
-        recovery: decides about the run's recovery.
-        endpoint: the name of the endpoint, as the run's record has it.
         body: the request's body, of the right outer shape.
         config_hash: the config in the path; default: none.
         recover: the request's header `Run-Recover`; default: none.

@@ -1,10 +1,8 @@
 """Recovery: keep the request of a run, with which another worker can make another attempt at the run."""
 
-from __future__ import annotations
-
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, cast
@@ -22,10 +20,12 @@ from streamserve.graphs.graph import Graph
 from streamserve.runs import thread_lock
 from streamserve.runs.attempt import Attempt
 from streamserve.runs.limits import RunLimits
+from streamserve.runs.output import blocks_of
 from streamserve.runs.run import Events, Run
 from streamserve.serving.inputs import input_of
 from streamserve.serving.request_body import read_kwargs
 from streamserve.serving.served import ServedRunnable
+from streamserve.settings import Settings
 from streamserve.stores import RunRecord, RunStore
 from streamserve.wire.input_types import decode_input_types
 from streamserve.wire.serializer import to_line, typed_line
@@ -37,18 +37,12 @@ HEADER = "Run-Recover"
 ENDPOINTS = ("stream", "runs")
 # Maximum bytes of a request that is kept with its run until the end: a larger one is an upload.
 MAX_REQUEST = 2**20
-# Blocks in one read from the store.
-PAGE = 1000
 # Seconds for a run that is recovered after its deadline: it ends with `timeout`.
 MOMENT = 0.001
 
 
 class Recovery:
     """Decides which runs are recovered, keeps their requests, and makes further attempts at them.
-
-    Args:
-        chains: all chains of the application.
-        checkpoints: the store of the graphs' checkpoints.
 
     Raises:
         ValueError: a chain declares `recover`, and other workers cannot see its checkpoints.
@@ -72,10 +66,7 @@ class Recovery:
         """Return whether a run is recovered.
 
         Args:
-            served: the chain of the run.
-            endpoint: the last part of the path.
             said: the request's header, which overrides the chain's record.
-            kwargs: the arguments of the request.
 
         Raises:
             BadRequest: the header has another value, or the run cannot be recovered.
@@ -103,11 +94,8 @@ class Recovery:
         """Return the request as it is kept with the run, or None if it is too large and has no header.
 
         Args:
-            served: the chain.
             body: the body of the request, with its types undecoded.
             call: the call, with the config of the run.
-            on_disconnect: the policy for the time after the last reader left.
-            said: the request's header.
 
         Raises:
             BadRequest: the request is too large, and its header demands recovery.
@@ -128,21 +116,14 @@ class Recovery:
         logger.info("a request of %d bytes is not kept: its run is not recovered", len(packed))
         return None
 
-    async def attempt(
-        self, record: RunRecord, store: RunStore, limits: Callable[[float | None], RunLimits]
-    ) -> Attempt | None:
+    async def attempt(self, record: RunRecord, store: RunStore, settings: Settings) -> Attempt | None:
         """Return another attempt at a lost run, or None if there cannot be one.
 
         There cannot be one if the chain is unknown here or has changed, if its checkpoints are in another place, or if
         blocks of the run are missing.
-
-        Args:
-            record: the record of the run, with its request.
-            store: the store of its blocks.
-            limits: gives the limits for a timeout in seconds; None: the server's timeout.
         """
         served = self._chains.get(record.chain)
-        stored = await _blocks_of(record, store)
+        stored = [block async for block in blocks_of(store, record)]
         if served is None or served.graph is None or record.request is None or len(stored) < record.last_id:
             return None
         try:
@@ -153,22 +134,12 @@ class Recovery:
         except Exception:  # another version of the chain may not accept the request
             logger.warning("a lost run does not fit its chain any more", extra={"run_id": record.run_id}, exc_info=True)
             return None
-        bounds = limits(served.served.chain.timeout)
+        bounds = RunLimits.of(settings, served.served.chain.timeout)
         left = max(record.created_at + bounds.timeout - time.time(), MOMENT)
         run = Run(record, store, events, call, replace(bounds, timeout=left), stored)
         context = copy_context()
         context.run(current_call.set, call)
         return Attempt(run, context, kept["on_disconnect"])
-
-
-async def _blocks_of(record: RunRecord, store: RunStore) -> list[bytes]:
-    blocks: list[bytes] = []
-    while len(blocks) < record.last_id:
-        more, _ = await store.read(record.run_id, len(blocks), PAGE)
-        if not more:
-            break
-        blocks += more
-    return blocks
 
 
 def _continued(

@@ -1,7 +1,5 @@
 """The shape of a request's body, and the places of its errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, NotRequired, Required, get_args, get_origin
@@ -20,7 +18,6 @@ def check_shape(body: Any, required: str | None, max_batch: int | None = None) -
     """Return the body if it is an object whose outer fields have the right types; `config: null` counts as absent.
 
     Args:
-        body: the parsed JSON.
         required: the field that must be present: "input", "inputs" or None.
         max_batch: the maximum number of inputs; default: no maximum.
 
@@ -53,10 +50,6 @@ def _check_config(config: Any, in_batch: bool) -> None:
 def read_kwargs(body: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
     """Return the keyword arguments for the runnable.
 
-    Args:
-        body: the request's body.
-        allowed: the names of the arguments that the chain takes.
-
     Raises:
         InvalidInput: the chain does not take an argument.
     """
@@ -72,13 +65,7 @@ def read_kwargs(body: Mapping[str, Any], allowed: Collection[str]) -> dict[str, 
 
 
 def locate(body: dict[str, Any], schema: type[BaseModel], config: type[BaseModel]) -> InvalidInput | None:
-    """Return an error with the first places that do not fit, or None if the whole body fits.
-
-    Args:
-        body: an object with the right outer shape.
-        schema: the schema of one input.
-        config: the schema of one config.
-    """
+    """Return an error with the first places that do not fit, or None if the whole body fits."""
     found = (error for place, value, model in _parts(body, schema, config) for error in _errors_of(place, value, model))
     errors = list(islice(found, MAX_PLACES))
     return InvalidInput(errors) if errors else None

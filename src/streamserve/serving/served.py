@@ -1,12 +1,10 @@
 """The runnable that LangServe sees: the declared chain with its schemas and the caller's keyword arguments."""
 
-from __future__ import annotations
-
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
@@ -47,10 +45,9 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     @cached_property
     def _streamed(self) -> Runnable[Any, Any]:
-        """The runnable that streams in the chain's place."""
         return fast(self.bound)
 
-    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ServedRunnable:
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Self:
         """As upstream, with `served`. LangServe uses the result for schemas only, which few configs change."""
         if not self._is_configurable:
             return self
@@ -265,7 +262,6 @@ def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> Ser
     """Return the runnable to mount for a registered chain.
 
     Args:
-        entry: the chain.
         checkpoints: the store for graphs without a checkpointer; None: they keep nothing.
     """
     runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
@@ -280,13 +276,9 @@ def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> Ser
     )
 
 
-class _in_chain:  # noqa: N801 - a context manager reads as a verb
-    """Mark the time in which the chain itself runs."""
-
-    def __enter__(self) -> None:
-        self.call = current_call.get() or Call()
-        self.call.phase = "chain"
-
-    def __exit__(self, kind: object, *_rest: object) -> None:
-        if kind is None:
-            self.call.phase = "output"
+@contextmanager
+def _in_chain() -> Iterator[None]:
+    call = current_call.get() or Call()
+    call.phase = "chain"
+    yield
+    call.phase = "output"

@@ -1,7 +1,5 @@
 """From a call to its run: store the run, wait for its thread, start it, or find the run that its key names."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,8 +23,6 @@ class Order:
     """A door's order to start a run.
 
     Args:
-        endpoint: the name of the endpoint, for the run's record.
-        principal: the caller.
         on_disconnect: what happens when the last reader leaves.
         key: the caller's key of the run; None: every request is a run of its own.
         fingerprint: the digest of the body; a key stands for one body.
@@ -44,10 +40,6 @@ class Order:
 def read_on_disconnect(said: str | None, default: OnDisconnect) -> OnDisconnect:
     """Return what happens when the last reader of a run leaves.
 
-    Args:
-        said: the request's header.
-        default: what holds without the header.
-
     Raises:
         BadRequest: the header has another value.
     """
@@ -60,14 +52,6 @@ async def start(
     runs: Runs, served: ServedRunnable, call: Call, order: Order, given: Any, events: Events
 ) -> tuple[RunRecord, bool]:
     """Start the run of a call, or find the run that its key names.
-
-    Args:
-        runs: the runs of this process.
-        served: the chain.
-        call: prepared.
-        order: what the door says about the run.
-        given: the input.
-        events: the chain's events, not started.
 
     Returns:
         The run's record, and whether the run is new.

@@ -1,7 +1,5 @@
 """The RunStore contract: the promises of every store. tests/conformance checks them for each store."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +18,7 @@ class UnknownRun(Fenced):
 
 
 class ThreadLocked(Exception):
-    """Another run of the thread is live.
-
-    Args:
-        holder: id of that run.
-    """
+    """Another run of the thread is live."""
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
@@ -36,11 +30,7 @@ class StoreDown(Exception):
 
 
 class Gap(Exception):
-    """Blocks are missing before the given ones.
-
-    Args:
-        next_seq: sequence number of the first missing block.
-    """
+    """Blocks are missing before the given ones."""
 
     def __init__(self, next_seq: int) -> None:
         self.next_seq = next_seq
@@ -53,18 +43,14 @@ class RunRecord:
 
     Args:
         run_id: 128 random bits as a UUID.
-        chain: name of the chain.
         endpoint: "stream", "stream_log", "stream_events" or "runs".
         principal: the caller; nobody else may see the run.
-        created_at: time of the request.
         key: Idempotency-Key together with principal and path, or None.
         fingerprint: hash of the request's body; it detects another body under the same key.
         status: "queued" until the first block is stored, "running" until the terminal block is.
         attempt: fencing token of the owner, counted from 1.
         last_id: sequence number of the last stored block; 0: there is none.
-        ended_at: time of the terminal block, or None.
         expires_at: time after which the blocks are dropped, or None.
-        error: error of a failed run, or None.
         output: JSON of the final output where it cannot be merged from the blocks (graphs).
         purged: whether the blocks are dropped and only this record, the tombstone, is left.
         thread: chain, principal and the caller's name of the thread together, or None.
@@ -170,7 +156,6 @@ class RunStore(Protocol):
         """Store a new run, or find the run that has its key; atomic.
 
         Args:
-            run: a new record.
             alone: whether to store it only if its thread has no live run.
 
         Returns:
@@ -194,7 +179,6 @@ class RunStore(Protocol):
         A writer may repeat any append of its attempt, also that of the terminal block: the reply may have been lost.
 
         Args:
-            run_id: id of the run.
             attempt: fencing token of the writer.
             first_seq: sequence number of the first block.
             blocks: consecutive blocks.
@@ -221,11 +205,6 @@ class RunStore(Protocol):
         """Append without a task. The next append of a run is posted after the answer to the last.
 
         Args:
-            run_id: as for `append`; likewise the next four.
-            attempt: fencing token of the writer.
-            first_seq: sequence number of the first block.
-            blocks: consecutive blocks.
-            outcome: end of the run, or None.
             stored: called in the event loop, after this method returned, with what `append` returns or raises.
         """
 

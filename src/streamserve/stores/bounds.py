@@ -1,7 +1,5 @@
 """Bounds of the ended runs that a store keeps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

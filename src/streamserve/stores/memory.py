@@ -1,7 +1,5 @@
 """Runs in the memory of this process: the default with one worker. They are lost when the process ends."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import OrderedDict
@@ -11,9 +9,11 @@ from dataclasses import dataclass, field
 from streamserve.stores.base import (
     Fenced,
     Gap,
+    ImmediateStore,
     Outcome,
     Retained,
     RunRecord,
+    RunStore,
     Slice,
     Stored,
     ThreadLocked,
@@ -35,13 +35,8 @@ class _Entry:
     subscriptions: int = 0
 
 
-class MemoryStore:
-    """The RunStore and ImmediateStore contracts on plain lists.
-
-    Args:
-        bounds: bounds of the ended runs.
-        clock: returns the seconds since the epoch.
-    """
+class MemoryStore(RunStore, ImmediateStore):
+    """The RunStore and ImmediateStore contracts on plain lists."""
 
     immediate = True
 
@@ -59,38 +54,23 @@ class MemoryStore:
         self._tombstones: OrderedDict[str, float] = OrderedDict()
         self._ended_bytes = 0
 
-    async def open(self) -> None:
-        """Do nothing: there is nothing to open."""
-
-    async def close(self) -> None:
-        """Do nothing: the runs are lost with the process."""
-
-    async def check(self) -> None:
-        """Return: memory can always take work."""
+    # Nothing to do: memory is never down, and no other process has its runs.
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    async def check(self) -> None: ...
+    async def restore(self, run: RunRecord) -> None: ...
+    async def set_reading(self, run_id: str, reading: bool) -> None: ...
+    def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None: ...
+    def give_up(self, run_id: str) -> None: ...
 
     @property
     def retained(self) -> Retained:
-        """Return what is kept of ended runs, as of now."""
         return Retained(len(self._ended), self._ended_bytes)
 
-    async def restore(self, run: RunRecord) -> None:
-        """Do nothing: memory loses no run while the process lives."""
-
-    def show(self, run_id: str, first_seq: int, blocks: Sequence[bytes]) -> None:
-        """Do nothing: readers see a stored block at once."""
-
-    async def set_reading(self, run_id: str, reading: bool) -> None:
-        """Do nothing: no other process asks."""
-
     async def is_read_elsewhere(self, run_id: str) -> bool:  # noqa: ARG002 - the contract
-        """Return False: no other process has readers."""
         return False
 
-    def give_up(self, run_id: str) -> None:
-        """Do nothing: a store that is never down gives no reason."""
-
     async def take_over_lost(self) -> list[RunRecord]:
-        """Return nothing: no other process takes runs over."""
         return []
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
@@ -226,7 +206,6 @@ class MemoryStore:
 
 
 def _fresh(record: RunRecord, attempt: int, first_seq: int, blocks: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the blocks that are not stored yet; raise if the append is refused."""
     expected = record.last_id + 1
     repeated = first_seq + len(blocks) <= expected and not record.purged
     if record.attempt != attempt or (record.ended and not repeated):

@@ -4,8 +4,6 @@ A store that processes share feeds the tails with the blocks that this process s
 others, so that a block reaches any number of readers without a query. Readers find older blocks in the store.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -79,8 +77,6 @@ class Tails:
 
         Args:
             run_id: id of the run; a run without readers here is ignored.
-            first_seq: sequence number of the first block.
-            blocks: consecutive blocks.
             ended: whether the last of them is the terminal block.
         """
         tail = self._tails.get(run_id)

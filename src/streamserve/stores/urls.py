@@ -1,7 +1,5 @@
 """Make the store that the setting `store` names."""
 
-from __future__ import annotations
-
 import os
 from urllib.parse import urlsplit
 

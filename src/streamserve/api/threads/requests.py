@@ -1,7 +1,5 @@
 """The request bodies of a thread's endpoints, and their validation with the place of each error."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Self, TypeVar
 
 from fastapi import Request

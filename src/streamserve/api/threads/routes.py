@@ -3,8 +3,6 @@
 The paths are those of LangGraph's server, so that its clients work here.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any

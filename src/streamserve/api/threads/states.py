@@ -1,7 +1,5 @@
 """The state of a thread as JSON: LangGraph's `ThreadState`, plus the types that JSON lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +22,7 @@ class ThreadTask(BaseModel):
     error: str | None = Field(description="The class of the exception; its text may hold secrets.")
     interrupts: list[dict[str, Any]]
     checkpoint: dict[str, Any] | None = Field(description="The checkpoint of a subgraph.")
-    state: ThreadState | None = Field(description="A subgraph's state, on request.")
+    state: "ThreadState | None" = Field(description="A subgraph's state, on request.")
     result: Any
 
 

@@ -1,7 +1,5 @@
 """Updates of a thread's state: values from JSON, applied by the graph's own reducers or refused with their place."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -63,7 +61,7 @@ class Updates:
         except _WRONG_KIND as error:
             raise _misfit(error, _values_place(body)) from error
 
-    def _parser(self, namespace: str) -> _Parser:
+    def _parser(self, namespace: str) -> "_Parser":
         # Like LangGraph, by the names of the nodes, without the ids of their tasks.
         path = "|".join(part.partition(":")[0] for part in namespace.split("|") if not part.isdecimal())
         if path not in self._parsers:
