@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
+from prometheus_client import CollectorRegistry, Histogram
 
 import streamserve
 from streamserve.events.messages import MessageEvents
@@ -21,6 +23,7 @@ from streamserve.lcel.known_langchain import pieces
 from streamserve.private_names import find, langchain_core
 from streamserve.private_names.langchain_core import WATCHED
 from streamserve.private_names.langchain_openai import is_plain_completion
+from streamserve.private_names.prometheus_client import observe_many
 from tests.observed import chunks_of, comparable
 from tests.streamed_chains import CASES, TOPIC, Case
 
@@ -32,7 +35,9 @@ DEPENDENCIES = (
     "langgraph",
     "langserve",
     "openai",
+    "prometheus_client",
     "pydantic",
+    "redis",
     "starlette",
     "uvicorn",
 )
@@ -116,6 +121,13 @@ def test_an_unknown_call_of_chat_openai_is_not_plain(name: str, monkeypatch: pyt
     assert not is_plain_completion(model, {})
 
 
+def test_without_private_names_a_histogram_counts_the_same() -> None:
+    known = Histogram("h", "", buckets=(1.0, 2.0), registry=(registry := CollectorRegistry()))
+    observe_many(cast(Any, SimpleNamespace(observe=known.observe)), (1.0, 2.0), [3, 1, 2], 12.0)
+    found = [registry.get_sample_value("h_bucket", {"le": bound}) for bound in ("1.0", "2.0", "+Inf")]
+    assert (found, registry.get_sample_value("h_sum")) == ([3, 4, 6], pytest.approx(3 + 2 + 4.0))
+
+
 def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
 
@@ -134,8 +146,7 @@ def _is_own(owner: ast.expr) -> bool:
 
 
 @pytest.mark.parametrize(
-    "room",
-    ["api", "catalog", "doors", "events", "graphs", "http", "lcel", "models", "pages", "runs", "serving", "wire"],
+    "room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name != "private_names")
 )
 def test_no_other_room_uses_a_private_name(room: str) -> None:
     assert not [use for path in (PACKAGE / room).rglob("*.py") for use in _private_uses(path)]

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.services import free_port
-from streamserve.telemetry.metrics import GAPS, Metrics, add
+from streamserve.private_names.prometheus_client import observe_many
+from streamserve.telemetry.metrics import GAPS, Metrics
 from tests.fakes import Gate
 from tests.runs.support import app_of, client_of, ended, streaming
 
@@ -113,7 +114,7 @@ def test_gaps_added_at_once_count_like_single_observations() -> None:
         meter.counts[bisect_left(GAPS, gap)] += 1
         meter.total += gap
     together = Histogram("h", "", buckets=GAPS, registry=(other := CollectorRegistry()))
-    add(together, meter.counts, meter.total)
+    observe_many(together, GAPS, meter.counts, meter.total)
     values = [[(s.name, s.labels, s.value) for m in r.collect() for s in m.samples if "_created" not in s.name]
               for r in (registry, other)]  # fmt: skip
     assert values[0] == values[1]

@@ -55,7 +55,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     @cached_property
     def _is_configurable(self) -> bool:
-        """Whether a config may change the schemas; the fields take 8 % of a short request to find."""
+        """True if a config may change the schemas; finding the fields takes 8 % of a short request."""
         return bool(self.bound.config_specs)
 
     @cached_property
