@@ -1,12 +1,11 @@
 """The application's lifespan: open the stores, run the reaper, and drain the runs after SIGTERM."""
 
 import asyncio
-import contextlib
 import gc
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -48,7 +47,7 @@ async def _running(runs: Runs) -> AsyncIterator[None]:
     finally:
         await runs.drain()
         reaper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):
             await reaper
         await runs.store.close()
 
@@ -108,8 +107,7 @@ def freeze_garbage_collector(threshold: int) -> None:
     The modules stay for ever, and with them in a collection the longest gap in streams is five times as long. This
     happens once per process; a server in a thread of another program leaves that program's collector alone.
 
-    Args:
-        threshold: the number of new objects between two collections; 0: no collections.
+    The threshold is the number of new objects between two collections; 0: no collections.
     """
     if threading.current_thread() is not threading.main_thread():
         return

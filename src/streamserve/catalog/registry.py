@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
 
 from streamserve.catalog.chain import AnyRunnable, Chain, InvalidChain
 
@@ -145,7 +144,7 @@ def _load(candidate: _Candidate) -> RegisteredChain:
     return RegisteredChain(
         name=candidate.name,
         module=candidate.module,
-        file=_file_of(module),
+        file=inspect.getsourcefile(module) or module.__name__,
         chain=chain,
         runnable=chain.build(),
         description=chain.description or inspect.getdoc(module) or "",
@@ -159,10 +158,6 @@ def _check_name(found: RegisteredChain, seen: dict[str, RegisteredChain]) -> Non
         raise InvalidChain(f"the name {found.name!r} is not a valid path: use only letters, digits and _")
     if found.name in seen:
         raise InvalidChain(f"the name {found.name!r} is taken by {seen[found.name].file}")
-
-
-def _file_of(module: ModuleType) -> str:
-    return inspect.getsourcefile(module) or module.__name__
 
 
 def _report(module: str, error: BaseException) -> BrokenModule:

@@ -14,10 +14,7 @@ from streamserve.catalog.registry import RegisteredChain
 def with_enums(schema: type[BaseModel], chain: str, extra: Literal["allow", "ignore"]) -> type[BaseModel]:
     """Return the schema of a chain's output in the form that LangServe's chat playground understands.
 
-    Args:
-        schema: declared schema of the output.
-        chain: name of the chain.
-        extra: rule for keys outside the schema, "allow" or "ignore".
+    Keys outside the schema are allowed or ignored, as `extra` says.
     """
     return _derived(schema, chain, _add_enums, extra)
 
@@ -43,14 +40,14 @@ def _derived(
     config = ConfigDict(json_schema_extra=extend)
     if not issubclass(schema, RootModel):
         config["extra"] = extra
-    members = {"model_config": config, "model_json_schema": classmethod(model_json_schema)}
+    members = {
+        "__module__": schema.__module__,
+        "model_config": config,
+        "model_json_schema": classmethod(model_json_schema),
+    }
     # LangServe renames a model with the name of another chain's model, and a renamed root model validates nothing.
     name = f"{chain.replace('-', '_')}_{schema.__name__}" if issubclass(schema, RootModel) else schema.__name__
-    return cast(type[BaseModel], new_class(name, (schema,), exec_body=_filler(schema, members)))
-
-
-def _filler(schema: type[BaseModel], members: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    return lambda namespace: namespace.update({"__module__": schema.__module__, **members})
+    return cast(type[BaseModel], new_class(name, (schema,), exec_body=lambda namespace: namespace.update(members)))
 
 
 def with_examples(schema: type[BaseModel], served: RegisteredChain) -> type[BaseModel]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from types import UnionType
-from typing import Annotated, Any, NotRequired, Required, Union, cast, get_args, get_origin
+from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, create_model
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
@@ -19,11 +19,6 @@ def with_messages(annotation: Any, *, in_graph: bool) -> Any:
         in_graph: whether the type is a graph's state, in which messages have reducers and may remove others.
     """
     return _Widening(in_graph).of(annotation)
-
-
-def model_with_messages(schema: type[BaseModel], *, in_graph: bool) -> type[BaseModel]:
-    """Return the same model, or one that accepts its messages in any form; see `with_messages`."""
-    return cast(type[BaseModel], with_messages(schema, in_graph=in_graph))
 
 
 class _Widening:

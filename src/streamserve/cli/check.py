@@ -17,20 +17,14 @@ from streamserve.settings import Settings
 
 
 class _Declared(BaseModel):
-    """The checked part of langgraph.json."""
-
+    # The checked part of langgraph.json.
     graphs: dict[str, str] = {}
     http: dict[str, Any] = {}
     auth: dict[str, Any] = {}
 
 
 def check(root: Path, settings: Settings) -> list[str]:
-    """Return one line for each problem.
-
-    Args:
-        root: folder of the application, with langgraph.json if there are graphs.
-        settings: settings with the package of the chains.
-    """
+    """Return one line for each problem of an application's folder, which has langgraph.json if there are graphs."""
     registry = discover(settings.chains)
     return [
         *(f"broken: {broken}" for broken in registry.broken),

@@ -74,7 +74,7 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"--expires must be like 12h, 90d, 4w or 2030-01-31, not {text}") from None
+        raise ValueError(f"--expires: 12h, 90d, 4w or 2030-01-31, not {text}") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 

@@ -28,9 +28,7 @@ main.add_command(key)
 @main.command()
 @click.option("--host", help="Address to listen on [default: STREAMSERVE_HOST or 127.0.0.1].")
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    help="Port; 0 picks a free one [default: STREAMSERVE_PORT or 8000].",
+    "--port", type=click.IntRange(0, 65535), help="Port; 0 picks a free one [default: STREAMSERVE_PORT or 8000]."
 )
 @click.option(
     "--workers",

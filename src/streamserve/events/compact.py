@@ -10,11 +10,7 @@ from streamserve.wire.serializer import Envelope
 
 
 async def compact_events(source: EventSource) -> AsyncGenerator[Envelope]:
-    """Yield the events in their compact form.
-
-    Args:
-        source: the events; the source is closed when this generator is.
-    """
+    """Yield the events in their compact form. The source is closed when this generator is."""
     began = int(time.time() * 1000)
     compactor = Compactor(began)
     encode = compactor.run_event if source.kind == "run" else compactor.message_event
@@ -29,8 +25,7 @@ async def compact_events(source: EventSource) -> AsyncGenerator[Envelope]:
 class Compactor:
     """An encoder that leaves out fields that the receiver already knows.
 
-    Args:
-        began: the time of the head, in milliseconds since the epoch.
+    The head `began` at a time in milliseconds since the epoch.
     """
 
     def __init__(self, began: int) -> None:

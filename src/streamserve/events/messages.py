@@ -59,17 +59,14 @@ class MessageEvents(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_kwargs: Any,
     ) -> None:
-        """Start a message."""
         about = {**(metadata or {}), **({"tags": tags} if tags else {}), "run_id": str(run_id)}
         self._messages[run_id] = _Message(self._bridge, run_id, lambda event: self._emit(event, about))
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_kwargs: Any) -> None:  # noqa: ARG002
-        """Emit the events of a chunk."""
         if isinstance(chunk, ChatGenerationChunk) and (message := self._messages.get(run_id)):
             message.add(chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_kwargs: Any) -> None:
-        """End a message."""
         if message := self._messages.pop(run_id, None):
             message.end(response)
 

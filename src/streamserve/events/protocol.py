@@ -5,14 +5,14 @@ the messages of the chain's chat models as they stream, then one `values` event 
 """
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
-from langgraph.stream import AsyncGraphRunStream, StreamTransformer
+from langgraph.stream import StreamTransformer
 
 from streamserve.catalog.chain import StreamMode
 from streamserve.errors import Internal
@@ -48,9 +48,6 @@ async def open_events(
     """Return the events of one run, which starts with the first event.
 
     Args:
-        runnable: chat model, graph or any other chain.
-        input: input of the run.
-        config: config of the run.
         modes: stream modes whose events are visible (default: all).
         arguments: arguments of a graph's `astream`; `stream_mode` names modes beside `values` and `messages`.
     """
@@ -58,8 +55,8 @@ async def open_events(
     if native is None:
         return EventSource("run", _of_chain(runnable, input, config))
     if isinstance(native, AsyncChatModelStream):
-        return EventSource("message", _of_model(native))
-    return EventSource("run", _visible(_of_graph(native), frozenset(modes)))
+        return EventSource("message", _closing(native, native.aclose))
+    return EventSource("run", _visible(_closing(native, native.abort), frozenset(modes)))
 
 
 async def _native(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig, arguments: dict[str, Any]) -> Any:
@@ -91,20 +88,12 @@ def _for_graph(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "transformers": [Requested]}
 
 
-async def _of_model(stream: AsyncChatModelStream) -> AsyncGenerator[Event]:
+async def _closing(stream: AsyncIterable[Any], close: Callable[[], Awaitable[None]]) -> AsyncGenerator[Event]:
     try:
         async for event in stream:
             yield event
     finally:
-        await stream.aclose()
-
-
-async def _of_graph(run: AsyncGraphRunStream) -> AsyncGenerator[Event]:
-    try:
-        async for event in run:
-            yield cast(Event, event)
-    finally:
-        await run.abort()
+        await close()
 
 
 async def _visible(events: AsyncGenerator[Event], modes: frozenset[str]) -> AsyncGenerator[Event]:
@@ -145,8 +134,5 @@ def _output(chunks: Sequence[Any]) -> Any:
 
 
 def _event(method: str, data: Any) -> Event:
-    return {
-        "type": "event",
-        "method": method,
-        "params": {"namespace": [], "timestamp": int(time.time() * 1000), "data": data},
-    }
+    params = {"namespace": [], "timestamp": int(time.time() * 1000), "data": data}
+    return {"type": "event", "method": method, "params": params}

@@ -24,13 +24,7 @@ _parsers = ThreadPoolExecutor(2, thread_name_prefix="parse")
 
 
 class ChainRequest(Request):
-    """A request whose body is parsed within bounds.
-
-    Args:
-        scope: ASGI's.
-        receive: ASGI's.
-        settings: the bounds of the body.
-    """
+    """A request whose body is parsed within the settings' bounds."""
 
     def __init__(self, scope: Scope, receive: Receive, settings: Settings) -> None:
         super().__init__(scope, receive)
@@ -54,12 +48,7 @@ class ChainRequest(Request):
 
 
 async def aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do work with a body, in an OS thread if the body is large.
-
-    Args:
-        body: decides by its size.
-        work: the function, which is called with the other arguments.
-    """
+    """Do work with a body, in an OS thread if the body is large."""
     if len(body) < LARGE:
         return work(*args, **kwargs)
     return await asyncio.wrap_future(_parsers.submit(work, *args, **kwargs))
@@ -71,10 +60,6 @@ def _digest(body: bytes) -> str:
 
 def parse_bounded(body: bytes, settings: Settings) -> Any:
     """Return the value of a JSON text; of duplicate keys, the last counts.
-
-    Args:
-        body: the text.
-        settings: the bounds on depth and number of values.
 
     Raises:
         InvalidInput: the text is no JSON, is too deep or has too many values.

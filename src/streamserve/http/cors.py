@@ -20,9 +20,7 @@ SEEN = ("Run-Id", "Content-Location", "Location", "Run-Replay-From", "Retry-Afte
 def allow_origins(app: FastAPI, settings: Settings) -> None:
     """Add the middleware for cross-origin requests, if the settings name an origin.
 
-    Args:
-        app: gets the middleware, which must be the outermost, so that errors have the headers as well.
-        settings: the origins.
+    The middleware must be the outermost, so that errors have the headers as well.
     """
     origins = [origin.strip().rstrip("/") for origin in settings.cors_origins.split(",") if origin.strip()]
     if origins:

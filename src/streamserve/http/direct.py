@@ -15,11 +15,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def admission(dependencies: Sequence[params.Depends]) -> Callable[[Request], Coroutine[Any, Any, object]] | None:
-    """Return a function that calls dependencies with a request; None if one of them takes more than the request.
-
-    Args:
-        dependencies: the dependencies, in the order of the calls.
-    """
+    """Return a function that calls dependencies with a request; None if one of them takes more than the request."""
     calls: list[Callable[[Request], Awaitable[object]]] = []
     for each in dependencies:
         if each.dependency is None or not _takes_request(each.dependency):

@@ -6,10 +6,10 @@ A plain ASGI middleware. It bounds the body while the body is read, so an answer
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from contextlib import suppress
 
-import orjson
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, ServeError, UnsupportedMediaType
@@ -22,12 +22,7 @@ SMALL = 64 * 2**10
 
 
 class Intake:
-    """Refuse a request that is too large or too slow before it costs anything.
-
-    Args:
-        app: the application.
-        settings: the bounds.
-    """
+    """Refuse a request that is too large or too slow before it costs anything."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -43,7 +38,7 @@ class Intake:
         if refused is None:
             await self._app(scope, body.receive, body.send)
         else:
-            await _answer(refused, body)
+            await JSONResponse(refused.body(), status_code=refused.status)(scope, receive, body.send)
 
     def _refusal(self, scope: Scope, headers: Headers, body: Body) -> ServeError | None:
         head = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -109,12 +104,10 @@ class Body:
         return self.expected and not self._whole and not (0 < self.declared <= SMALL and self._received == 0)
 
     async def _linger(self) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
                 while (message := await self._receive()).get("more_body", False):
                     del message
-        except TimeoutError:
-            pass
 
 
 def _is_json(content_type: str | None) -> bool:
@@ -123,10 +116,3 @@ def _is_json(content_type: str | None) -> bool:
 
 def _too_large(settings: Settings) -> BodyTooLarge:
     return BodyTooLarge(f"The body has more than {settings.max_body_bytes} bytes")
-
-
-async def _answer(error: ServeError, body: Body) -> None:
-    content = orjson.dumps(error.body())
-    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-    await body.send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await body.send({"type": "http.response.body", "body": content})

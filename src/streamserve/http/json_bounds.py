@@ -11,13 +11,7 @@ _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def exceeded_bound(text: bytes, depth: int, items: int) -> Literal["depth", "items"] | None:
-    """Return the bound that a JSON text exceeds: "depth", "items" or None.
-
-    Args:
-        text: any bytes.
-        depth: the maximum number of levels of nesting.
-        items: the maximum number of values, containers included.
-    """
+    """Return the bound that a JSON text exceeds: "depth" of nesting, "items" (values, containers included) or None."""
     # The first count includes brackets and commas inside strings, so a text above a bound is counted without them.
     if _opened(text) <= depth and _items(text) <= items:
         return None

@@ -24,7 +24,6 @@ class EmbeddedServer:
     """llama.cpp's HTTP server for one model file, started by the first request.
 
     Args:
-        path: path of the GGUF file.
         start: factory of a listening server from a model path and an API key (default: llama.cpp's server).
     """
 

@@ -2,7 +2,9 @@
 
 import hashlib
 from functools import cache
+from html import escape
 from importlib.resources import files
+from string import Template
 
 from fastapi import Request
 
@@ -43,3 +45,15 @@ def version(name: str) -> str:
 def asset(root: str, name: str) -> str:
     """Return the address of a file of the folder static/."""
     return f"{root}/static/{name}?v={version(name)}"
+
+
+def template(name: str) -> Template:
+    """Return a template of the folder static/."""
+    return Template(read(name).decode())
+
+
+def page(name: str, root: str, script: str, **parts: str) -> str:
+    """Return a page of the folder static/, with its parts, a script, the style and the icon."""
+    addresses = {"script": script, "style": "home.css", "icon": "icon.svg"}
+    found = {key: escape(asset(root, file)) for key, file in addresses.items()}
+    return template(name).substitute(found, root=escape(root), **parts)

@@ -20,12 +20,7 @@ _PAGE = """<!DOCTYPE html>
 
 
 def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
-    """Return the page's route.
-
-    Args:
-        app: application with the document.
-        dependencies: checks before the page, such as the guard (default none).
-    """
+    """Return the page's route. The dependencies are checks before the page, such as the guard."""
     routes = APIRouter(include_in_schema=False, dependencies=list(dependencies))
 
     @routes.get("/docs")
@@ -36,12 +31,7 @@ def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRout
 
 
 def page(document: dict[str, Any], root: str) -> str:
-    """Return the page as HTML.
-
-    Args:
-        document: OpenAPI document.
-        root: root path of the application, without a slash at its end.
-    """
+    """Return an OpenAPI document as HTML."""
     parts: dict[str, list[str]] = defaultdict(list)
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from string import Template
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, params
@@ -22,7 +21,8 @@ from streamserve.catalog.chain import Playground
 from streamserve.catalog.registry import BrokenModule
 from streamserve.doors.langserve.playground import playground_of
 from streamserve.errors import NotFound
-from streamserve.pages.assets import ASSET_HEADERS, MEDIA_TYPES, PAGE_HEADERS, asset, read, root_of, version
+from streamserve.pages import assets
+from streamserve.pages.assets import ASSET_HEADERS, MEDIA_TYPES, PAGE_HEADERS, root_of
 from streamserve.serving.served import ServedRunnable
 
 MAX_ROWS = 14  # of an example's text field
@@ -31,13 +31,7 @@ MAX_ROWS = 14  # of an example's text field
 def router(
     chains: Iterable[ServedRunnable], broken: Sequence[BrokenModule] = (), dependencies: Sequence[params.Depends] = ()
 ) -> APIRouter:
-    """Return the routes of the home page.
-
-    Args:
-        chains: served chains.
-        broken: broken modules, named on the page (default none).
-        dependencies: checks before the page, such as the guard (default none).
-    """
+    """Return the routes of the home page. The dependencies are checks before the page, such as the guard."""
     routes = APIRouter(include_in_schema=False)
     cards = [Card.of(served) for served in chains]
 
@@ -53,8 +47,8 @@ def router(
     async def static(name: str, v: str = "") -> Response:
         if name not in MEDIA_TYPES:
             raise NotFound
-        headers = ASSET_HEADERS if v == version(name) else {**ASSET_HEADERS, "Cache-Control": "no-cache"}
-        return Response(read(name), media_type=MEDIA_TYPES[name], headers=headers)
+        headers = ASSET_HEADERS if v == assets.version(name) else {**ASSET_HEADERS, "Cache-Control": "no-cache"}
+        return Response(assets.read(name), media_type=MEDIA_TYPES[name], headers=headers)
 
     return routes
 
@@ -84,14 +78,9 @@ class Card:
         )
 
     def html(self, origin: str, root: str) -> str:
-        """Return the card as HTML.
-
-        Args:
-            origin: scheme and host.
-            root: root path of the application, without a slash at its end.
-        """
+        """Return the card as HTML. The origin is scheme and host, such as `http://127.0.0.1:8000`."""
         example = json.dumps(self.example, ensure_ascii=False, indent=2)
-        return _template("chain.html").substitute(
+        return assets.template("chain.html").substitute(
             name=self.name,
             root=escape(root),
             description="".join(f"<p>{escape(part)}</p>" for part in re.split(r"\n\s*\n", self.description)),
@@ -123,21 +112,12 @@ class Card:
 def page(
     cards: Sequence[Card], broken: Sequence[BrokenModule], origin: str, root: str, *, signed_in: bool = False
 ) -> str:
-    """Return the whole page as HTML.
-
-    Args:
-        cards: one card per chain.
-        broken: broken modules.
-        origin: scheme and host, such as `http://127.0.0.1:8000`.
-        root: root path of the application, without a slash at its end.
-        signed_in: whether to show a button that ends the session (default false).
-    """
+    """Return the whole page as HTML, with a button that ends the session of a signed-in browser."""
     index = [f'<a href="#{card.name}">{card.name}</a>' for card in cards]
-    return _template("home.html").substitute(
-        root=escape(root),
-        script=escape(asset(root, "home.js")),
-        style=escape(asset(root, "home.css")),
-        icon=escape(asset(root, "icon.svg")),
+    return assets.page(
+        "home.html",
+        root,
+        "home.js",
         title=f"{len(cards)} chain{'' if len(cards) == 1 else 's'}",
         session='<button type="button" name="sign-out">Sign out</button>' if signed_in else "",
         broken=_broken(broken) if broken else "",
@@ -152,10 +132,6 @@ def origin_of(request: Request) -> str:
     if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?", host, re.ASCII):
         host = ":".join(str(part) for part in request.scope.get("server") or ("localhost",) if part)
     return f"{request.scope['scheme']}://{host}"
-
-
-def _template(name: str) -> Template:
-    return Template(read(name).decode())
 
 
 def _url(origin: str, path: str) -> str:

@@ -1,8 +1,5 @@
 """The page for browsers without a session, and the guard on FastAPI's own pages."""
 
-from html import escape
-from string import Template
-
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
@@ -21,23 +18,12 @@ def wants_page(request: Request) -> bool:
 
 def sign_in(request: Request) -> HTMLResponse:
     """Return a page that asks for a key in place of the requested page and does not describe the server."""
-    root = assets.root_of(request)
-    text = Template(assets.read("sign_in.html").decode()).substitute(
-        root=escape(root),
-        script=escape(assets.asset(root, "session.js")),
-        style=escape(assets.asset(root, "home.css")),
-        icon=escape(assets.asset(root, "icon.svg")),
-    )
+    text = assets.page("sign_in.html", assets.root_of(request), "session.js")
     return HTMLResponse(text, status_code=401, headers={**assets.PAGE_HEADERS, "WWW-Authenticate": "Bearer"})
 
 
 def guard_docs(app: FastAPI, auth: Auth) -> None:
-    """Put FastAPI's own pages behind the guard, unless the settings make them public.
-
-    Args:
-        app: application with its pages.
-        auth: guard of the application.
-    """
+    """Put FastAPI's own pages behind the guard, unless the settings make them public."""
     if auth.settings.public_docs:
         return
     own = {app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url}

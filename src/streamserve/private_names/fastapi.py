@@ -1,7 +1,5 @@
 """fastapi: a route's `dependant`. Without it, a route's dependencies are solved twice for each request."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -11,11 +9,7 @@ from fastapi.routing import APIRoute
 
 
 def handler_without_dependencies(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """Return a route's handler, which does not solve the dependencies that stand beside the endpoint's own.
-
-    Args:
-        route: the route, which is left as it is.
-    """
+    """Return a route's handler, which does not solve the dependencies that stand beside the endpoint's own."""
     whole: Any = getattr(route, "dependant", None)
     if not hasattr(whole, "dependencies"):
         return APIRoute.get_route_handler(route)

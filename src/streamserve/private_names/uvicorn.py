@@ -4,8 +4,6 @@ Without the protocol, the head of a request has no bound of ours. Without the tr
 stays until the client closes it. Without the server, a signal ends the process as uvicorn's own handler does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from streamserve.private_names import find
@@ -19,22 +17,14 @@ HttpToolsProtocol: Any = _protocol or object
 
 
 def abort(receive: Any) -> None:
-    """Close a request's connection without sending what its buffer still has.
-
-    Args:
-        receive: ASGI's `receive`, as the server made it.
-    """
+    """Close a request's connection without sending what its buffer still has; `receive` is the server's own."""
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     if callable(close := getattr(transport, "abort", None)):
         close()
 
 
 def stop_server(handler: Any) -> bool:
-    """Let the server whose signal handler this is stop in order; return whether the handler is a server's.
-
-    Args:
-        handler: the handler of a signal.
-    """
+    """Let the server whose signal handler this is stop in order; return whether the handler is a server's."""
     server: Any = getattr(handler, "__self__", None)
     if getattr(server, "should_exit", None) is not False:
         return False

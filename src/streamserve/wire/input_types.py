@@ -39,10 +39,6 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 def decode_input_types(body: dict[str, Any], field: str) -> None:
     """Convert the values of a body's input to their types in place; a value that does not fit stays unchanged.
 
-    Args:
-        body: the request's body, with or without `types`.
-        field: "input" or "inputs".
-
     Raises:
         InvalidInput: `types` is not an object of JSON pointers and names.
     """

@@ -25,11 +25,7 @@ _LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2
 
 
 class Envelope(dict[str, Any]):
-    """An envelope with the `metadata` that LangServe expects of an event.
-
-    Args:
-        value: value to send instead of the envelope.
-    """
+    """An envelope with the `metadata` that LangServe expects of an event. Its value is sent instead of it."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(metadata={})

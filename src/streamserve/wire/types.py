@@ -49,11 +49,7 @@ TAGS = _tags()
 
 
 def types_of(value: Any) -> dict[str, str]:
-    """Return the types that a value's JSON loses; empty for nearly every chunk.
-
-    Args:
-        value: value before its serialization.
-    """
+    """Return the types that a value's JSON loses; empty for nearly every chunk."""
     found: dict[str, str] = {}
     _walk(value, "", found)
     return found

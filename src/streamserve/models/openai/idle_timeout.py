@@ -7,11 +7,7 @@ import asyncio
 
 
 class IdleTimeout:
-    """A timer that cancels the waiting task when one wait takes too long.
-
-    Args:
-        limit: maximum duration of one wait, in seconds.
-    """
+    """A timer that cancels the waiting task when one wait takes longer than the limit, in seconds."""
 
     __slots__ = ("_expired", "_limit", "_loop", "_since", "_task", "_timer")
 

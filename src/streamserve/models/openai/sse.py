@@ -6,6 +6,7 @@ Divergence from that package's decoder: an event without data is ignored, as the
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,19 +14,12 @@ import orjson
 EVENT_END = b"\n\n"
 
 
+@dataclass(slots=True)
 class SSEEvent:
-    """One event of a stream.
+    """One event of a stream: its data lines, joined by line feeds, and its type."""
 
-    Args:
-        data: the data lines, joined by line feeds.
-        event: the type (default None).
-    """
-
-    __slots__ = ("data", "event")
-
-    def __init__(self, data: str, event: str | None = None) -> None:
-        self.data = data
-        self.event = event
+    data: str
+    event: str | None = None
 
     def json(self) -> Any:
         """Return the data parsed as JSON.

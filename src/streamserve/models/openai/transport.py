@@ -11,11 +11,7 @@ from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
 
 class LoopBoundClient(DefaultAsyncHttpxClient):
-    """An HTTP client that delegates to a client of the running event loop and closes it with the loop.
-
-    Args:
-        trust_env: whether to use the environment's proxies (default true).
-    """
+    """An HTTP client that delegates to a client of the running event loop and closes it with the loop."""
 
     def __init__(self, *, trust_env: bool = True) -> None:
         super().__init__(trust_env=trust_env)
@@ -47,10 +43,7 @@ _Clients = tuple[AsyncGenerator[DefaultAsyncHttpxClient, None], DefaultAsyncHttp
 
 @cache
 def aiohttp_client(*, trust_env: bool = True) -> LoopBoundClient:
-    """Return the process's client for requests over aiohttp.
-
-    Args:
-        trust_env: whether to use the environment's proxies (default true).
+    """Return the process's client for requests over aiohttp, with the environment's proxies or without.
 
     Raises:
         ModuleNotFoundError: aiohttp is not installed.
