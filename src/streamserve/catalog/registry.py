@@ -4,8 +4,6 @@ A chain is a module of the package `chains` (one file, or one folder with an `__
 named `chain`, or an entry point of the group `streamserve.chains`. Names with a leading underscore are skipped.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.util
@@ -16,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from streamserve.catalog.chain import AnyRunnable, Chain, InvalidChain
 
@@ -76,7 +75,7 @@ class Registry:
     chains: dict[str, RegisteredChain] = field(default_factory=dict)
     broken: tuple[BrokenModule, ...] = ()
 
-    def require_whole(self) -> Registry:
+    def require_whole(self) -> Self:
         """Return this registry if no module is broken.
 
         Raises:

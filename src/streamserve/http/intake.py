@@ -3,8 +3,6 @@
 A plain ASGI middleware. It bounds the body while the body is read, so an answer need not wait for the whole body.
 """
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import suppress
 
@@ -19,37 +17,6 @@ from streamserve.settings import Settings
 LINGER = 2.0
 # Bytes of an unread body for which a connection is kept.
 SMALL = 64 * 2**10
-
-
-class Intake:
-    """Refuse a request that is too large or too slow before it costs anything."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        body = Body(headers, receive, send, self._settings)
-        refused = self._refusal(scope, headers, body)
-        if refused is None:
-            await self._app(scope, body.receive, body.send)
-        else:
-            await JSONResponse(refused.body(), status_code=refused.status)(scope, receive, body.send)
-
-    def _refusal(self, scope: Scope, headers: Headers, body: Body) -> ServeError | None:
-        head = sum(len(name) + len(value) for name, value in scope["headers"])
-        if head + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self._settings.max_header_bytes:
-            return HeadersTooLarge()
-        if body.declared > self._settings.max_body_bytes:
-            return _too_large(self._settings)
-        kind = headers.get("content-type")
-        if scope["method"] == "POST" and (body.expected or kind is not None) and not _is_json(kind):
-            return UnsupportedMediaType()
-        return None
 
 
 class Body:
@@ -108,6 +75,37 @@ class Body:
             async with asyncio.timeout(LINGER):
                 while (message := await self._receive()).get("more_body", False):
                     del message
+
+
+class Intake:
+    """Refuse a request that is too large or too slow before it costs anything."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        body = Body(headers, receive, send, self._settings)
+        refused = self._refusal(scope, headers, body)
+        if refused is None:
+            await self._app(scope, body.receive, body.send)
+        else:
+            await JSONResponse(refused.body(), status_code=refused.status)(scope, receive, body.send)
+
+    def _refusal(self, scope: Scope, headers: Headers, body: Body) -> ServeError | None:
+        head = sum(len(name) + len(value) for name, value in scope["headers"])
+        if head + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self._settings.max_header_bytes:
+            return HeadersTooLarge()
+        if body.declared > self._settings.max_body_bytes:
+            return _too_large(self._settings)
+        kind = headers.get("content-type")
+        if scope["method"] == "POST" and (body.expected or kind is not None) and not _is_json(kind):
+            return UnsupportedMediaType()
+        return None
 
 
 def _is_json(content_type: str | None) -> bool:

@@ -1,7 +1,5 @@
 """The home page: every chain with an example to try and to copy, and the page's files."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -9,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, Self
 
 from fastapi import APIRouter, Request, Response, params
 from fastapi.responses import HTMLResponse
@@ -65,7 +63,7 @@ class Card:
     printing: str
 
     @classmethod
-    def of(cls, served: ServedRunnable) -> Card:
+    def of(cls, served: ServedRunnable) -> Self:
         """Return the card of a served chain."""
         entry = served.served
         return cls(

@@ -3,8 +3,6 @@
 The only labels are chain, endpoint and state: the team bounds their values, and callers cannot add any.
 """
 
-from __future__ import annotations
-
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -32,6 +30,32 @@ LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 BY_CHAIN = ("chain",)
 BY_ENDPOINT = ("chain", "endpoint")
+
+
+class Meter:
+    """The gaps between blocks of one chain's endpoint since the last flush. Only the event loop's thread uses it."""
+
+    __slots__ = ("_blocks", "_gaps", "counts", "first", "total")
+
+    def __init__(self, gaps: Histogram, blocks: Counter) -> None:
+        self._gaps = gaps
+        self._blocks = blocks
+        self._clear()
+
+    def _clear(self) -> None:
+        self.first = 0
+        self.total = 0.0
+        self.counts = [0] * (len(GAPS) + 1)
+
+    def flush(self) -> None:
+        """Add the gaps to the metrics."""
+        blocks = self.first + sum(self.counts)
+        if not blocks:
+            return
+        counts, total = self.counts, self.total
+        self._clear()
+        self._blocks.inc(blocks)
+        observe_many(self._gaps, GAPS, counts, total)
 
 
 class Metrics:
@@ -106,29 +130,3 @@ class Metrics:
             last = now
 
         return block
-
-
-class Meter:
-    """The gaps between blocks of one chain's endpoint since the last flush. Only the event loop's thread uses it."""
-
-    __slots__ = ("_blocks", "_gaps", "counts", "first", "total")
-
-    def __init__(self, gaps: Histogram, blocks: Counter) -> None:
-        self._gaps = gaps
-        self._blocks = blocks
-        self._clear()
-
-    def _clear(self) -> None:
-        self.first = 0
-        self.total = 0.0
-        self.counts = [0] * (len(GAPS) + 1)
-
-    def flush(self) -> None:
-        """Add the gaps to the metrics."""
-        blocks = self.first + sum(self.counts)
-        if not blocks:
-            return
-        counts, total = self.counts, self.total
-        self._clear()
-        self._blocks.inc(blocks)
-        observe_many(self._gaps, GAPS, counts, total)

@@ -1,9 +1,8 @@
 """ChatOpenAI with a stream of chat completions that makes no object for each part of a chunk."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 from langchain_core.outputs import ChatGenerationChunk
@@ -48,12 +47,24 @@ class ChunkChatOpenAI(ChatOpenAI):
         return self.fast_stream and type(completions) is kind and is_plain_completion(self, kwargs)
 
 
+@dataclass(frozen=True)
+class _Response(Generic[S]):
+    """The part of a raw response that LangChain uses."""
+
+    raw: Any
+    parse: Callable[[], S]
+
+    @property
+    def headers(self) -> Any:
+        return self.raw.headers
+
+
 class _ChunkCompletions:
     """The part of `chat.completions` with which LangChain streams."""
 
     def __init__(self, completions: Completions) -> None:
         self._raw = completions.with_raw_response
-        self.with_raw_response = _RawCompletions(self._respond)
+        self.with_raw_response = SimpleNamespace(create=self._respond)
 
     def create(self, **payload: Any) -> ChunkStream:
         return self._respond(**payload).parse()
@@ -70,7 +81,7 @@ class _AsyncChunkCompletions:
         self._raw = completions.with_raw_response
         self._timeout = timeout
         self._model_name = model_name
-        self.with_raw_response = _RawCompletions(self._respond)
+        self.with_raw_response = SimpleNamespace(create=self._respond)
 
     async def create(self, **payload: Any) -> AsyncChunkStream:
         return (await self._respond(**payload)).parse()
@@ -78,20 +89,3 @@ class _AsyncChunkCompletions:
     async def _respond(self, **payload: Any) -> _Response[AsyncChunkStream]:
         raw = await self._raw.create(**payload)
         return _Response(raw, lambda: raw.parse(to=AsyncChunkStream).limit(self._timeout, self._model_name))
-
-
-@dataclass(frozen=True)
-class _RawCompletions:
-    create: Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class _Response(Generic[S]):
-    """The part of a raw response that LangChain uses."""
-
-    raw: Any
-    parse: Callable[[], S]
-
-    @property
-    def headers(self) -> Any:
-        return self.raw.headers

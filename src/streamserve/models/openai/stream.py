@@ -3,12 +3,10 @@
 Requests, retries, errors, `[DONE]` and closing remain the package's own. LangChain accepts dicts.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from langchain_openai import StreamChunkTimeoutError
 from openai import AsyncStream, Stream
@@ -47,18 +45,16 @@ class AsyncChunkStream(AsyncStream[object]):
         self._received = 0
         self._idle: IdleTimeout | None = None
 
-    def limit(self, timeout: float | None, model_name: str | None) -> AsyncChunkStream:
+    def limit(self, timeout: float | None, model_name: str | None) -> Self:
         """Return this stream, which now raises `StreamChunkTimeoutError` when a chunk takes too long.
 
-        Args:
-            timeout: maximum wait for one chunk, in seconds; None, zero and less mean no limit, as for ChatOpenAI.
-            model_name: name of the model in the error.
+        The limit is in seconds; None, zero and less mean no limit, as for ChatOpenAI.
         """
         self._timeout = timeout if timeout and timeout > 0 else None
         self._model_name = model_name
         return self
 
-    def __aiter__(self) -> AsyncChunkStream:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> object:

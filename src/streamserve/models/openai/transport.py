@@ -18,7 +18,6 @@ class LoopBoundClient(DefaultAsyncHttpxClient):
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = WeakKeyDictionary()
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a request and return its response."""
         client = await self._client_of(asyncio.get_running_loop())
         return await client.send(*args, **kwargs)
 
