@@ -48,10 +48,7 @@ def last_event_id(request: Request) -> int | None:
 
 
 def parse_cursor(text: str, place: str) -> int:
-    """Return a cursor as a number.
-
-    Args:
-        place: The name of the header or parameter, for the error.
+    """Return a cursor as a number; `place` names its header or parameter in the error.
 
     Raises:
         BadRequest: The text is not a number.

@@ -3,10 +3,7 @@
 import re
 from typing import Any
 
-EVENT_STREAM = {
-    "description": "Server-sent events",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
-}
+EVENT_STREAM = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 ACCEPTED = {"description": "The run continues in the background; `Location` is its stream"}
 
 ERROR_SCHEMA = {
@@ -51,11 +48,7 @@ OF_RUNS = {
 
 
 def document(openapi: dict[str, Any]) -> dict[str, Any]:
-    """Complete an OpenAPI document with event streams and errors, and return it.
-
-    Args:
-        openapi: The document of FastAPI; changed in place.
-    """
+    """Complete FastAPI's OpenAPI document in place with event streams and errors, and return it."""
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             _complete(path, method, operation)

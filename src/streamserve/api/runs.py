@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base
+from streamserve.api.openapi import EVENT_STREAM
 from streamserve.api.response import resume, run_headers
 from streamserve.api.services import services_of
 from streamserve.auth import Auth, shares
@@ -23,7 +24,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     410: {"description": "The run is past its retention"},
 }
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: EVENT_STREAM,
     204: {"description": "The cursor is at the end"},
     400: {"description": "The cursor is not a number"},
     429: {"description": "Too many readers"},

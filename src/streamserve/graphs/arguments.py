@@ -37,8 +37,7 @@ OF_EVENTS = NAMES - {"version"}
 def read_arguments(kwargs: Mapping[str, Any], chain: Chain, graph: Graph) -> dict[str, Any]:
     """Return the validated arguments for a graph; null selects the default, as None does in process.
 
-    Args:
-        kwargs: The arguments by name; names outside `NAMES` are not validated.
+    Names outside `NAMES` are not validated.
 
     Raises:
         InvalidInput: An argument does not fit; the error names its place.

@@ -15,17 +15,11 @@ OUTPUT_MODES: tuple[StreamMode, ...] = ("updates", "values")
 
 
 async def astream(
-    graph: Graph,
-    input: Any,
-    config: RunnableConfig,
-    arguments: Mapping[str, Any],
-    on_output: Callable[[Any], None],
+    graph: Graph, input: Any, config: RunnableConfig, arguments: Mapping[str, Any], on_output: Callable[[Any], None]
 ) -> AsyncIterator[Any]:
     """Yield a graph's stream; without `stream_mode` its message chunks, then the interrupt if there is one.
 
     Args:
-        input: A state, a Command or None.
-        config: The config, with a thread.
         on_output: Function that is called at the end with the output that `ainvoke` would have returned.
     """
     form = _Form(arguments)

@@ -20,11 +20,7 @@ _OVERWRITE = "__overwrite__"
 
 
 class StateValues:
-    """The parser of values for a graph's state.
-
-    Args:
-        graph: The graph, with the types of its keys; values of keys without a type are not changed.
-    """
+    """The parser of values for a graph's state; values of keys without a type are not changed."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

@@ -34,9 +34,6 @@ async def thread_exists(graph: Graph, thread_id: str) -> bool:
 async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> None:
     """Raise an error if an input resumes a thread that does not exist.
 
-    Args:
-        thread_id: The caller's thread; None: the config names no thread.
-
     Raises:
         UnknownThread: The input resumes a thread without a checkpoint.
         InvalidInput: The input resumes, and the config names no thread.
@@ -53,11 +50,7 @@ async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> Non
 async def starting_config(
     graph: Graph, lock: ThreadLock | None, thread_id: str | None, config: RunnableConfig, given: Any
 ) -> AsyncIterator[RunnableConfig]:
-    """Lock the thread for a run, and yield the config that the run starts with.
-
-    Args:
-        lock: The request's lock; None: the run waits for no other run.
-        thread_id: The caller's thread; None: the run waits for no other run.
+    """Lock the thread for a run, if the caller named one, and yield the config that the run starts with.
 
     Raises:
         ServeError: The thread is busy or unknown.
@@ -73,12 +66,7 @@ async def starting_config(
 
 
 async def config_before(graph: Graph, config: RunnableConfig, run_ids: Collection[str]) -> RunnableConfig:
-    """Return a config at the thread's checkpoint before some runs; delete a thread that these runs started.
-
-    Args:
-        config: The config, with a thread; its own checkpoint is kept.
-        run_ids: The ids of cancelled runs whose checkpoints name their run.
-    """
+    """Return a config at the thread's checkpoint before some runs; delete a thread that these runs started."""
     saver, configurable = graph.checkpointer, config["configurable"]
     if not run_ids or configurable.get("checkpoint_id") or not isinstance(saver, BaseCheckpointSaver):
         return config

@@ -38,9 +38,6 @@ class ThreadKeys(BaseCheckpointSaver[Any]):
     """A saver that passes every call to another saver, with the thread's key in place of the caller's thread id.
 
     The asynchronous writes of a recoverable run raise Fenced once the run has another owner.
-
-    Args:
-        saver: The saver of the threads; it may be replaced.
     """
 
     def __init__(self, saver: Saver) -> None:

@@ -7,11 +7,7 @@ from streamserve.runs.run import Run
 
 
 class LiveRun:
-    """A run that this process executes.
-
-    Args:
-        grace: Seconds without readers before `on_orphaned` is called; None: the run continues without readers.
-    """
+    """A run that this process executes; `on_orphaned` is called after `grace` seconds without readers, if not None."""
 
     __slots__ = ("_grace", "_on_orphaned", "_timer", "run")
 

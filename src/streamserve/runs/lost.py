@@ -12,11 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class LostRuns:
-    """The runs that this process took over from dead owners.
-
-    Args:
-        recover: Function that starts a further attempt here; False if that is impossible.
-    """
+    """The runs that this process took over from dead owners; `recover` returns False if a run cannot go on here."""
 
     def __init__(self, store: RunStore, max_attempts: int, recover: Callable[[RunRecord], Awaitable[bool]]) -> None:
         self._store = store

@@ -16,11 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Readers:
-    """The readers in this process, both of its own runs and of other owners' runs.
-
-    Args:
-        store: The store, which notifies other owners of readers here.
-    """
+    """The readers in this process, both of its own runs and of other owners' runs."""
 
     def __init__(self, store: RunStore, live: Mapping[str, LiveRun], limit: int) -> None:
         self._store = store
@@ -47,10 +43,7 @@ class Readers:
 
     @contextmanager
     def reading(self, run_id: str, drop: Callable[[], None]) -> Iterator[None]:
-        """Count the current task as a reader of a run inside the `with` block.
-
-        Args:
-            drop: Function that ends the reader.
+        """Count the current task as a reader of a run inside the `with` block; `drop` ends the reader.
 
         Raises:
             TooManyReaders: The run has the maximum number of readers.

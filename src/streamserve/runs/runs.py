@@ -103,10 +103,7 @@ class Runs:
             stored.set_result(None)
 
     async def claim(self, record: RunRecord, *, alone: bool) -> tuple[RunRecord, bool]:
-        """Store a run, or find the run with the same idempotency key.
-
-        Args:
-            alone: True to refuse the run while another live run has its thread.
+        """Store a run, or find the run with the same idempotency key; `alone` as for `start`.
 
         Returns:
             The record, and True if the run is new.

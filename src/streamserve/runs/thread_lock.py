@@ -29,10 +29,7 @@ R = TypeVar("R")
 
 
 async def acquire(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> list[str]:
-    """Wait until no run of the thread is ahead.
-
-    Args:
-        strategy: The strategy; `interrupt` and `rollback` cancel the runs ahead.
+    """Wait until no run of the thread is ahead; `interrupt` and `rollback` cancel the runs ahead.
 
     Returns:
         The ids of the runs that were cancelled for this run.
@@ -86,11 +83,7 @@ def of_run(store: RunStore, run: RunRecord, strategy: MultitaskStrategy) -> Thre
 
 
 def of_call(runs: Runs, call: Call, endpoint: str, strategy: MultitaskStrategy) -> ThreadLock:
-    """Return the lock of a call of /invoke or /batch: each of its inputs is a run on its thread.
-
-    Args:
-        call: The call; its principal is set before the chain starts.
-    """
+    """Return the lock of a call of /invoke or /batch: each of its inputs is a run on its thread."""
 
     def lock(thread_id: str, run_id: str) -> AbstractAsyncContextManager[list[str]]:
         principal = call.principal or ""

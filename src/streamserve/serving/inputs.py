@@ -11,10 +11,7 @@ from streamserve.serving.served import ServedRunnable
 
 
 def input_of(served: ServedRunnable, value: Any, config: RunnableConfig | None = None) -> Any:
-    """Return the input that the chain gets for a value of a request.
-
-    Args:
-        config: the request's config, which may change the schema; default: none.
+    """Return the input that the chain gets for a value of a request; the config may change the schema.
 
     Raises:
         ValidationError: the value does not fit the schema.

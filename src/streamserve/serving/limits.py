@@ -51,9 +51,6 @@ class RunSlot(Slot):
 class Limits(Admission):
     """The limits of one worker.
 
-    Args:
-        settings: the limits of chains whose record has none.
-
     Raises:
         ValueError: a setting does not fit; the text names it.
     """

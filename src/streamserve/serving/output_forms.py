@@ -12,11 +12,7 @@ class BatchResults(Exception):
 
 
 class OtherOutput(Exception):
-    """Carries an output in another form than the chain's own: LangServe would check it against the declared type.
-
-    Args:
-        output: chunks of a stream mode, or LangGraph's `GraphOutput`.
-    """
+    """Carries an output in another form than the chain's own: LangServe would check it against the declared type."""
 
     def __init__(self, output: Any) -> None:
         self.output = output

@@ -49,13 +49,7 @@ def prepare(
     config_hash: str = "",
     recover: str | None = None,
 ) -> None:
-    """Read what a request says into its call.
-
-    Args:
-        call: gets the body, the arguments, the configs, and whether the run is recovered.
-        body: the request's body, of the right outer shape.
-        config_hash: the config in the path; default: none.
-        recover: the request's header `Run-Recover`; default: none.
+    """Read what a request says into its call: body, arguments, configs, and whether the run is recovered.
 
     Raises:
         InvalidInput: an argument or a key of the config does not fit; with the place.

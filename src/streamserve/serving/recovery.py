@@ -63,10 +63,7 @@ class Recovery:
         return ""
 
     def wanted(self, served: ServedRunnable, endpoint: str, said: str | None, kwargs: dict[str, Any]) -> bool:
-        """Return whether a run is recovered.
-
-        Args:
-            said: the request's header, which overrides the chain's record.
+        """Return whether a run is recovered; the request's header `said` overrides the chain's record.
 
         Raises:
             BadRequest: the header has another value, or the run cannot be recovered.
@@ -92,10 +89,6 @@ class Recovery:
         self, served: ServedRunnable, body: dict[str, Any], call: Call, on_disconnect: str, said: str | None
     ) -> bytes | None:
         """Return the request as it is kept with the run, or None if it is too large and has no header.
-
-        Args:
-            body: the body of the request, with its types undecoded.
-            call: the call, with the config of the run.
 
         Raises:
             BadRequest: the request is too large, and its header demands recovery.

@@ -153,10 +153,7 @@ class RunStore(Protocol):
         """Return if the store can take work now."""
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
-        """Store a new run, or find the run that has its key; atomic.
-
-        Args:
-            alone: whether to store it only if its thread has no live run.
+        """Store a new run, or find the run that has its key; atomic. `alone`: only if its thread has no live run.
 
         Returns:
             The stored record, and whether it is new.
@@ -202,10 +199,9 @@ class RunStore(Protocol):
         outcome: Outcome | None,
         stored: Stored,
     ) -> None:
-        """Append without a task. The next append of a run is posted after the answer to the last.
+        """Append without a task; `stored` is called later in the event loop with what `append` returns or raises.
 
-        Args:
-            stored: called in the event loop, after this method returned, with what `append` returns or raises.
+        The next append of a run is posted after the answer to the last.
         """
 
     async def restore(self, run: RunRecord) -> None:

@@ -122,9 +122,6 @@ class HistorySearch(_Body):
 async def read(request: Request, model: type[Body], thread_id: str) -> Body:
     """Return the validated body of a request.
 
-    Args:
-        request: The request, of the route class whose parser refuses malformed JSON.
-
     Raises:
         InvalidInput: The body does not fit, or names another thread.
     """

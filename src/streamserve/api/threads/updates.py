@@ -34,13 +34,7 @@ class Updates:
         self._parsers = {"": _Parser(graph)}
 
     async def apply(self, body: StateUpdate, thread_id: str) -> RunnableConfig:
-        """Apply the updates of a request.
-
-        Args:
-            thread_id: The thread's id; an unknown thread starts here.
-
-        Returns:
-            The config of the new checkpoint.
+        """Apply the updates of a request, and return the config of the new checkpoint; an unknown thread starts here.
 
         Raises:
             InvalidInput: The graph refuses an update; the error names its place.
