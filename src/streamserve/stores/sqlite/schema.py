@@ -71,13 +71,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
+        # Both are kept in the file. To set them again would be a transaction that other writers wait for.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise OtherVersion(f"{path} has version {version}, not {VERSION}: move the file away, or name another")
