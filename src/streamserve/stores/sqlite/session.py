@@ -6,6 +6,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from streamserve.stores.base import RunRecord
 from streamserve.stores.bounds import Bounds
 from streamserve.stores.sqlite.rows import find_record, pack
 from streamserve.stores.sqlite.schema import connect
+
+# Many rows are stored with one statement: each one hands the interpreter lock to a busy event loop and waits for it.
+INSERT_BLOCKS = "INSERT INTO blocks (run, first_seq, last_seq, sizes, data) VALUES (?, ?, ?, ?, ?)"
 
 
 @dataclass
@@ -109,10 +113,12 @@ class WriteSession:
         self._rows.append((run.number, first_seq, run.last_id, sizes, data))
 
     def _store_rows(self) -> None:
-        if self._rows:
-            statement = "INSERT INTO blocks (run, first_seq, last_seq, sizes, data) VALUES (?, ?, ?, ?, ?)"
-            self._connection.executemany(statement, self._rows)
-            self._rows = []
+        rows, self._rows = self._rows, []
+        while rows:
+            # Powers of two: a dozen statements serve all numbers of rows, and stay in the connection's cache.
+            count = 1 << (len(rows).bit_length() - 1)
+            self._connection.execute(INSERT_BLOCKS + ", (?, ?, ?, ?, ?)" * (count - 1), [*chain(*rows[:count])])
+            rows = rows[count:]
 
     def do(self, statement: str, *values: object) -> sqlite3.Cursor:
         """Execute a statement in the transaction."""
