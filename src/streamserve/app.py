@@ -66,9 +66,10 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from another server
         redoc_url=None,
     )
-    services = _services(settings, guard)
+    telemetry = Telemetry(settings)
+    services = _services(settings, guard, telemetry)
     install(app, services)
-    auth, telemetry, runs = services.auth, services.telemetry, services.runs
+    auth, runs = services.auth, services.runs
     dependencies = auth.dependencies
     chains = _mount_chains(app, registry, services)
     for router in (
@@ -91,16 +92,16 @@ def create_app(
     return app
 
 
-def _services(settings: Settings, guard: Callable[..., Any] | None) -> Services:
+def _services(settings: Settings, guard: Callable[..., Any] | None, telemetry: Telemetry) -> Services:
     services = Services(
         settings=settings,
         runs=Runs(settings),
         limits=Limits(settings),
         auth=Auth(settings, guard),
-        telemetry=Telemetry(settings),
+        telemetry=telemetry,
         checkpoints=Checkpoints(settings),
     )
-    services.runs.observer = services.telemetry
+    services.runs.observer = telemetry
     return services
 
 

@@ -1,5 +1,6 @@
 """The services of an application: one typed record, the only value in `app.state`."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,6 @@ from streamserve.catalog.chain import Chain
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
-from streamserve.telemetry import Telemetry
 
 
 class Admission(Protocol):
@@ -23,6 +23,13 @@ class Admission(Protocol):
         """Close the connections of the counter."""
 
 
+class Instruments(Protocol):
+    """Metrics and traces of an application."""
+
+    def measuring(self, runs: Runs) -> AbstractAsyncContextManager[None]:
+        """Return a context in which the runs and the event loop are measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The services of one application."""
@@ -32,7 +39,7 @@ class Services:
     auth: Auth
     limits: Admission
     checkpoints: Checkpoints
-    telemetry: Telemetry
+    telemetry: Instruments
 
 
 def install(app: FastAPI, services: Services) -> None:
