@@ -155,7 +155,7 @@ def _import_guard(path: str) -> Callable[..., Any]:
 
 def _make_jwt_verifier(settings: Settings) -> Verifier:
     try:
-        from streamserve.auth.tokens import JwtVerifier
+        from streamserve.auth.json_web_tokens import JwtVerifier
     except ImportError as error:
         raise AuthError("STREAMSERVE_AUTH=jwt: install streamserve[jwt]") from error
     return JwtVerifier(settings)

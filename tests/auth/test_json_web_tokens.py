@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from streamserve.auth import AuthError, jwks
-from streamserve.auth.tokens import JwtVerifier
+from streamserve.auth.json_web_tokens import JwtVerifier
 from streamserve.errors import IdentityUnavailable, Unauthenticated
 from streamserve.settings import Settings
 from tests.auth.support import AUDIENCE, ISSUER, PRIVATE, SECRET, Issuer, issuing, token
