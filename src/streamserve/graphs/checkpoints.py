@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from streamserve.graphs.graph import Graph, with_checkpointer
 from streamserve.graphs.thread_keys import ThreadKeys
 from streamserve.settings import Settings
 from streamserve.stores import StoreDown
+from streamserve.stores.pragmas import set_in_file
 
 if TYPE_CHECKING:
     import psycopg
@@ -179,10 +181,17 @@ async def _sqlite(path: Path) -> AsyncIterator[Saver]:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(_use_write_ahead_log, path)
     async with aiosqlite.connect(path, timeout=BUSY_LIMIT) as connection:
         saver = AsyncSqliteSaver(connection)
         await saver.setup()
         yield saver
+
+
+def _use_write_ahead_log(path: Path) -> None:
+    # The saver does so too, but fails if another worker does it at the same moment.
+    with closing(sqlite3.connect(path, timeout=BUSY_LIMIT)) as connection:
+        set_in_file(connection, "journal_mode = WAL", limit=BUSY_LIMIT)
 
 
 @asynccontextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from streamserve.stores.pragmas import set_in_file
+
 VERSION = 3
 # Seconds that a connection waits for another process's transaction, which takes milliseconds.
 BUSY_TIMEOUT = 5.0
@@ -77,8 +79,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
         # Both are kept in the file. To set them again would be a transaction that other writers wait for.
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
+        set_in_file(connection, "auto_vacuum = INCREMENTAL", "journal_mode = WAL")
         connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise OtherVersion(f"{path} has version {version}, not {VERSION}: move the file away, or name another")

@@ -1,0 +1,53 @@
+"""Pragmas of a new SQLite file, while another process holds it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from streamserve.stores import pragmas
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new.sqlite"
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process's connection, in a transaction."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE t (a)")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield connection
+
+
+def test_a_locked_file_is_tried_again_until_it_is_free(
+    path: Path, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        other.execute("COMMIT")
+
+    monkeypatch.setattr(pragmas, "sleep", wait)
+    with closing(sqlite3.connect(path, timeout=0)) as connection:
+        pragmas.set_in_file(connection, "journal_mode = WAL")
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert waits == [pragmas.RETRY_INTERVAL]
+
+
+def test_a_file_that_stays_locked_is_an_error(path: Path, other: sqlite3.Connection) -> None:
+    assert other.in_transaction
+    with closing(sqlite3.connect(path, timeout=0)) as connection, pytest.raises(sqlite3.OperationalError):
+        pragmas.set_in_file(connection, "journal_mode = WAL", limit=0.0)
+
+
+def test_another_error_is_not_tried_again(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.OperationalError, match="syntax"):
+        pragmas.set_in_file(connection, "journal_mode = =")
