@@ -19,9 +19,6 @@ logger = logging.getLogger(__name__)
 
 # Maximum number of blocks in one call: Redis serves nobody else meanwhile, for 5-10 us per block.
 MAX_BLOCKS = 512
-# Calls to a node under way at a time. A second one takes blocks from the first: smaller calls cost more CPU per block,
-# and a reader waits longer (`make bench ARGS=stores`).
-CALLS = 1
 OK, UNKNOWN, FENCED, GAP = range(4)
 
 
@@ -87,7 +84,10 @@ class Appends:
 
 
 class _Pipeline:
-    """The calls to one node: few at a time, each with what was posted meanwhile."""
+    """The calls to one node: one at a time, each with all that was posted during the one before.
+
+    A second call at the same time would take blocks from the first: smaller calls cost more CPU per block.
+    """
 
     def __init__(self, client: Client, keys: Keys, node: str) -> None:
         self._client = client
@@ -96,15 +96,14 @@ class _Pipeline:
         self._connection: Connection | None = None
         self._posted: deque[Append] = deque()
         self._any_posted = asyncio.Event()
-        self._taking = asyncio.Lock()
-        self._tasks = [asyncio.create_task(self._call_forever()) for _ in range(CALLS)]
+        self._task = asyncio.create_task(self._call_forever())
 
     def put(self, append: Append) -> None:
         self._posted.append(append)
         self._any_posted.set()
 
     async def close(self) -> None:
-        await cancel(self._tasks)
+        await cancel([self._task])
         if self._connection is not None:
             await self._connection.close()
 
@@ -112,10 +111,9 @@ class _Pipeline:
         while True:
             group: list[Append] = []
             try:
-                async with self._taking:
-                    await self._any_posted.wait()
-                    connection = await self._connected()
-                    group = self._take(MAX_BLOCKS)
+                await self._any_posted.wait()
+                connection = await self._connected()
+                group = self._take(MAX_BLOCKS)
                 # A script may touch the keys of one slot only, and on a cluster each run has its own.
                 scripts = [[append] for append in group] if self._client.is_cluster else [group]
                 replies = await connection.call([self._command(script) for script in scripts])
