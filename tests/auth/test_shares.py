@@ -111,13 +111,14 @@ def test_invalid_permissions_of_a_token_are_refused(owner: Owner, wanted: Any) -
     assert owner.http.post(f"/runs/{owner.run()}/share", json=wanted).status_code == 422
 
 
-def test_no_log_shows_the_token(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["token", "to%6ben", "%74%6f%6B%65%6e"])
+def test_no_log_shows_the_token(owner: Owner, caplog: pytest.LogCaptureFixture, name: str) -> None:
     caplog.set_level("DEBUG")
     caplog.set_level("INFO", "uvicorn.access")
     run = owner.run()
     token = owner.share(run)["token"]
     for path in (f"/runs/{run}/stream", f"/runs/{run}/nothing", "/nothing", "/bot/stream"):
-        owner.guest.get(path, params={"token": token, "after": "1"})
+        owner.guest.get(f"{path}?{name}={token}&after=1")
     said = [record.getMessage() + str(record.__dict__) for record in caplog.records if record.name != "httpx"]
     assert any(f"/runs/{run}/stream?after=1" in line for line in said)  # uvicorn's access log
     assert not any(token in line for line in said)

@@ -164,7 +164,10 @@ def test_a_hostile_config_in_the_path_is_refused(client: httpx.Client, found: st
     assert_refused(client.post(path, json=BODY) if page == "invoke" else client.get(path), 400, "bad_request")
 
 
-@pytest.mark.parametrize("template", ["{", "{}", "{other}", "{topic.__class__}", "{topic:>99999}"])
+TEMPLATES = ["{", "{}", "{other}", "{topic.__class__}", "{topic:>99999}", "{topic!r:>{topic}99999}"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("in_path", [True, False])
 def test_a_configured_prompt_that_does_not_fit_is_a_422(client: httpx.Client, template: str, in_path: bool) -> None:
     config = {"configurable": {"template": template}}

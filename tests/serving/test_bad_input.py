@@ -189,6 +189,7 @@ HASHES = {
     "a list": Case(config_hash([]).encode(), []),
     "null": Case(config_hash("null").encode(), []),
     "10,000 nested lists": Case(config_hash("[" * 10_000 + "]" * 10_000).encode(), []),
+    "250,000 characters": Case(config_hash({"configurable": {"template": "{:" * 125_000}}).encode(), []),
     "wrong type": Case(
         config_hash({"configurable": {"template": 3}}).encode(), ["path", "config_hash", "configurable", "template"]
     ),

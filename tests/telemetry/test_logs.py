@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
 from streamserve.settings import Settings
 from streamserve.telemetry.logs import configure, formatter, log_config
-from streamserve.telemetry.redact import Redactor
+from streamserve.telemetry.redact import LONGEST, Redactor
 from tests.runs.support import app_of, client_of
 from tests.servers import serving
 
@@ -105,6 +105,8 @@ def test_the_access_log_has_the_request_and_the_run(written: io.StringIO, monkey
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl",
         "redis://user:abcdefgh12345678@redis:6379/0 is away",
         "GET /runs/1/stream?share=abcdefgh12345678&after=5",
+        "GET /runs/1/stream?to%6ben=abcdefgh12345678&after=5",
+        "GET /runs/1/stream?%73hare=abcdefgh12345678&after=5",
     ],
 )
 def test_a_credential_is_hidden_wherever_it_stands(text: str, written: io.StringIO) -> None:
@@ -125,6 +127,16 @@ def test_other_text_stays_readable() -> None:
     said = "tokens: 5 of http://127.0.0.1:8000/joke/stream?after=5, read by user@example.org from /usr/bin"
     assert redactor.text(said) == said
     assert redactor.value("tokens", 5) == 5
+
+
+@pytest.mark.parametrize("before", [0, 1, LONGEST - 4, LONGEST - 1, LONGEST, LONGEST + 100])
+def test_a_long_text_is_cut_and_shows_no_part_of_a_secret(before: int) -> None:
+    text = "x" * before + f" {KEY} eyJhbGciOi.abcdefgh.abcdefgh " + "y" * 10**6
+    shown = Redactor({"PROVIDER_API_KEY": KEY}).text(text)
+    assert LONGEST - 300 < len(shown) < LONGEST + 100
+    assert shown.endswith(" characters more)")
+    assert KEY[:6] not in shown
+    assert "eyJ" not in shown
 
 
 def test_settings_do_not_show_the_password_of_a_store() -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import unquote_plus
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -19,6 +19,8 @@ Action = Literal["read", "cancel"]
 
 # Seconds. A token cannot be revoked alone, so its life is bounded.
 MAX_TIME = 7 * 86_400.0
+# Bytes. Longer queries are not searched for a token.
+MAX_QUERY = 8192
 STATE = "share_token"
 
 
@@ -44,13 +46,16 @@ class ShareTokens:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and b"token=" in scope.get("query_string", b""):
-            pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            tokens = [value for name, value in pairs if name == "token"]
+        query: bytes = scope.get("query_string", b"")
+        if scope["type"] == "http" and (b"token=" in query or b"%" in query) and len(query) <= MAX_QUERY:
+            parts = [part.partition("=") for part in query.decode("latin-1").split("&")]
+            # A name may be encoded, as in `to%6ben=`.
+            tokens = [value for name, _, value in parts if unquote_plus(name) == "token"]
             if tokens:
                 # In place: the server's log reads the same scope.
-                scope["query_string"] = urlencode([pair for pair in pairs if pair[0] != "token"]).encode()
-                scope.setdefault("state", {})[STATE] = tokens[0]
+                rest = "&".join("".join(part) for part in parts if unquote_plus(part[0]) != "token")
+                scope["query_string"] = rest.encode("latin-1")
+                scope.setdefault("state", {})[STATE] = unquote_plus(tokens[0])
         await self.app(scope, receive, send)
 
 

@@ -81,7 +81,7 @@ class Card:
         return assets.template("chain.html").substitute(
             name=self.name,
             root=escape(root),
-            description="".join(f"<p>{escape(part)}</p>" for part in re.split(r"\n\s*\n", self.description)),
+            description="".join(f"<p>{escape(part)}</p>" for part in re.split(r"\n(?:[^\S\n]*\n)+", self.description)),
             tags=_list("tags", [escape(tag) for tag in self.tags]),
             playground=_link(f"{root}/{self.name}/playground/", "Playground") if self.playground else "",
             example=escape(example),

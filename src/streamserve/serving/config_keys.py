@@ -28,10 +28,10 @@ _GRAPH_MARK = "__pregel_"
 # The characters that LZString writes for addresses; a space is a plus sign that a client has decoded.
 _HASH = re.compile(r"[A-Za-z0-9+\-$ ]*")
 # Maximum characters of a config: a few thousand characters of a hash can unpack to millions.
-MAX_UNPACKED = 256 * 2**10
+MAX_UNPACKED = 32 * 2**10
 MAX_DEPTH, MAX_ITEMS = 64, 2000
 # A width or precision in a template, which makes a text of so many characters.
-_WIDE = re.compile(r"\{[^{}]*:[^{}]*\d{5}")
+_WIDE = re.compile(r"\{[^{}:]*+:[^{}]*?\d{5}")
 _OWN_CHECKPOINT = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
 

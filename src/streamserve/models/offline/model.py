@@ -21,7 +21,7 @@ from streamserve.models.offline.replies import reply
 from streamserve.models.offline.tools import next_call
 
 MODEL_NAME = "streamserve-offline"
-_tokens = re.compile(r"\s*\S+|\s+$").findall
+_tokens = re.compile(r"(?<!\s)\s*\S+|(?<!\s)\s+").findall
 
 
 class OfflineChatModel(BaseChatModel):

@@ -10,10 +10,15 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, To
 # A reply quotes this many characters of a question at most.
 QUOTE_LENGTH = 160
 # Quoted words, else the words behind "search ...:", else the words after "about".
-SUBJECT = (r"[\"“`](.+?)[\"”`]", r"^(?i:search)\b[^:]*:\s*(.+)", r"\b(?i:about)\s+(.+?)(?:[.?!](?:\s|$)|$)")
-EXPRESSION = r"(\(*-?\d+(?:\.\d+)?\)*(?:\s*[-+*/%^]+\s*\(*-?\d+(?:\.\d+)?\)*)+)"
-_LABELLED = re.compile(r"^\W*(?:question|task|request)\W*:\s*(.+)$", re.I | re.M)
-_PASSAGE = re.compile(r"^\s*(\[\d+\])\s*(.+(?:\n(?!\s*\[\d+\]).+)*)", re.M)
+SUBJECT = (
+    re.compile(r"[\"“`]([^\"“”`]+)[\"”`]"),
+    re.compile(r"^(?i:search)\b[^:]*:\s*+(.+)"),
+    re.compile(r"\b(?i:about)\s+(\S.{0,160}?)(?:[.?!](?:\s|$)|$)"),
+)
+_NUMBER = r"\({0,9}-?\d+(?:\.\d+)?\){0,9}"
+EXPRESSION = re.compile(rf"((?<!\d){_NUMBER}(?:\s?[-+*/%^]{{1,9}}\s?{_NUMBER}){{1,40}})")
+_LABELLED = re.compile(r"^[^\w\n]*(?:question|task|request)[^\w:\n]*:\s*+(.+)$", re.I | re.M)
+_PASSAGE = re.compile(r"^[^\S\n]*(\[\d+\])\s*+(.++(?:\n(?![^\S\n]*\[\d+\]).+)*)", re.M)
 
 
 class Question(NamedTuple):
@@ -33,9 +38,9 @@ class Question(NamedTuple):
     passages: Sequence[tuple[str, str]]
     results: Sequence[tuple[str, str]]
 
-    def find(self, *patterns: str) -> str | None:
+    def find(self, *patterns: re.Pattern[str]) -> str | None:
         """Return the group of the first pattern that matches the text."""
-        return next((found[1].strip(" .?!") for pattern in patterns if (found := re.search(pattern, self.text))), None)
+        return next((found[1].strip(" .?!") for pattern in patterns if (found := pattern.search(self.text))), None)
 
     @property
     def subject(self) -> str:

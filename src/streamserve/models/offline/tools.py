@@ -20,8 +20,8 @@ STEP = 0.001
 # Names of arguments, and where a question holds their texts.
 TEXTS = {
     words_of("expression"): (EXPRESSION,),
-    words_of("to recipient"): (r"\bto\s+([A-Z][\w-]*|[\w.+-]+@[\w.-]+\w)",),
-    words_of("city location place"): (r"\bin\s+([A-Z][\w-]*)",),
+    words_of("to recipient"): (re.compile(r"\bto\s+([A-Z][\w-]*|[\w.+-]+@[\w.-]+\w)"),),
+    words_of("city location place"): (re.compile(r"\bin\s+([A-Z][\w-]*)"),),
     words_of("query topic subject title"): SUBJECT,
 }
 EXAMPLES = {"language": "Python", "code": 'print("Hello from the offline model")\n'}
