@@ -45,19 +45,19 @@ class Call:
     """The state of one request; LangServe passes neither keyword arguments nor the place of a failure.
 
     Args:
-        run_id: The id of the run, of LangServe's metadata and of the trace. Default: a new id.
+        run_id: the id of the run, of LangServe's metadata and of the trace. Default: a new id.
         expose_errors: True to show the chain's own error texts. Default: False.
-        principal: The principal; None until the guard has set it.
-        configs: The request's configs, one for all inputs or one per input.
-        lock: The lock of the threads that the caller named; None: the run waits for no other run.
-        body: The parsed request body; empty before it is read.
-        events: The version of the events of /stream_events. Default: v2.
-        output: The final output as JSON if it cannot be merged from the chunks, else None.
-        types: The types of the output's values, by JSON pointer, as in `wire.types`.
+        principal: the principal; None until the guard has set it.
+        configs: the request's configs, one for all inputs or one per input.
+        lock: the lock of the threads that the caller named; None: the run waits for no other run.
+        body: the parsed request body; empty before it is read.
+        events: the version of the events of /stream_events. Default: v2.
+        output: the final output as JSON if it cannot be merged from the chunks, else None.
+        types: the types of the output's values, by JSON pointer, as in `wire.types`.
         recover: True if another worker recovers the run after this worker's death. Default: False.
-        guard: Function that raises Fenced if the run has another owner; None: the run cannot have another owner.
-        task: The task that streams the chain; for /stream_log an inner task, which LangServe's own task awaits.
-        started_at: The time of the request, in seconds of `time.monotonic`. Default: now.
+        guard: function that raises Fenced if the run has another owner; None: the run cannot have another owner.
+        task: the task that streams the chain; for /stream_log an inner task, which LangServe's own task awaits.
+        started_at: the time of the request, in seconds of `time.monotonic`. Default: now.
     """
 
     run_id: str = field(default_factory=new_run_id)

@@ -36,8 +36,8 @@ class StreamResponse(Response):
     """The stream of a run's blocks after a cursor, up to the terminal block.
 
     Args:
-        after: The cursor; 0 for all blocks.
-        base: The path of `/runs/{id}` as the reader sees it.
+        after: the cursor; 0 for all blocks.
+        base: the path of `/runs/{id}` as the reader sees it.
         resumed: True to name the cursor in the header Run-Replay-From. Default: False.
     """
 
@@ -179,8 +179,8 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
     """Return the answer to a reader that resumes a run.
 
     Args:
-        cursor: The sequence number of the last block that the reader has.
-        base: The path of `/runs/{id}` as the reader sees it.
+        cursor: the sequence number of the last block that the reader has.
+        base: the path of `/runs/{id}` as the reader sees it.
 
     Raises:
         RunExpired: The blocks after the cursor are past their retention.

@@ -99,7 +99,7 @@ def discover(package: str = "chains") -> Registry:
         package: name of an importable package; a missing package counts as empty (default "chains").
 
     Returns:
-        The chains, sorted by name, and the broken modules, which never hide the chains.
+        The chains, sorted by name, and the broken modules. A broken module hides no chain.
     """
     chains: dict[str, RegisteredChain] = {}
     broken: list[BrokenModule] = []

@@ -60,7 +60,7 @@ class Checkpoints:
     Graphs are bound before the event loop starts; the saver needs the loop and is opened by `opened`.
 
     Args:
-        settings: The settings; if `checkpoints` is unset, the place follows from the runs' store.
+        settings: the settings; if `checkpoints` is unset, the place follows from the runs' store.
 
     Raises:
         ValueError: The kind of place is unknown.

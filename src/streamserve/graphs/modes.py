@@ -20,7 +20,7 @@ async def astream(
     """Yield a graph's stream; without `stream_mode` its message chunks, then the interrupt if there is one.
 
     Args:
-        on_output: Function that is called at the end with the output that `ainvoke` would have returned.
+        on_output: function that is called at the end with the output that `ainvoke` would have returned.
     """
     form = _Form(arguments)
     output = _Output(form.is_v2)

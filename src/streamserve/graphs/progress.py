@@ -52,8 +52,8 @@ async def progress_of(
     """Return the graph that resumes a run from the latest checkpoint of its thread.
 
     Args:
-        config: The run's config, with a thread and without a checkpoint.
-        arguments: The arguments of the run's request; its breakpoints override the graph's own.
+        config: the run's config, with a thread and without a checkpoint.
+        arguments: the arguments of the run's request; its breakpoints override the graph's own.
 
     Returns:
         The graph, a stopped graph if it waits for an answer, or None if the run has no checkpoint and must start again.

@@ -1,7 +1,5 @@
 """The sum of a stream's chunks: the one place of the server where chunks are added up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ The classes have upstream's names, because runs are named after them. Unlike ups
 where there it is a subclass of `str`.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable
 from functools import cached_property, partial
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The pieces of LangChain's streaming that are rewritten here: each is on only where the installed one is known."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import linecache

@@ -4,8 +4,6 @@ Only steps that run no code but langchain-core's and their provider's can be sil
 chunks are not kept and added up for a callback handler that is not there.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any

@@ -11,11 +11,11 @@ class RunLimits:
     """The bounds of one run; the settings give the reasons.
 
     Args:
-        events: Maximum number of blocks.
-        bytes: Maximum size of all blocks together, in bytes.
-        timeout: Seconds before the run ends with the error `timeout`.
-        cancel_grace: Seconds for a cancelled chain to close its resources.
-        store_patience: Seconds without a reachable store before the run is given up.
+        events: maximum number of blocks.
+        bytes: maximum size of all blocks together, in bytes.
+        timeout: seconds before the run ends with the error `timeout`.
+        cancel_grace: seconds for a cancelled chain to close its resources.
+        store_patience: seconds without a reachable store before the run is given up.
         store_strict: True to show a block only once it is stored. Default: True.
     """
 

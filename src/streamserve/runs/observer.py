@@ -16,8 +16,8 @@ class RunHooks:
     """The hooks of one run.
 
     Args:
-        block: Function that is called for each block of the chain. Default: None.
-        ended: Function that is called once with the outcome; None as outcome: the run was given up.
+        block: function that is called for each block of the chain. Default: None.
+        ended: function that is called once with the outcome; None as outcome: the run was given up.
     """
 
     block: Callable[[], None] | None = None

@@ -18,8 +18,8 @@ class Reaper:
     """A periodic poll of the store.
 
     Args:
-        patience: Seconds that a run waits for an unreachable store.
-        is_draining: Function that returns True while this process shuts down and takes over no runs.
+        patience: seconds that a run waits for an unreachable store.
+        is_draining: function that returns True while this process shuts down and takes over no runs.
     """
 
     def __init__(self, store: RunStore, lost: LostRuns, patience: float, is_draining: Callable[[], bool]) -> None:

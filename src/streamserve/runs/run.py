@@ -36,8 +36,8 @@ class Run:
 
     Args:
         events: LangServe's iterator, not started.
-        call: The request's call; its output is stored with the terminal block.
-        stored: The blocks of earlier attempts. Default: none.
+        call: the request's call; its output is stored with the terminal block.
+        stored: the blocks of earlier attempts. Default: none.
     """
 
     __slots__ = (

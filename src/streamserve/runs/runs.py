@@ -59,9 +59,9 @@ class Runs:
         """Store and start a run, or find the run with the same idempotency key.
 
         Args:
-            record: The record, not stored yet.
+            record: the record, not stored yet.
             events: LangServe's iterator; closed without a start if the run exists.
-            timeout: The chain's timeout in seconds; None: the server's timeout.
+            timeout: the chain's timeout in seconds; None: the server's timeout.
             alone: True to refuse the run while another live run has its thread. Default: False.
 
         Returns:

@@ -9,8 +9,8 @@ def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | No
     """Return a run's terminal block and outcome.
 
     Args:
-        error: The error that ended the run; None: the run is done.
-        output: The output as JSON, if it cannot be merged from the blocks. Default: None.
+        error: the error that ended the run; None: the run is done.
+        output: the output as JSON, if it cannot be merged from the blocks. Default: None.
     """
     if error is None:
         return end_block(seq), Outcome("done", output=output)

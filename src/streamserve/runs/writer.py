@@ -24,11 +24,11 @@ class Writer:
     """The writer of one run.
 
     Args:
-        record: The record of the run; the writer keeps its `last_id` at the last stored block.
-        patience: Seconds without a reachable store before the writing fails.
-        on_failure: Function that is called once with the exception that ended the writing.
-        strict: True to show a block only once it is stored, as always for the terminal block. Default: True.
-        stored: The blocks of earlier attempts. Default: none.
+        record: the record of the run; the writer keeps its `last_id` at the last stored block.
+        patience: seconds without a reachable store before the writing fails.
+        on_failure: function that is called once with the exception that ended the writing.
+        strict: True if readers get a block only after it is stored (default True); the terminal block always waits.
+        stored: the blocks of earlier attempts. Default: none.
     """
 
     __slots__ = (

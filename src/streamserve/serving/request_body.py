@@ -98,7 +98,7 @@ def _errors_of(place: Place, value: Any, model: type[BaseModel]) -> list[dict[st
 
 
 def _descend(place: Place, value: Any, model: type[BaseModel]) -> Place:
-    # Discriminators of message types raise where pydantic cannot say the place: try field by field, item by item.
+    # An unknown message type raises without a place: check field by field, item by item.
     for name, annotation in _fields(getattr(model, "state", model)).items():
         inner = value.get(name) if isinstance(value, dict) else None
         check = _validator(annotation)

@@ -30,10 +30,10 @@ class Checkpoint(_Body):
     """A checkpoint of the thread; without an id, its latest one.
 
     Args:
-        thread_id: The thread's id, equal to the path's. Default: None.
-        checkpoint_ns: The namespace of a subgraph, as in its task's `checkpoint`. Default: None.
-        checkpoint_id: The id of the checkpoint. Default: None, the latest one.
-        checkpoint_map: The map of a subgraph's checkpoint, as in a state. Default: None.
+        thread_id: the thread's id, equal to the path's. Default: None.
+        checkpoint_ns: the namespace of a subgraph, as in its task's `checkpoint`. Default: None.
+        checkpoint_id: the id of the checkpoint. Default: None, the latest one.
+        checkpoint_map: the map of a subgraph's checkpoint, as in a state. Default: None.
     """
 
     thread_id: Text | None = None
@@ -72,13 +72,13 @@ class StateUpdate(Update):
     """The body of `POST state`: one update, or several supersteps of them.
 
     Args:
-        values: The values in place of a node's output; null with `as_node` `__end__` clears the tasks. A key `types`
+        values: the values in place of a node's output; null with `as_node` `__end__` clears the tasks. A key `types`
             beside `values` may map JSON pointers to the names of types that JSON lacks.
-        as_node: The node. Default: the last node that ran, if only one did.
-        task_id: The id of the node's task, as in the state's `tasks`. Default: None.
-        checkpoint: The checkpoint to start from. Default: the latest one.
-        checkpoint_id: The id of the checkpoint to start from, in place of `checkpoint`. Default: None.
-        supersteps: Several supersteps in place of one update. Default: None.
+        as_node: the node. Default: the last node that ran, if only one did.
+        task_id: the id of the node's task, as in the state's `tasks`. Default: None.
+        checkpoint: the checkpoint to start from. Default: the latest one.
+        checkpoint_id: the id of the checkpoint to start from, in place of `checkpoint`. Default: None.
+        supersteps: several supersteps in place of one update. Default: None.
     """
 
     checkpoint: Checkpoint | None = None
@@ -106,11 +106,11 @@ class HistorySearch(_Body):
     """The body of `POST history`.
 
     Args:
-        limit: Maximum number of states. Default: 10.
-        before: The checkpoint before which states are returned; the last one of a page starts the next page. Default:
+        limit: maximum number of states. Default: 10.
+        before: the checkpoint before which states are returned; the last one of a page starts the next page. Default:
             None.
-        metadata: The values that a state's metadata must have. Default: None.
-        checkpoint: The checkpoint of a subgraph. Default: the graph's own.
+        metadata: the values that a state's metadata must have. Default: None.
+        checkpoint: the checkpoint of a subgraph. Default: the graph's own.
     """
 
     limit: Page = DEFAULT_PAGE

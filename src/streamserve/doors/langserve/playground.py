@@ -1,7 +1,5 @@
 """LangServe's playground pages. They write a config's schema into a script, so no part of a request may reach them."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Callable, Coroutine

@@ -1,7 +1,5 @@
 """Frames of the event streams, and answers of /invoke and /batch for which LangServe's own answer has no place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LangServe's requests: what the body of each endpoint must have, and the version of events that it asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 

@@ -4,8 +4,6 @@ An exception that left the application would make uvicorn close the keep-alive c
 request on that connection would fail.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass

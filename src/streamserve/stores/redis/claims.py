@@ -1,8 +1,6 @@
 """Claims of runs on threads. A thread has one set of them, perhaps on another node than the runs: an entry counts
 while its run is live, even if its worker died before it removed the entry."""
 
-from __future__ import annotations
-
 from streamserve.stores.base import TERMINAL, RunRecord
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import Client

@@ -1,7 +1,5 @@
 """The client of Redis, single or cluster: bounded, with time limits, and with one error for every failure."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence

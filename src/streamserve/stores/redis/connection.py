@@ -1,7 +1,5 @@
 """A connection to Redis that carries several calls at a time: redis-py's client has one call wait for another."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

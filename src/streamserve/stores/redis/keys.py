@@ -21,8 +21,6 @@ Channels:
     PREFIX:worker:WORKER        messages to a worker
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

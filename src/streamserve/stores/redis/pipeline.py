@@ -1,7 +1,5 @@
 """Appends of many runs in one call of Redis: those that arrived while the call before was under way."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

@@ -1,7 +1,5 @@
 """Records, blocks and messages as bytes."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Retention of ended runs: seal them into compressed pieces, purge them when old or too many, then forget them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable

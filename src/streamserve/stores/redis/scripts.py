@@ -1,7 +1,5 @@
 """The Lua scripts. Each touches the keys of one hash tag only, and may be repeated."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import NamedTuple
 

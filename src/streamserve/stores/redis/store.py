@@ -1,7 +1,5 @@
 """The RunStore contract on Redis, single or cluster."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """The one pub/sub connection of a process: messages to its worker, and the blocks of the runs of others it reads."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

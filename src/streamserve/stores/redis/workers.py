@@ -1,7 +1,5 @@
 """This process as a worker: its lease, the runs that it owns, and the lost runs that it takes over."""
 
-from __future__ import annotations
-
 import logging
 import time
 import uuid

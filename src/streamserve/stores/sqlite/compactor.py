@@ -1,7 +1,5 @@
 """Keep the file and its log small, on a connection beside those of writers and readers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from streamserve.stores.sqlite.schema import connect

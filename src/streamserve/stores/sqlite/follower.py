@@ -1,7 +1,5 @@
 """Follow what other processes store: an OS thread polls `PRAGMA data_version` and reads new rows after a change."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """The readers' session: a connection that waits for no writer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from streamserve.stores.base import RunRecord, Slice

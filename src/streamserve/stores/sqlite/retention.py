@@ -1,7 +1,5 @@
 """Drop ended runs past their time or past the bounds."""
 
-from __future__ import annotations
-
 from streamserve.stores.base import Retained
 from streamserve.stores.sqlite.session import WriteSession
 

@@ -1,7 +1,5 @@
 """Convert records and blocks to rows, and back."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from array import array

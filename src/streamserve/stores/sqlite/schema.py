@@ -1,7 +1,5 @@
 """The tables of the file, and how to connect to it."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 

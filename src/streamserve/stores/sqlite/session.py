@@ -1,7 +1,5 @@
 """The writer's session: one transaction after another, each as a registered worker."""
 
-from __future__ import annotations
-
 import sqlite3
 import uuid
 from collections.abc import Callable, Sequence

@@ -2,8 +2,6 @@
 one follows other processes, one compacts the file.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

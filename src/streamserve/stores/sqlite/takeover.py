@@ -1,7 +1,5 @@
 """Take over the runs of dead workers, and remove their readers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

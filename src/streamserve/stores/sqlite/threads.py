@@ -1,7 +1,5 @@
 """An OS thread with a connection: it carries out all waiting jobs in one transaction, and answers them together."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import sqlite3

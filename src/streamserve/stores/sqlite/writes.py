@@ -1,7 +1,5 @@
 """Write to the runs of this worker, and signal the owners of others."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 
