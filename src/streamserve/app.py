@@ -25,6 +25,7 @@ from streamserve.pages import docs as reference
 from streamserve.pages import home
 from streamserve.pages import sign_in as pages
 from streamserve.runs.runs import Runs
+from streamserve.serving.histories import keep_apart
 from streamserve.serving.limits import Limits
 from streamserve.serving.recovery import Recovery
 from streamserve.serving.served import ServedRunnable, serve
@@ -118,6 +119,9 @@ def create_default_app() -> FastAPI:
 
 def _mount_chains(app: FastAPI, registry: Registry, services: Services) -> list[ServedRunnable]:
     chains = [serve(entry, services.checkpoints) for entry in registry.chains.values()]
+    for served in chains:
+        if services.auth.knows_callers and not served.served.chain.share_sessions:
+            keep_apart(served.histories, served.served.name)
     services.auth.require({served.served.name: served.served.chain.scopes for served in chains})
     recovery = services.runs.recovery = Recovery(chains, services.checkpoints)
     for served in chains:

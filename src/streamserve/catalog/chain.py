@@ -74,6 +74,7 @@ class Chain:
     expose_errors: bool = False
     multitask_strategy: MultitaskStrategy = "reject"
     recover: bool = False
+    share_sessions: bool = False
 
     def __post_init__(self) -> None:
         _require(

@@ -46,11 +46,12 @@ def _is_configured(call: Call) -> bool:
 
 def _is_of_template(error: BaseException) -> bool:
     # Two cases: `configurable_fields` rejects the caller's template, or the input lacks a variable of the template.
+    # A template that no caller can configure fails because of the input, whatever else the config has.
     names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     raised = [name for name in names if name.startswith("langchain_core.")]
     inner = raised[-1] if raised else ""
-    made = "langchain_core.runnables.configurable" in names and isinstance(error, ValidationError)
-    return made or inner.startswith(("langchain_core.prompts.", "langchain_core.utils.formatting"))
+    of_prompt = inner.startswith(("langchain_core.prompts.", "langchain_core.utils.formatting"))
+    return "langchain_core.runnables.configurable" in names and (of_prompt or isinstance(error, ValidationError))
 
 
 def _first_line(error: BaseException) -> str:

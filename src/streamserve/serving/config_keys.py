@@ -109,7 +109,7 @@ class ConfigKeys:
 
     def _check_configurable(self, place: Place, configurable: Any) -> list[dict[str, Any]]:
         if not isinstance(configurable, dict):
-            return []  # LangServe says so
+            return [entry(place, "Input should be an object", "dict_type")]
         if any(name.startswith(_GRAPH_MARK) for name in configurable):
             self._keep_known(configurable)
         unknown = [name for name in configurable if name not in self._configurable]

@@ -3,10 +3,13 @@
 from typing import Any
 
 from fastapi import Request
+from langchain_core.runnables import RunnableConfig
 
 from streamserve.api.access import principal_of
 from streamserve.api.services import services_of
 from streamserve.call import Call, current_call
+from streamserve.errors import InvalidInput
+from streamserve.errors.places import entry
 from streamserve.graphs import arguments
 from streamserve.serving.recovery import Recovery
 from streamserve.serving.request_body import read_kwargs
@@ -52,12 +55,14 @@ def prepare(
     """Read what a request says into its call: body, arguments, configs, and whether the run is recovered.
 
     Raises:
-        InvalidInput: an argument or a key of the config does not fit; with the place.
+        InvalidInput: an argument or a key of the config does not fit, or the key of a session is missing; with the
+            place.
         BadRequest: the header does not fit.
     """
     call.body = body
     call.kwargs = _arguments(served, endpoint, body)
     call.configs = served.config_keys.read(body, config_hash)
+    _require_sessions(served, call.configs, in_list=isinstance(body.get("config"), list))
     call.recover = recovery.wanted(served, endpoint, recover, call.kwargs)
     if call.recover:  # a step's checkpoint must be stored before the next step begins
         call.kwargs["durability"] = "sync"
@@ -69,3 +74,13 @@ def _arguments(served: ServedRunnable, endpoint: str, body: dict[str, Any]) -> d
         return read_kwargs(body, own)
     of_graph = arguments.OF_EVENTS if endpoint == "stream_events" else arguments.NAMES
     return arguments.read_arguments(read_kwargs(body, own | of_graph), served.served.chain, served.graph)
+
+
+def _require_sessions(served: ServedRunnable, configs: list[RunnableConfig], *, in_list: bool) -> None:
+    errors = []
+    for index, config in enumerate(configs if served.histories else ()):
+        place = ("body", "config", *((index,) if in_list else ()), "configurable")
+        missing = dict.fromkeys(key for history in served.histories for key in history.missing(config))
+        errors += [entry((*place, key), "Field required", "missing") for key in missing]
+    if errors:
+        raise InvalidInput(errors)

@@ -29,6 +29,7 @@ from streamserve.graphs.thread_heads import starting_config
 from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
 from streamserve.lcel.traced_stream import close
 from streamserve.serving.config_keys import ConfigKeys
+from streamserve.serving.histories import History, histories_in
 from streamserve.serving.output_forms import BatchResults, OtherOutput, changes_form
 from streamserve.wire.serializer import keep_output
 
@@ -72,6 +73,11 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     def config_keys(self) -> ConfigKeys:
         """The keys of a config that the chain knows."""
         return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
+
+    @cached_property
+    def histories(self) -> list[History]:
+        """The histories in the chain, whose sessions a request must name."""
+        return histories_in(self.bound)
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """Return the chain's input schema with the declared examples, which the playground shows as defaults."""
@@ -251,8 +257,16 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         if config is None or call is None:
             return config
         own = config if self.graph is None else graphs.as_sent(config)
-        asked = call.configs[index if len(call.configs) > 1 else 0] if call.configs else {}
+        asked = call.configs[index if len(call.configs) > 1 else 0] if call.configs else RunnableConfig()
+        if self.histories:
+            own = self._without_defaults(own, asked)
         return merge_configs(own, self.config_keys.beside(asked)) if asked else own
+
+    def _without_defaults(self, config: RunnableConfig, asked: RunnableConfig) -> RunnableConfig:
+        # LangServe's default would win over the session that the chain itself names.
+        names = {key for history in self.histories for key in history.keys} - set(asked.get("configurable") or ())
+        kept = {key: value for key, value in (config.get("configurable") or {}).items() if key not in names}
+        return {**config, "configurable": kept}
 
     def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
         return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}
