@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     jwt_principal: str = "sub"
     """Claim that names the principal."""
     jwt_scopes: str = "scope"
-    """Claim that holds the scopes: a text with spaces, or a list."""
+    """Claim that holds the scopes: a text with spaces, or a list of texts."""
 
     keepalive: float = Field(15.0, gt=0)
     """Seconds of silence after which a stream sends a comment line. Proxies drop idle connections."""

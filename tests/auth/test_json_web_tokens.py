@@ -63,12 +63,23 @@ async def test_the_claims_of_other_issuers_are_named_by_settings(issuer: Issuer)
         {"sub": "a\nb"},
         {"sub": "a" * 256},
         {"scope": 3},
+        {"exp": 10**400},
+        {"exp": float("inf")},
+        {"nbf": float("inf")},
+        {"iat": float("-inf")},
     ],
     ids=lambda claims: "-".join(claims) + str(type(next(iter(claims.values()))).__name__),
 )
 async def test_a_token_with_wrong_claims_is_invalid(verify: Any, claims: dict[str, Any]) -> None:
     with pytest.raises(Unauthenticated):
         await verify(token(**claims))
+
+
+@pytest.mark.parametrize(
+    "scope", [{"talk": False}, [["talk"]], [{"talk": 1}], [None, 3], {}, []], ids=lambda scope: str(scope)
+)
+async def test_scopes_are_texts_and_nothing_else(verify: Any, scope: Any) -> None:
+    assert (await verify(token(scope=scope))).scopes == frozenset()
 
 
 async def test_clocks_may_differ_a_little(verify: Any) -> None:

@@ -52,7 +52,7 @@ class JwtVerifier:
             return self._identity(self._decode(credential, await self._key(credential)))
         except jwt.ExpiredSignatureError:
             raise Unauthenticated.wrong("The token has expired") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             # The library's own text reveals more than a caller should know.
             raise Unauthenticated.wrong("The token is not valid") from None
 
@@ -74,10 +74,17 @@ class JwtVerifier:
         )
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
-        scopes = claims.get(self._settings.jwt_scopes) or []
-        named = scopes.split() if isinstance(scopes, str) else [str(scope) for scope in scopes]
         principal = claims.get(self._settings.jwt_principal, "")
-        return Identity(principal, frozenset(named), None, float(claims["exp"]))
+        scopes = _parse_scopes(claims.get(self._settings.jwt_scopes) or [])
+        return Identity(principal, scopes, None, float(claims["exp"]))
+
+
+def _parse_scopes(claim: Any) -> frozenset[str]:
+    # The keys of an object are no scopes: their values may say that the caller lacks them.
+    if not isinstance(claim, str | list | dict):
+        raise TypeError("scopes are a text or a list")
+    named = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else ()
+    return frozenset(scope for scope in named if isinstance(scope, str))
 
 
 def _require(value: str, name: str) -> str:

@@ -19,6 +19,7 @@ from streamserve.graphs.thread_keys import ThreadKeys
 from streamserve.settings import Settings
 from streamserve.stores import StoreDown
 from streamserve.stores.pragmas import set_in_file
+from streamserve.stores.private_file import make_private
 
 if TYPE_CHECKING:
     import psycopg
@@ -180,7 +181,7 @@ async def _sqlite(path: Path) -> AsyncIterator[Saver]:
     import aiosqlite
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path)
     await asyncio.to_thread(_use_write_ahead_log, path)
     async with aiosqlite.connect(path, timeout=BUSY_LIMIT) as connection:
         saver = AsyncSqliteSaver(connection)

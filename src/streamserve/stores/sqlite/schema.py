@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from streamserve.stores.pragmas import set_in_file
+from streamserve.stores.private_file import make_private
 
 VERSION = 3
 # Seconds that a connection waits for another process's transaction, which takes milliseconds.
@@ -59,7 +60,7 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: the file cannot be opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path)
     # One OS thread uses a connection, and another one may close it.
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
