@@ -141,7 +141,13 @@ class Cluster:
             self.redis, store = redis(self.folder)
             self.folder.chmod(0o711)  # for the account of Postgres
             self.postgres, checkpoints = postgres(self.folder)
-            settings = {"STREAMSERVE_STORE": store, "STREAMSERVE_CHECKPOINTS": checkpoints} | self._settings
+            # nginx listens on loopback, but what it forwards counts as coming from anywhere.
+            own = {
+                "STREAMSERVE_STORE": store,
+                "STREAMSERVE_CHECKPOINTS": checkpoints,
+                "STREAMSERVE_INSECURE_PUBLIC": "1",
+            }
+            settings = own | self._settings
             self.replicas = [
                 Replica(number, port, self.folder, settings, self._cwd) for number, port in enumerate(self._ports, 1)
             ]

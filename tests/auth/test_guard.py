@@ -129,6 +129,41 @@ def test_without_authentication_only_this_machine_is_answered(server: str, host:
     assert get(app_with(), "/healthz", host, server).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"X-Forwarded-For": "203.0.113.7"},
+        {"X-Forwarded-For": "127.0.0.1"},  # a caller may have written it
+        {"x-forwarded-HOST": "localhost"},
+        {"X-Forwarded-Proto": "https"},
+        {"Forwarded": "for=203.0.113.7"},
+        {"Via": "1.1 proxy"},
+        {"X-Real-IP": "203.0.113.7"},
+    ],
+    ids=str,
+)
+def test_without_authentication_a_proxy_is_refused(header: dict[str, str]) -> None:
+    for path in ("/bot/input_schema", "/", "/openapi.json", "/runs/x"):
+        answer = get(app_with(), path, "localhost", "127.0.0.1", **header)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert "proxy" in answer.json()["detail"]
+    assert get(app_with(insecure_public=True), "/bot/input_schema", "localhost", "127.0.0.1", **header).is_success
+
+
+def test_a_proxy_that_names_nobody_is_known_by_its_host() -> None:
+    with serving(app_with()) as url:
+        assert httpx.get(f"{url}/bot/input_schema").status_code == 200
+        for host in ("app.example", "203.0.113.7:8000", "[", ""):
+            assert httpx.get(f"{url}/bot/input_schema", headers={"Host": host}).status_code == 403
+
+
+def test_a_unix_socket_answers_local_hosts_only(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with serving(app_with(), uds=path), httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
+        assert client.get("http://localhost/bot/input_schema").status_code == 200
+        assert client.get("http://app.example/bot/input_schema").status_code == 403
+
+
 def test_insecure_public_answers_everybody() -> None:
     assert get(app_with(insecure_public=True), "/bot/input_schema", "app.example", "192.168.1.7").status_code == 200
 

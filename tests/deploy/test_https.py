@@ -22,6 +22,7 @@ PACE = 0.05  # seconds between two tokens
 SETTINGS = {
     "STREAMSERVE_ROOT_PATH": "/ai",
     "STREAMSERVE_TRUSTED_PROXIES": "127.0.0.1",
+    "STREAMSERVE_INSECURE_PUBLIC": "1",
     "STREAMSERVE_MODEL": "offline",
     "STREAMSERVE_OFFLINE_PACE": str(PACE),
     "STREAMSERVE_STORE": "memory:",

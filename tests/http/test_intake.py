@@ -183,6 +183,20 @@ def test_a_playground_file_that_cannot_be_is_not_found(client: httpx.Client, pat
     assert client.get(f"/greeting/playground/{path}").status_code == 404
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate, gzip", "br", "x", "IDENTITY, gzip"])
+def test_an_encoded_body_is_a_415_that_names_what_is_taken(client: httpx.Client, coding: str) -> None:
+    for endpoint in ("invoke", "batch", "stream", "stream_log", "stream_events", "runs"):
+        answer = client.post(f"/greeting/{endpoint}", json=BODY, headers={"Content-Encoding": coding})
+        assert_refused(answer, 415, "unsupported_media_type")
+        assert "Content-Encoding" in answer.json()["detail"]
+        assert answer.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_a_body_that_is_declared_as_it_is_passes(client: httpx.Client, coding: str) -> None:
+    assert client.post("/greeting/invoke", json=BODY, headers={"Content-Encoding": coding}).status_code == 200
+
+
 def test_an_allowed_origin_sees_the_headers_it_needs(client: httpx.Client) -> None:
     asked = {"Origin": "https://b.example.com"}
     answer = client.post("/greeting/stream", json=BODY, headers=asked)

@@ -21,6 +21,11 @@ from streamserve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# The headers by which proxies name a caller; a proxy on this machine may forward callers from anywhere.
+FORWARDING = frozenset({b"forwarded", b"via", b"x-forwarded", b"x-forwarded-by", b"x-forwarded-for"}) | {
+    *(b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-proto", b"x-forwarded-server"),
+    *(b"x-real-ip", b"x-client-ip", b"cf-connecting-ip", b"true-client-ip"),
+}
 NO_AUTHENTICATION = (
     "This server has no authentication, so it answers this machine only: set STREAMSERVE_AUTH, "
     "or STREAMSERVE_INSECURE_PUBLIC=true to serve everybody"
@@ -100,23 +105,32 @@ def is_loopback(host: str) -> bool:
 
 
 async def this_machine_only(request: Request) -> None:
-    """Raise Forbidden unless the request came over loopback and names this machine as its host.
+    """Raise Forbidden unless the request came over loopback, through no proxy, and names this machine as its host.
 
     The host counts because of DNS rebinding: a page of another site, whose name resolves to 127.0.0.1, sends its
     own name.
     """
-    server = (request.scope.get("server") or ("",))[0]
-    if not _is_this_machine(server, request.headers.get("host", "")):
+    server, port = request.scope.get("server") or ("", None)
+    if not _is_this_machine(server, port is None, request.headers.get("host", "")):
         raise Forbidden(NO_AUTHENTICATION)
+    if not FORWARDING.isdisjoint(name for name, _ in request.scope["headers"]):
+        raise Forbidden(f"A proxy has forwarded this request. {NO_AUTHENTICATION}")
 
 
 @lru_cache(maxsize=64)  # every request calls it
-def _is_this_machine(server: str, host: str) -> bool:
+def _is_this_machine(server: str, is_unix_socket: bool, host: str) -> bool:
     try:
         ip_address(server)
     except ValueError:
-        return True  # a Unix socket, which other machines cannot reach
-    return is_loopback(server) and is_loopback(urlsplit(f"//{host}").hostname or "")
+        if not is_unix_socket:
+            return True  # called in process, without a server
+    else:
+        if not is_loopback(server):
+            return False
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _require_identity(dependency: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@
     |-- NoOutput                    409  no_output: this kind of run has no single output
     |-- BodyTimeout                 408  body_timeout: the body came too slowly
     |-- BodyTooLarge                413  body_too_large
-    |-- UnsupportedMediaType        415  unsupported_media_type: the body is not declared as JSON
+    |-- UnsupportedMediaType        415  unsupported_media_type: the body is not declared as plain JSON
     |-- HeadersTooLarge             431  headers_too_large
     |-- RateLimited                 429  rate_limited: the caller exceeds its rate limit
     |-- TooManyRuns                 429  too_many_runs: the caller is at its limit of active runs
@@ -230,9 +230,10 @@ class BodyTooLarge(ServeError):
 
 
 class UnsupportedMediaType(ServeError):
-    """The body is not declared as JSON; a form of another site could send it without a CORS check."""
+    """The body is not declared as plain JSON; a form of another site could send it without a CORS check."""
 
     status, code, message = 415, "unsupported_media_type", "Content-Type: application/json"
+    headers: ClassVar = {"Accept-Encoding": "identity"}  # https://www.rfc-editor.org/rfc/rfc9110#section-12.5.3
 
 
 class HeadersTooLarge(ServeError):

@@ -94,7 +94,8 @@ class Intake:
         if refused is None:
             await self._app(scope, body.receive, body.send)
         else:
-            await JSONResponse(refused.body(), status_code=refused.status)(scope, receive, body.send)
+            answer = JSONResponse(refused.body(), status_code=refused.status, headers=refused.answer_headers)
+            await answer(scope, receive, body.send)
 
     def _refusal(self, scope: Scope, headers: Headers, body: Body) -> ServeError | None:
         head = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -105,6 +106,8 @@ class Intake:
         kind = headers.get("content-type")
         if scope["method"] == "POST" and (body.expected or kind is not None) and not _is_json(kind):
             return UnsupportedMediaType()
+        if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+            return UnsupportedMediaType("Content-Encoding: only identity, the body as it is")
         return None
 
 

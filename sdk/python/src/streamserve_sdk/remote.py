@@ -80,7 +80,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         self._client = ChainClient(
             url,
             runs_url or runs_beside(url),
-            HttpClients(verify, cert, {**options, **(client_kwargs or {})}, transport),
+            HttpClients(verify, cert, {**options, **(client_kwargs or {})}, transport, (url, runs_url or url)),
             serializer or WireSerializer(),
             retry or RetryPolicy(),
             keepalive,

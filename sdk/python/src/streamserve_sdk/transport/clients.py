@@ -5,12 +5,14 @@ import os
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import httpx
+
+from streamserve_sdk.transport.redirects import OwnOrigins
 
 Transport = Literal["httpx", "aiohttp"]
 CertTypes = str | tuple[str, str] | tuple[str, str, str]
@@ -42,6 +44,7 @@ class HttpClients:
         cert: httpx's `cert`: the client's certificate.
         options: further arguments of httpx.Client and httpx.AsyncClient.
         transport: "aiohttp" carries asynchronous calls over aiohttp; default "httpx".
+        urls: URLs at the origins that get the caller's headers and cookies; default: every origin.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class HttpClients:
         cert: CertTypes | None,
         options: dict[str, Any],
         transport: Transport = "httpx",
+        urls: Sequence[str] = (),
     ) -> None:
         """Keep the settings; open nothing yet."""
         self._verify = verify
         self._cert = cert
         self._options = {"limits": LIMITS, **options}
         self._transport = transport
+        self._own = OwnOrigins(urls) if urls else None
         self._lock = threading.Lock()
         self._sync: httpx.Client | None = None
         self._async: _Table = WeakKeyDictionary()
@@ -65,7 +70,7 @@ class HttpClients:
         """Return the client for synchronous calls."""
         with self._lock:
             if self._sync is None:
-                self._sync = httpx.Client(verify=self._context(), **self._options)
+                self._sync = httpx.Client(verify=self._context(), **self._watched(asynchronous=False))
             return self._sync
 
     async def current(self) -> httpx.AsyncClient:
@@ -76,7 +81,9 @@ class HttpClients:
                 del self._async[dead]
             entry = self._async.get(loop)
             if entry is None or entry.client.is_closed:
-                client = httpx.AsyncClient(verify=self._context(), **self._carried(), **self._options)
+                client = httpx.AsyncClient(
+                    verify=self._context(), **self._carried(), **self._watched(asynchronous=True)
+                )
                 entry = self._async[loop] = _LoopClient(client, weakref.ref(self._async))
         await entry.start()
         return entry.client
@@ -112,6 +119,9 @@ class HttpClients:
         if entry is not None:
             await entry.stop()
         self.close()
+
+    def _watched(self, *, asynchronous: bool) -> dict[str, Any]:
+        return self._own.watched(self._options, asynchronous=asynchronous) if self._own else self._options
 
     def _carried(self) -> dict[str, Any]:
         if self._transport == "httpx":
