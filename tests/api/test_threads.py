@@ -223,6 +223,27 @@ def test_an_invalid_update_is_refused_and_changes_nothing(
     assert client.get(f"{thread}/history").content == before
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("__start__", "__end__", "__pregel_tasks", "__interrupt__", "__resume__", "__error__", "__input__", "nope"),
+        *("branch:to:ask", "branch:to:write", "__no_writes__", "__return__"),
+    ],
+)
+def test_a_key_outside_of_the_state_is_refused(client: httpx.Client, thread: str, key: str) -> None:
+    before, name = client.get(f"{thread}/history").content, thread.rpartition("/")[2]
+    command = {"__type__": "command", "update": {key: "ask"}}
+    pairs = {"__type__": "command", "update": [["notes", ["x"]], [key, "ask"]]}
+    for values in ({key: "ask"}, {"notes": ["x"], key: None}):
+        answer = client.post(f"{thread}/state", json={"values": values, "as_node": "write"})
+        assert places(answer) == [["body", "values", key]]
+    assert places(client.post(f"{thread}/state", json={"values": command})) == [["body", "values", "update", key]]
+    for sent in (command, pairs):
+        asked = {"input": sent, "config": {"configurable": {"thread_id": name}}}
+        assert places(client.post("/letter/invoke", json=asked)) == [["body", "input", "update", key]]
+    assert client.get(f"{thread}/history").content == before
+
+
 def test_an_ambiguous_update_asks_for_the_node(client: httpx.Client) -> None:
     body = {"input": {}, "config": {"configurable": {"thread_id": "twins"}}}
     assert client.post("/twins/invoke", json=body).status_code == 200

@@ -48,9 +48,9 @@ class Commands:
         update = command.get("update")
         try:
             if isinstance(update, Mapping):
-                return self._values.read(update)
+                return dict(self._values.read_update(update.items()))
             if isinstance(update, list | tuple) and all(map(_is_pair, update)):
-                return self._values.read_pairs((name, item) for name, item in update)
+                return self._values.read_update((name, item) for name, item in update)
         except ValidationError as error:
             raise ValidationError.from_exception_data("command", placed(error, "update")) from error
         if update is not None:

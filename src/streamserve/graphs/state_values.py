@@ -35,8 +35,26 @@ class StateValues:
             hints = {**{name: hint for name, hint in found.items() if name in self._graph.channels}, **hints}
         return hints
 
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        # The graph's channels are more: its inputs, its branches and its tasks.
+        builder = getattr(self._graph, "builder", None)
+        return frozenset([*getattr(builder, "channels", ()), *getattr(builder, "managed", ())])
+
+    def read_update(self, pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        """Return the pairs of an update with their types.
+
+        Raises:
+            ValidationError: A key is not of the state, or a value does not fit; the error names the places.
+        """
+        given = list(pairs)
+        # LangGraph takes its own keys from an update, and drops unknown ones: a typing error would never be noticed.
+        if errors := [_unknown(name, value) for name, value in given if name not in self._keys]:
+            raise ValidationError.from_exception_data("state", errors)
+        return self.read_pairs(given)
+
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of a state or an update with their types.
+        """Return the values of a state with their types.
 
         Raises:
             ValidationError: Values do not fit; the error names their places.
@@ -83,6 +101,12 @@ class StateValues:
     def _has_own_reducer(self, name: str) -> bool:
         reduces = isinstance(self._graph.channels.get(name), BinaryOperatorAggregate | DeltaChannel)
         return reduces and not merges_messages(getattr(self._hints[name], "__metadata__", ()))
+
+
+def _unknown(name: str, value: Any) -> InitErrorDetails:
+    """Return the error for a key that the state does not have."""
+    error = PydanticCustomError("extra_forbidden", "The graph's state has no such key")
+    return InitErrorDetails(type=error, loc=(name,), input=value)
 
 
 def placed(error: ValidationError, *place: str | int) -> list[InitErrorDetails]:

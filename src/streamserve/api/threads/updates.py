@@ -76,7 +76,7 @@ class _Parser:
 
     def parse(self, update: Update, place: Place) -> GraphUpdate:
         try:
-            values = self._parse_values(update.values, (*place, "values"))
+            values = self._parse_values(update.values)
         except ValidationError as error:
             raise InvalidInput(
                 [entry((*place, "values", *at["loc"]), at["msg"], at["type"]) for at in error.errors()]
@@ -97,16 +97,12 @@ class _Parser:
                         channels[key] = channel.from_checkpoint(stored[key]) if key in stored else channel.copy()
                     channels[key] = _updated(channels[key], made)
 
-    def _parse_values(self, values: Any, place: Place) -> Any:
+    def _parse_values(self, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         if is_command(values, self._graph):
             return self._commands.read(values)
-        for key in values:
-            # LangGraph drops unknown keys; over HTTP the caller would never notice a typing error.
-            if key not in self._graph.channels:
-                raise invalid((*place, key), "The graph's state has no such key", "extra_forbidden")
-        return self._values.read(values)
+        return dict(self._values.read_update(values.items()))
 
 
 async def _stored(graph: Graph, config: RunnableConfig) -> Mapping[str, Any]:
