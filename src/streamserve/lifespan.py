@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from streamserve.api.services import services_in
 from streamserve.errors import ShuttingDown
 from streamserve.private_names.uvicorn import stop_server
+from streamserve.runs.chain_tasks import contained
 from streamserve.runs.runs import Runs
 from streamserve.runs.sync_calls import SyncCallExecutor
 
@@ -26,11 +27,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     services = services_in(app)
     services.auth.require_private()
     runs = services.runs
-    async with services.checkpoints.opened(), services.telemetry.measuring(runs), _running(runs):
-        try:
-            yield
-        finally:
-            await services.limits.close()
+    with contained(asyncio.get_running_loop()):
+        async with services.checkpoints.opened(), services.telemetry.measuring(runs), _running(runs):
+            try:
+                yield
+            finally:
+                await services.limits.close()
 
 
 @asynccontextmanager

@@ -240,7 +240,7 @@ class Run:
             self._in_chain = True
         inner = self._inner_task()
         if inner is not None and inner.cancelled():
-            raise asyncio.CancelledError
+            inner.result()  # raises the chain's own CancelledError
         if not complete:
             raise RuntimeError("the stream ended without its end event")
 

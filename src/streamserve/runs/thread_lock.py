@@ -13,6 +13,7 @@ from streamserve.catalog.chain import MultitaskStrategy
 from streamserve.errors import Cancelled, ServeError, ShuttingDown
 from streamserve.errors.failures import classify
 from streamserve.graphs.thread_keys import thread_key
+from streamserve.runs.chain_tasks import is_cancellation
 from streamserve.runs.runs import Runs
 from streamserve.runs.terminal import terminal
 from streamserve.runs.writer import Writer
@@ -111,18 +112,20 @@ async def on_thread(runs: Runs, run: RunRecord, strategy: MultitaskStrategy) -> 
         await runs.claim(run, alone=strategy == "reject")
         try:
             yield await acquire(runs.store, run, strategy)
-        except asyncio.CancelledError:
-            error = current.reason or (ShuttingDown() if runs.draining else Cancelled("The caller left"))
-            if current.reason is None:
-                raise
-            current.task.uncancel()
-            raise current.reason from None
-        except Exception as failure:
-            error = classify(failure)
+        except BaseException as failure:
+            if current.reason is not None and isinstance(failure, asyncio.CancelledError):
+                error = current.reason
+                current.task.uncancel()
+                raise error from None
+            error = _left(runs) if is_cancellation(failure) else classify(failure)
             raise
         finally:
             current.ended = True
             await asyncio.shield(asyncio.create_task(_end(runs, run, error)))
+
+
+def _left(runs: Runs) -> ServeError:
+    return ShuttingDown() if runs.draining else Cancelled("The caller left")
 
 
 class _CurrentTask:

@@ -29,14 +29,16 @@ async def while_connected(request: Request, runs: Runs, handler: Handler) -> Res
     with runs.calling(cast("asyncio.Task[object]", task)):
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            stopped = not task.done()
+            if stopped:
                 task.cancel()
                 await asyncio.wait({task}, timeout=runs.settings.cancel_grace)
         finally:
             leaving.cancel()
             task.cancel()
             calls.stop()
-    if not task.done() or task.cancelled():
+    # A chain may raise CancelledError by itself: that is its error, and nobody left.
+    if not task.done() or (task.cancelled() and (stopped or runs.draining)):
         raise ShuttingDown() if runs.draining else Cancelled("The caller left")
     return task.result()
 

@@ -224,6 +224,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                 events = compact_events(await open_events(self.bound, input, own, modes, **self._asked()))
             else:
                 kwargs["version"] = call.events
+                call.expects_task = True  # LangChain streams in a task, and drops a CancelledError of it
                 events = self._streamed.astream_events(input, own, **self._asked(), **kwargs)
             async with aclosing(events):
                 async for event in events:

@@ -225,7 +225,7 @@ def _chain_phase() -> Iterator[None]:
     # An error here is the graph's or the server's fault, except a ServeError that blames the caller.
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         call = current_call.get()
         if call and not (isinstance(error, ServeError) and error.status < 500):
             call.phase = "chain"

@@ -44,6 +44,7 @@ from streamserve.http import direct
 from streamserve.http.body import LARGE, ChainRequest, aside, parse
 from streamserve.private_names.fastapi import handler_without_dependencies
 from streamserve.runs import thread_lock
+from streamserve.runs.chain_tasks import is_cancellation
 from streamserve.runs.run import Events
 from streamserve.runs.runs import OnDisconnect, Runs
 from streamserve.serving.calls import Handler, while_connected
@@ -166,7 +167,9 @@ class RunRoute(APIRoute):
                 raise  # the application's handlers answer
             except ClientDisconnect:
                 return answer(Cancelled("The caller left"))
-            except Exception as error:
+            except BaseException as error:
+                if is_cancellation(error):
+                    raise
                 return answer(await self._explain(request, call, error), call.run_id)
             finally:
                 if call.slot:
@@ -257,7 +260,7 @@ class RunRoute(APIRoute):
         declared = self.door.served.served.chain.on_disconnect or runs.settings.on_disconnect
         return read_on_disconnect(request.headers.get(ON_DISCONNECT), declared or default)
 
-    async def _explain(self, request: Request, call: Call, error: Exception) -> ServeError:
+    async def _explain(self, request: Request, call: Call, error: BaseException) -> ServeError:
         if call.phase == "input":
             return await self._explain_input(request, error)
         shown = explain(error, call)
@@ -268,11 +271,11 @@ class RunRoute(APIRoute):
             record(shown, error, call.run_id, call.chain)
         return shown
 
-    async def _explain_input(self, request: Request, error: Exception) -> ServeError:
+    async def _explain_input(self, request: Request, error: BaseException) -> ServeError:
         if isinstance(error, ServeError):
             return error
         place = None
-        if request.method == "POST":
+        if request.method == "POST" and isinstance(error, Exception):
             place = locate(await request.json(), *self.door.served.request_schemas)
         if place is not None:
             return place

@@ -1,0 +1,75 @@
+"""The tasks of chains. Code that calls `exit` ends its task; it does not end the worker.
+
+asyncio passes SystemExit and KeyboardInterrupt on from a task to the event loop, which ends all streams of the worker.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import coroutine
+from typing import Any
+
+from streamserve.call import current_call
+
+Factory = Callable[..., asyncio.Future[Any]]
+
+
+class Exited(BaseException):
+    """A chain's SystemExit or KeyboardInterrupt, outside the task that raised it.
+
+    Not an Exception: retries and fallbacks take it for a step's failure as little as they do in process.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+
+
+@contextmanager
+def contained(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Keep the event loop alive inside the `with` block if a task of a request exits."""
+    before = loop.get_task_factory()
+    loop.set_task_factory(_factory(before or _task))
+    try:
+        yield
+    finally:
+        loop.set_task_factory(before)
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Return True for the cancellation of the current task; a chain may raise CancelledError without one."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(work, loop=loop, **options)
+
+
+def _factory(make: Any) -> Any:
+    def make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+        call = current_call.get()
+        if call is None:
+            return make(loop, work, **options)
+        wrapped = _without_exit(work)
+        wrapped.send(None)
+        task = make(loop, wrapped, **options)
+        if call.expects_task:
+            call.expects_task, call.task = False, task
+        return task
+
+    return make_task
+
+
+async def _without_exit(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        await _begun()  # a task that is cancelled before its first step closes `work`, too
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise Exited(error) from error
+    finally:
+        work.close()
+
+
+@coroutine
+def _begun() -> Iterator[None]:
+    yield

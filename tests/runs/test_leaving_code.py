@@ -1,0 +1,250 @@
+"""Code that leaves: a step that exits, is interrupted or cancels ends its own run, and nothing else."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+from typing_extensions import TypedDict
+
+from streamserve import Chain
+from tests.fakes import GatedModel
+from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, streaming
+
+pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
+
+STREAMS = ("stream", "stream_log", "stream_events")
+
+
+class Odd(BaseException):
+    """An exception that is not an Exception, as some libraries have them."""
+
+
+WAYS: dict[str, BaseException] = {
+    "exit": SystemExit(2),
+    "interrupt": KeyboardInterrupt("stop"),
+    "odd": Odd("odd"),
+    "cancel": asyncio.CancelledError("mine"),
+}
+
+
+def leave(way: str) -> str:
+    raise WAYS[way].with_traceback(None)
+
+
+async def leave_async(way: str) -> str:
+    return leave(way)
+
+
+async def leave_in_task(way: str) -> str:
+    return await asyncio.create_task(leave_async(way))
+
+
+async def leave_later(ways: AsyncIterator[str]) -> AsyncIterator[str]:
+    async for way in ways:
+        yield "half"
+        leave(way)
+
+
+@tool
+def leaving_tool(way: str) -> str:
+    """Leave."""
+    return leave(way)
+
+
+def graph(node: Callable[[Any], Any]) -> Any:
+    return StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile(InMemorySaver())
+
+
+def side_by_side(node: Callable[[Any], Any]) -> Any:
+    made = StateGraph(MessagesState).add_node("node", node).add_node("other", lambda _state: {"messages": []})
+    return made.add_edge(START, "node").add_edge(START, "other").compile()
+
+
+def of_state(state: Any) -> Any:
+    return leave(state["messages"][-1].text)
+
+
+async def of_state_async(state: Any) -> Any:
+    return leave(state["messages"][-1].text)
+
+
+def leaving_reducer(_left: Any, right: Any) -> Any:
+    return leave(right[-1][1]) if right else []
+
+
+class Reducing(TypedDict):
+    messages: Annotated[list[Any], leaving_reducer]
+
+
+def reducing() -> Any:
+    made = StateGraph(Reducing).add_node("node", lambda _state: {}).add_edge(START, "node")
+    return made.compile(InMemorySaver())
+
+
+async def catching(way: str) -> str:
+    try:
+        return await asyncio.to_thread(leave, way)
+    except SystemExit as error:
+        return f"caught {error.code}"
+
+
+async def hasty(_given: str) -> str:
+    asyncio.create_task(asyncio.sleep(LIMIT)).cancel()
+    await asyncio.sleep(0)
+    return "hasty"
+
+
+def calls_tool(state: Any) -> Any:
+    call = {"name": "leaving_tool", "args": {"way": state["messages"][-1].text}, "id": "1"}
+    return {"messages": [AIMessage(content="", tool_calls=[call])]}
+
+
+def agent() -> Any:
+    made = StateGraph(MessagesState).add_node("ask", calls_tool).add_node("tools", ToolNode([leaving_tool]))
+    return made.add_edge(START, "ask").add_edge("ask", "tools").compile()
+
+
+LAMBDAS: dict[str, Any] = {
+    "sync": RunnableLambda(leave),
+    "async": RunnableLambda(leave_async),
+    "task": RunnableLambda(leave_in_task),
+    "sequence": RunnablePassthrough() | RunnableLambda(leave) | RunnablePassthrough(),
+    "parallel": RunnableParallel(one=RunnableLambda(leave), two=RunnableLambda(leave_async), three=lambda way: way),
+    "fallback": RunnableLambda(leave).with_fallbacks([RunnableLambda(lambda way: way)]).with_retry(),
+    "generator": RunnableGenerator(leave_later),
+    "tool": (lambda way: {"way": way}) | leaving_tool,
+}
+GRAPHS: dict[str, Any] = {
+    "node": graph(of_state),
+    "async-node": graph(of_state_async),
+    "parallel-nodes": side_by_side(of_state),
+    "parallel-async-nodes": side_by_side(of_state_async),
+    "agent": agent(),
+}
+CHAINS = [*LAMBDAS, *GRAPHS]
+
+
+def chains() -> dict[str, Any]:
+    made = {name: Chain(runnable=runnable, input_type=str, output_type=Any) for name, runnable in LAMBDAS.items()}
+    made["catching"] = Chain(runnable=RunnableLambda(catching), input_type=str)
+    made["hasty"] = Chain(runnable=RunnableLambda(hasty), input_type=str)
+    return {**made, **GRAPHS, "reducing": reducing()}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with client_of(app_of(chains())) as client:
+        yield client
+
+
+def given(name: str, way: str) -> Any:
+    return {"messages": [["user", way]]} if name in GRAPHS else way
+
+
+def the_record(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
+    """Return the only record of a failure."""
+    (record,) = [record for record in caplog.records if record.name.startswith("streamserve")]
+    return record
+
+
+def cause_of(record: logging.LogRecord) -> BaseException | None:
+    assert record.exc_info
+    error = record.exc_info[1]
+    while error is not None and type(error) not in {type(way) for way in WAYS.values()}:
+        error = error.__cause__
+    return error
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_code_that_leaves_has_one_terminal_and_one_record(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, name: str, way: str
+) -> None:
+    for endpoint in STREAMS:
+        caplog.clear()
+        with streaming(client, f"/{name}/{endpoint}", given(name, way)) as reader:
+            blocks = reader.rest()
+        assert error_of(blocks[-1])["code"] == "internal"
+        assert not any(b"event: end" in block or b"event: error" in block for block in blocks[:-1])
+        record = the_record(caplog)
+        assert (record.__dict__["run_id"], type(cause_of(record))) == (reader.run_id, type(WAYS[way]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_code_that_leaves_has_one_answer_and_one_record(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, name: str, way: str
+) -> None:
+    one, two = given(name, way), given(name, way)
+    for endpoint, body in (("invoke", {"input": one}), ("batch", {"inputs": [one, two]})):
+        caplog.clear()
+        answer = client.post(f"/{name}/{endpoint}", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+        record = the_record(caplog)
+        assert (record.__dict__["run_id"], type(cause_of(record))) == (answer.headers["Run-Id"], type(WAYS[way]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_code_that_leaves_does_so_with_events_of_version_3(client: httpx.Client, way: str) -> None:
+    for name in ("sync", "async", "node", "async-node", "agent"):
+        body = {"input": given(name, way), "kwargs": {"version": "v3"}}
+        answer = client.post(f"/{name}/stream_events", json=body)
+        assert (answer.text.count("event: error"), answer.text.count("event: end")) == (1, 0), answer.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_background_run_that_leaves_ends_with_an_error(client: httpx.Client, way: str) -> None:
+    for name in ("sync", "async", "node"):
+        started = client.post(f"/{name}/runs", json={"input": given(name, way)})
+        state = ended(client, started.json()["run_id"])
+        assert (state["status"], state["error"]["code"]) == ("error", "internal")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_that_leaves_its_thread_is_stored_as_failed(client: httpx.Client, way: str) -> None:
+    config = {"configurable": {"thread_id": f"of-{way}"}}
+    answer = client.post("/node/invoke", json={"input": given("node", way), "config": config})
+    assert answer.status_code == 500
+    state = ended(client, answer.headers["Run-Id"])
+    assert (state["status"], state["error"]["code"]) == ("error", "internal")
+    again = client.post("/node/stream", json={"input": given("node", way), "config": config})
+    assert "event: error" in again.text
+
+
+@pytest.mark.parametrize("way", ["exit", "interrupt"])
+def test_other_streams_go_on_while_a_step_exits(way: str) -> None:
+    model = GatedModel(tokens=["one", "two"])
+    with client_of(app_of({**chains(), "bystander": model})) as client:
+        with streaming(client, "/bystander/stream") as reader:
+            model.gate.open()
+            reader.until(b'"one"')
+            for name in ("sync", "async", "parallel", "node", "agent"):
+                assert client.post(f"/{name}/invoke", json={"input": given(name, way)}).status_code == 500
+            model.gate.open()
+            rest = reader.rest()
+        assert [b'"two"' in rest[0], b"event: end" in rest[-1]] == [True, True]
+        assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_update_of_a_state_that_leaves_is_an_error(client: httpx.Client, way: str) -> None:
+    values = {"values": {"messages": [["user", way]]}}
+    answer = client.post("/reducing/threads/one/state", json=values)
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+
+
+def test_a_step_may_catch_the_exit_of_its_own_code(client: httpx.Client) -> None:
+    assert client.post("/catching/invoke", json={"input": "exit"}).json()["output"] == "caught 2"
+
+
+def test_a_task_that_is_cancelled_before_it_starts_is_closed(client: httpx.Client) -> None:
+    assert client.post("/hasty/invoke", json={"input": "x"}).json()["output"] == "hasty"
