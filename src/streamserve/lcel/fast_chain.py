@@ -22,12 +22,7 @@ from langchain_core.runnables import (
     RunnableWithFallbacks,
     base,
 )
-from langchain_core.runnables.config import (
-    get_async_callback_manager_for_config,
-    merge_configs,
-    patch_config,
-    var_child_runnable_config,
-)
+from langchain_core.runnables.config import merge_configs, patch_config, var_child_runnable_config
 
 from streamserve.lcel.known_langchain import pieces
 from streamserve.lcel.silent_steps import Silent, silent
@@ -71,7 +66,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run."""
         if None in self._silent or config.get("callbacks"):
             return None
-        if is_observed(get_async_callback_manager_for_config(config)):
+        if is_observed(AsyncCallbackManager.configure()):  # tags and metadata would be merged for no handler
             return None
         stream: Stream = _once(input)
         for step in cast("list[Silent]", self._silent):

@@ -6,6 +6,7 @@ The only labels are chain, endpoint and state: the team bounds their values, and
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cache
 from time import monotonic
 
 from prometheus_client import (
@@ -86,6 +87,9 @@ class Metrics:
         self.store_down = self._gauge("store_down", "1 while this worker cannot reach its store.")
         self.draining = self._gauge("draining", "1 while this worker takes no new runs.")
         self._meters: dict[tuple[str, str], Meter] = {}
+        # Every request needs these four children; prometheus_client looks a child up under a lock.
+        self.first_token_of, self.duration_of = cache(self.first_token.labels), cache(self.duration.labels)
+        self.runs_of, self.answers_of = cache(self.runs.labels), cache(self.answers.labels)
         if SHARED not in os.environ:  # with several workers it would be unclear which one they describe
             for kind in (ProcessCollector, PlatformCollector, GCCollector):
                 kind(registry=self.registry)
@@ -113,7 +117,7 @@ class Metrics:
 
     def watch(self, chain: str, endpoint: str, began: float) -> Callable[[], None]:
         """Return the function that a run calls once per block. Its request arrived at `began`, by `time.monotonic`."""
-        meter, first_token = self.meter(chain, endpoint), self.first_token.labels(chain, endpoint)
+        meter, first_token = self.meter(chain, endpoint), self.first_token_of(chain, endpoint)
         last = -1.0
 
         # A third of a microsecond. `Histogram.observe` takes locks, which would double the cost of a token.

@@ -96,7 +96,7 @@ class Telemetry(Observer):
     def answered(self, status: int) -> None:
         """Count an answer by its status."""
         if self.metrics is not None:
-            self.metrics.answers.labels(str(status)).inc()
+            self.metrics.answers_of(str(status)).inc()
 
     def request_hooks(self) -> dict[str, Any]:
         """Return the hooks of RequestContext, by the names of its arguments."""
@@ -135,8 +135,8 @@ def _classify_end(error: BaseException, call: Call) -> tuple[str, str]:
 
 def count(metrics: Metrics, chain: str, endpoint: str, state: str, began: float) -> None:
     """Count a run or a call that has ended."""
-    metrics.runs.labels(chain, endpoint, state).inc()
-    metrics.duration.labels(chain, endpoint).observe(monotonic() - began)
+    metrics.runs_of(chain, endpoint, state).inc()
+    metrics.duration_of(chain, endpoint).observe(monotonic() - began)
 
 
 def _make_tracing() -> Tracing:
