@@ -42,7 +42,7 @@ class Slot(Protocol):
 
 @dataclass(slots=True)
 class Call:
-    """The state of one request; LangServe passes neither keyword arguments nor the place of a failure.
+    """The state of one request, from its head to the end of its run.
 
     Args:
         run_id: the id of the run, of LangServe's metadata and of the trace. Default: a new id.
@@ -53,7 +53,6 @@ class Call:
         body: the parsed request body; empty before it is read.
         events: the version of the events of /stream_events. Default: v2.
         output: the final output as JSON if it cannot be merged from the chunks, else None.
-        types: the types of the output's values, by JSON pointer, as in `wire.types`.
         recover: True if another worker recovers the run after this worker's death. Default: False.
         guard: function that raises Fenced if the run has another owner; None: the run cannot have another owner.
         task: the task that streams the chain; for /stream_log and /stream_events an inner one, which the run's awaits.
@@ -72,7 +71,6 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
     events: EventVersion = "v2"
     output: bytes | None = None
-    types: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     recover: bool = False
     guard: Callable[[], Awaitable[None]] | None = None

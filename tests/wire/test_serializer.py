@@ -8,15 +8,16 @@ import decimal
 import enum
 import json
 import uuid
-from collections import namedtuple
+from collections import deque, namedtuple
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import ChatPromptValue
 from langserve.serialization import WellKnownLCSerializer
@@ -40,6 +41,22 @@ class Model(BaseModel):
 @dataclasses.dataclass
 class Record:
     size: int
+
+
+@dataclasses.dataclass
+class Hidden:
+    _size: int
+
+
+class Alike(BaseModel):
+    type: str = "tool"
+
+
+class Talk(BaseModel):
+    messages: list[BaseMessage]
+
+
+CALL = AIMessage("", tool_calls=[{"name": "add", "args": {"a": 1}, "id": "1"}])
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,11 @@ class Record:
         (2**64, 2**64),
         ((n for n in (1, 2)), [1, 2]),
         (2**64 - 1, 2**64 - 1),
+        (deque([{1}]), [[1]]),
+        (MappingProxyType({"a": (2**64,)}), {"a": [2**64]}),
+        (Hidden(_size=3), {"_size": 3}),
+        ({(1, "a"): "half \ud83d", 2**64: float("nan")}, {"1,a": "half \ud83d", str(2**64): None}),
+        ([(Point(Talk(messages=[CALL]), 2),)], [[[{"messages": [CALL.model_dump()]}, 2]]]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -76,12 +98,34 @@ def test_every_value_has_a_json_form(value: Any, form: Any) -> None:
 def test_numpy_values_have_a_json_form() -> None:
     numpy = pytest.importorskip("numpy", reason="numpy is not installed")
     assert json.loads(to_line({"a": numpy.arange(3), "b": numpy.float32(0.5)})) == {"a": [0, 1, 2], "b": 0.5}
+    assert json.loads(to_line({numpy.int64(1): numpy.array(["a"]), numpy.bool_(False): 2})) == {"1": ["a"], "false": 2}
 
 
 @pytest.mark.parametrize("value", [object(), [object()], {"a": object}, lambda: 1])
 def test_what_has_no_json_form_is_refused_by_its_type(value: Any) -> None:
     with pytest.raises(InvalidOutput, match=type(value).__name__):
         serializer.dumps(value)
+
+
+def test_what_has_no_json_form_is_refused_with_its_place() -> None:
+    with pytest.raises(InvalidOutput, match=r"dict \(object at /a~1b/1\)"):
+        serializer.dumps({"a/b": [1, Record(1), object()][1:]})
+    with pytest.raises(InvalidOutput, match="two keys '1' at /a"):
+        serializer.dumps({"a": {(1,): "a", "1": "b"}})
+
+
+@pytest.mark.parametrize(
+    ("value", "types"),
+    [
+        (Alike(), {"": "dict"}),
+        ({"a": [Record(2**64)]}, {"/a/0/size": "integer"}),
+        (ToolMessage("3", tool_call_id="1", artifact=({"at": dt.date(2026, 1, 2)},)), {"/artifact": "tuple"}),
+        ({None: (1,), Colour.RED: {1}}, {"/null": "tuple", "/red": "set"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_types_that_json_loses_stand_beside_it(value: Any, types: dict[str, str]) -> None:
+    assert types.items() <= json.loads(split_types(serializer.dumps(value))[1]).items()
 
 
 def test_what_contains_itself_is_refused() -> None:
@@ -116,7 +160,7 @@ def test_any_text_comes_back_from_one_line(text: str) -> None:
         ToolMessage("3", tool_call_id="1"),
         Document("text", metadata={"line": 3}),
         ChatPromptValue(messages=[HumanMessage("hi")]),
-        LLMResult(generations=[[ChatGeneration(message=AIMessage("a"))]]),
+        LLMResult(generations=[[ChatGeneration(message=HumanMessage("a"))]]),
         {"messages": [HumanMessage("hi"), AIMessage("there")]},
         [Document("a"), "text", 3, None],
     ],

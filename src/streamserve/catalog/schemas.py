@@ -4,27 +4,53 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from types import new_class
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from streamserve.catalog.registry import RegisteredChain
 
 
-def with_enums(schema: type[BaseModel], chain: str, extra: Literal["allow", "ignore"]) -> type[BaseModel]:
-    """Return the schema of a chain's output in the form that LangServe's chat playground understands.
+def with_enums(schema: type[BaseModel], chain: str) -> type[BaseModel]:
+    """Return the schema of a chain's output in the form that LangServe's chat playground understands."""
+    return _extended(schema, chain, _add_enums)
 
-    Keys outside the schema are allowed or ignored, as `extra` says.
+
+def is_derived(schema: type[BaseModel]) -> bool:
+    """Return whether LangChain made the schema, for example of a prompt's variables; nobody wrote it."""
+    return schema.__module__.startswith("langchain_core.")
+
+
+def mended(schema: type[BaseModel]) -> type[BaseModel]:
+    """Return LangChain's schema without its mistakes, which refuse inputs that are right in process.
+
+    A variable such as `schema` or `json` is a field `private_schema` with an alias. Where LangChain makes one schema of
+    others, it loses the alias, and that an earlier step makes the variable. A step that takes anything becomes a
+    field `root`.
     """
-    return _derived(schema, chain, _add_enums, extra)
+    if not is_derived(schema) or issubclass(schema, RootModel):
+        return schema
+    fields = schema.model_fields
+    found: dict[str, Any] = {
+        name: (field.annotation, Field(None, alias=own, title=field.title or own))
+        for name, field in fields.items()
+        if field.alias is None and (own := name.removeprefix("private_")) != name and _is_renamed(own)
+    }
+    takes_anything = "root" in fields and fields["root"].annotation is Any
+    if not found and not takes_anything:
+        return schema
+    # No subclass: pydantic takes a variable of the name of a method for a field that hides it.
+    others = {name: (field.annotation, field) for name, field in fields.items() if not takes_anything or name != "root"}
+    return create_model(
+        schema.__name__, __config__=schema.model_config, __module__=schema.__module__, **{**others, **found}
+    )
 
 
-def _derived(
-    schema: type[BaseModel],
-    chain: str,
-    extend: Callable[[dict[str, Any]], None],
-    extra: Literal["allow", "ignore"] = "ignore",
-) -> type[BaseModel]:
+def _is_renamed(variable: str) -> bool:
+    return variable.startswith("_") or hasattr(BaseModel, variable)
+
+
+def _extended(schema: type[BaseModel], chain: str, extend: Callable[[dict[str, Any]], None]) -> type[BaseModel]:
     """Return the same model with an extended JSON schema, in OpenAPI and alone."""
 
     @cache
@@ -37,12 +63,9 @@ def _derived(
     def model_json_schema(_cls: type[BaseModel], *args: Any, **kwargs: Any) -> dict[str, Any]:
         return document(args, frozenset(kwargs.items()))
 
-    config = ConfigDict(json_schema_extra=extend)
-    if not issubclass(schema, RootModel):
-        config["extra"] = extra
     members = {
         "__module__": schema.__module__,
-        "model_config": config,
+        "model_config": ConfigDict(json_schema_extra=extend),
         "model_json_schema": classmethod(model_json_schema),
     }
     # LangServe renames a model with the name of another chain's model, and a renamed root model validates nothing.
@@ -60,7 +83,7 @@ def with_examples(schema: type[BaseModel], served: RegisteredChain) -> type[Base
         for name, value in first.items():
             _properties(document).get(name, {}).setdefault("default", value)
 
-    return _derived(schema, served.name, extend)
+    return _extended(schema, served.name, extend)
 
 
 def _properties(document: dict[str, Any]) -> dict[str, Any]:

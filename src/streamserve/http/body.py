@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 # Bytes from which on the parsing of a body would delay other streams.
 LARGE = 32 * 2**10
+# All digits as zeros, and the length from which on an integer may not fit into 64 bits.
+_DIGITS, _LONG = bytes(48 if 48 <= byte < 58 else 32 for byte in range(256)), b"0" * 19
 # OS threads of their own: the threads of the chains may all be taken.
 _parsers = ThreadPoolExecutor(2, thread_name_prefix="parse")
 
@@ -73,12 +76,18 @@ def parse_bounded(body: bytes, settings: Settings) -> Any:
 
 
 def parse(body: bytes) -> Any:
-    """Return the value of a JSON text.
+    """Return the value of a JSON text, with every integer exact.
 
     Raises:
-        InvalidInput: the text is no JSON, is no UTF-8 or is nested too deeply.
+        InvalidInput: the text is no JSON, is no UTF-8, is nested too deeply or has an integer of thousands of digits.
     """
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid(("body", error.pos), f"Invalid JSON: {error.msg}", "json_invalid") from error
+    if _LONG not in body.translate(_DIGITS):
+        return value
+    try:
+        return json.loads(body)  # orjson makes floats of integers above 64 bits
+    except ValueError as error:
+        raise invalid(("body",), "An integer has too many digits", "json_invalid") from error

@@ -16,7 +16,7 @@ from pydantic import BaseModel, PrivateAttr
 from streamserve.call import Call, current_call
 from streamserve.catalog.chain import StreamMode
 from streamserve.catalog.registry import RegisteredChain
-from streamserve.catalog.schemas import with_enums, with_examples
+from streamserve.catalog.schemas import mended, with_enums, with_examples
 from streamserve.catalog.widening import with_messages
 from streamserve.events.compact import compact_events
 from streamserve.events.protocol import open_events
@@ -30,7 +30,6 @@ from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
 from streamserve.lcel.traced_stream import close
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.histories import History, histories_in
-from streamserve.serving.output_forms import BatchResults, OtherOutput, changes_form
 from streamserve.wire.serializer import keep_output
 
 
@@ -118,23 +117,24 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return cast(type[BaseModel], with_messages(schema, in_graph=False))
 
     def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        schema = cast(type[BaseModel], super().get_input_schema(config))
+        schema = mended(cast(type[BaseModel], super().get_input_schema(config)))
         return with_examples(schema, self.served) if self.served.chain.examples else schema
 
+    @cached_property
+    def declared_output(self) -> type[BaseModel] | None:
+        """The output type that the record declares; None: outputs are not checked."""
+        declared = self.custom_output_type is not None
+        return cast(type[BaseModel], super().get_output_schema()) if declared else None
+
     def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        # The output of an interrupted graph has a key that its state does not have.
-        schema = cast(type[BaseModel], super().get_output_schema(config))
-        return with_enums(schema, self.served.name, "allow" if self.graph else "ignore")
+        return with_enums(cast(type[BaseModel], super().get_output_schema(config)), self.served.name)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain; the call notes the phase of a failure."""
         asked = self._asked()
         with _in_chain():
             async with self._begun(input, config) as own:
-                output = await super().ainvoke(input, own, **asked, **kwargs)
-        if changes_form(asked):
-            raise OtherOutput(output)
-        return output
+                return await super().ainvoke(input, own, **asked, **kwargs)
 
     async def abatch(
         self,
@@ -144,9 +144,9 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As the chain; if the request asks for exceptions as results, raise a BatchResults."""
+        """As the chain; if the request asks for them, exceptions are results."""
         asked = self._asked()
-        wanted = bool(asked.pop("return_exceptions", False))
+        wanted = bool(asked.pop("return_exceptions", return_exceptions))
         configs = config if isinstance(config, list) else [config or {} for _ in inputs]
 
         async def one(index: int) -> Any:
@@ -154,22 +154,17 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                 async with self._begun(inputs[index], configs[index], index) as own:
                     return await self.bound.ainvoke(inputs[index], own, **asked, **kwargs)
             except Exception as error:
-                if not (wanted or return_exceptions):
+                if not wanted:
                     raise
                 return error
 
         with _in_chain():
             if self.graph is None:
                 own = [cast(RunnableConfig, self._config(each, index)) for index, each in enumerate(configs)]
-                results = await super().abatch(
-                    inputs, own, return_exceptions=wanted or return_exceptions, **asked, **kwargs
-                )
-            else:  # each on a thread of its own
-                most = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
-                results = await gather_with_concurrency(most, *(one(index) for index in range(len(inputs))))
-        if wanted or changes_form(asked):
-            raise BatchResults(results)
-        return results
+                return await super().abatch(inputs, own, return_exceptions=wanted, **asked, **kwargs)
+            # Each on a thread of its own.
+            most = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
+            return await gather_with_concurrency(most, *(one(index) for index in range(len(inputs))))
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As the chain; a graph streams in the modes of the request."""

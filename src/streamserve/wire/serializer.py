@@ -1,10 +1,14 @@
 """The serializer for LangServe: complete, safe for lines, and with types beside the JSON.
 
 Complete: every value of Python's and LangChain's own types has a JSON form, that of pydantic's JSON mode (a set is a
-list, bytes are base64, a Decimal is a text). Safe for lines: U+2028, U+2029 and U+0085 are escaped, because the stock
-client breaks lines at them. Types: see `wire.types`.
+list, bytes are base64, a Decimal is a text), with all fields that it has, declared or not. Safe for lines: U+2028,
+U+2029 and U+0085 are escaped, because the stock client breaks lines at them. Types: see `wire.types`.
 """
 
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import orjson
@@ -12,14 +16,15 @@ from langchain_core.messages import AIMessageChunk
 from langgraph.types import Send
 from langserve.serialization import WellKnownLCSerializer
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from streamserve.call import current_call
-from streamserve.errors import InvalidOutput
 from streamserve.wire.chunk_lines import ChunkLines
 from streamserve.wire.types import types_of
+from streamserve.wire.uncommon import uncommon_json
 
-_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+# orjson alone would leave out the fields of dataclasses with a leading underscore.
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 # UTF-8 of the three characters at which str.splitlines() breaks and that JSON allows unescaped.
 _LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
 
@@ -42,7 +47,7 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
         """Return a block's data: JSON, and a `types:` line if the JSON loses types.
 
         Raises:
-            InvalidOutput: the value has no JSON form, for example an object of an unknown class.
+            InvalidOutput: the value has no JSON form, for example an object of an unknown class; with its place.
         """
         if type(obj) is str:
             return to_line(obj)
@@ -57,16 +62,6 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
             self._chunks.learn(chunk)
         return line
 
-    def dumpd(self, obj: Any) -> Any:
-        """Return dicts, lists and scalars, and keep the types in the current call.
-
-        Raises:
-            InvalidOutput: the value has no JSON form.
-        """
-        if call := current_call.get():
-            call.types = types_of(obj)
-        return orjson.loads(to_line(obj))
-
 
 def to_line(value: Any) -> bytes:
     """Return JSON as UTF-8 bytes on one line.
@@ -77,7 +72,7 @@ def to_line(value: Any) -> bytes:
     try:
         data = orjson.dumps(value, default=_plain, option=_OPTIONS)
     except (TypeError, ValueError, RecursionError):
-        data = _beyond_orjson(value)
+        data = uncommon_json(value, _plain)
     return escape_line_breaks(data)
 
 
@@ -112,19 +107,20 @@ def keep_output(output: Any) -> None:
         call.output = typed_line(output)
 
 
-def _beyond_orjson(value: Any) -> bytes:
-    # Integers above 64 bits, tuples as keys, lone surrogates.
-    try:
-        return to_json(value, bytes_mode="base64", timedelta_mode="iso8601", inf_nan_mode="null", fallback=_plain)
-    except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
-        raise InvalidOutput(f"The chain's output has no JSON form: {type(value).__name__}") from error
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        # By the values' own types: a field of BaseMessage would drop the fields of its subclasses.
+        return value.model_dump(serialize_as_any=True)
     if isinstance(value, Send):
         return {"node": value.node, "arg": value.arg}
     if isinstance(value, BaseException):
         return {"exception": type(value).__name__}  # its text may hold secrets
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple | AbstractSet | deque | Iterator):
+        return list(value)
+    if hasattr(value, "tolist"):  # numpy's dates and texts, and tensors
+        return value.tolist()
     return to_jsonable_python(value, bytes_mode="base64", timedelta_mode="iso8601")

@@ -2,20 +2,23 @@
 
 A block's `types:` line (and the `types` key of an answer) maps JSON pointers (RFC 6901) to names, such as
 `{"/0": "tuple", "/a/b": "dict"}`. Clients that do not know it see the same JSON as from LangServe, because the HTML
-standard requires them to ignore unknown fields. `dict` marks a dict that only looks like a message or document.
+standard requires them to ignore unknown fields. `dict` marks a dict or object that only looks like a message or
+document, `integer` one above 64 bits, which many parsers read as a float.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, get_args
 from uuid import UUID
 
-from langchain_core.messages import AIMessageChunk, BaseMessage, RemoveMessage
+import orjson
+from langchain_core.messages import AIMessageChunk, RemoveMessage
+from langchain_core.prompt_values import ChatPromptValue
 from langgraph.types import Command, GraphOutput, Interrupt, Overwrite, Send
 from langserve.serialization import WellKnownLCObject
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 NAMES: dict[type, str] = {
     tuple: "tuple",
@@ -34,14 +37,17 @@ NAMES: dict[type, str] = {
     Overwrite: "overwrite",
     GraphOutput: "graph_output",
     RemoveMessage: "remove_message",
+    ChatPromptValue: "chat_prompt",
 }
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, float, bool, type(None)})
+# orjson writes and reads the integers between.
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 
-def _tags() -> frozenset[str]:
+def _tags() -> dict[str, type[BaseModel]]:
     options = get_args(WellKnownLCObject.model_fields["root"].annotation)
-    return frozenset(option.__metadata__[-1].tag for option in options)
+    return {option.__metadata__[-1].tag: get_args(option)[0] for option in options}
 
 
 # Values of `type` by which clients recognise LangChain's classes.
@@ -66,15 +72,30 @@ def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
     kind = type(value)
     if kind in _PLAIN or (kind is AIMessageChunk and _is_simple(value)):
         return
-    if isinstance(value, dict):
-        tag = value.get("type")
-        if type(tag) is str and tag in TAGS:
-            found[pointer] = "dict"
-    elif kind in NAMES:
+    if kind is int:
+        if not _SMALLEST <= value <= _LARGEST:
+            found[pointer] = "integer"
+        return
+    if isinstance(value, RootModel):
+        _walk(value.root, pointer, found)
+        return
+    if kind in NAMES:
         found[pointer] = NAMES[kind]
+    elif _looks_like_langchains(value):
+        found[pointer] = "dict"
     for key, item in _children(value):
         if type(item) not in _PLAIN:  # a token's metadata has a dozen plain values
             _walk(item, f"{pointer}/{escape(key)}", found)
+
+
+def _looks_like_langchains(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return False
+    tag = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if tag is None:
+        return False
+    tag = getattr(tag, "value", tag)  # of an enum
+    return isinstance(tag, str) and tag in TAGS and not isinstance(value, TAGS[tag])
 
 
 def _children(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -82,17 +103,27 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
         return value.items()
     if isinstance(value, list | tuple | set | frozenset):
         return enumerate(value)
-    if isinstance(value, BaseMessage):
-        return [(name, item) for name, item in value.__dict__.items() if type(item) in (dict, list)]
     if isinstance(value, BaseModel):
-        return value.__dict__.items()
+        return _fields(value)
     if isinstance(value, Send):
         return [("node", value.node), ("arg", value.arg)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return ()
+    return value.items() if isinstance(value, Mapping) else ()
+
+
+def _fields(model: BaseModel) -> Iterable[tuple[str, Any]]:
+    extra = model.__pydantic_extra__
+    return [*model.__dict__.items(), *extra.items()] if extra else model.__dict__.items()
 
 
 def escape(key: Any) -> str:
     """Return a key as a part of a JSON pointer."""
-    return str(key).replace("~", "~0").replace("/", "~1")
+    return (key if type(key) is str else _written(key)).replace("~", "~0").replace("/", "~1")
+
+
+def _written(key: Any) -> str:
+    try:
+        return str(next(iter(orjson.loads(orjson.dumps({key: None}, option=orjson.OPT_NON_STR_KEYS)))))
+    except TypeError:
+        return str(key)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import merge_configs
 from langchain_core.tracers.log_stream import RunLogPatch
 from pydantic import BaseModel
 
@@ -129,8 +130,10 @@ def test_the_chain_gets_the_config_that_langserve_gives(
     place = f"/one/c/{config_hash(in_path)}" if in_path else "/one"
     given = {"messages": [HUMAN]}
     chain = Chain(runnable=echo_graph())
-    ours, stock = both(monkeypatch, chain, f"{place}/{endpoint}", {}, input=given, config=config)
-    assert ours == stock
+    ours, (value, stock, kwargs) = both(monkeypatch, chain, f"{place}/{endpoint}", {}, input=given, config=config)
+    # LangServe drops the caller's own keys.
+    own = {key: item for key, item in {**in_path, **config}.items() if key != "configurable"}
+    assert ours == (value, merge_configs(cast(RunnableConfig, own), stock), kwargs)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import orjson
 from langchain_core.runnables.config import RunnableConfig
 
 from streamserve_sdk.codec import payload
+from streamserve_sdk.codec.json_text import parse
 from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import ProtocolError
 from streamserve_sdk.transport.clients import HttpClients
@@ -185,7 +185,8 @@ class ChainClient:
     def _decoded(self, block: ServerSentEvent, session: StreamSession) -> Any:
         try:
             if block.types and isinstance(self.serializer, WireSerializer):
-                return self.serializer.loadd(orjson.loads(block.data), orjson.loads(block.types))
+                types = parse(block.types)
+                return self.serializer.loadd(parse(block.data, types), types)
             return self.serializer.loads(block.data)
         except ValueError as error:
             raise ProtocolError(f"a block has no JSON: {error}", position=session.position) from error

@@ -66,6 +66,8 @@ WELL_KNOWN = [
     ChatGenerationChunk(message=AIMessageChunk(content="x")),
     LLMResult(generations=[[ChatGeneration(message=AI)]]),
 ]
+# LangServe drops tool calls and usage of the messages inside of these.
+HOLDERS = (AgentActionMessageLog, ChatGeneration, LLMResult)
 
 
 @pytest.mark.parametrize("value", WELL_KNOWN, ids=lambda value: type(value).__name__)
@@ -75,7 +77,11 @@ def test_well_known_types_decode_as_in_langserve(value):
     ours = decode.loads(data)
     assert ours == theirs.loads(data)
     assert type(ours["value"]) is type(theirs.loads(data)["value"]) is type(value)
-    assert encode.dumps({"value": value, "list": [value]}) == data
+    sent = encode.dumps({"value": value, "list": [value]})
+    if isinstance(value, HOLDERS):
+        assert decode.loads(sent) == {"value": value, "list": [value]}
+    else:
+        assert sent == data
 
 
 ODD = [

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.types import Command, Send
 from pydantic import BaseModel
 from streamserve_sdk.codec import encode
@@ -39,7 +39,8 @@ def test_values_that_json_shows_need_no_types():
         ({"a/b": {"c~d": (1, {2})}}, {"/a~1b/c~0d": "tuple", "/a~1b/c~0d/1": "set"}),
         ([Decimal("1.0"), date(2026, 1, 2)], {"/0": "decimal", "/1": "date"}),
         ({"messages": [HumanMessage("hi")]}, {"/messages/0": "message"}),
-        (Document("page", metadata={"at": date(2026, 1, 2)}), {"": "document"}),
+        (Document("page", metadata={"at": date(2026, 1, 2)}), {"": "document", "/metadata/at": "date"}),
+        (ToolMessage("3", tool_call_id="c", artifact=(1,)), {"": "message", "/artifact": "tuple"}),
         (Review(accept=True), {"/when": "date"}),
         (Choice((1,)), {"/picked": "tuple"}),
     ],

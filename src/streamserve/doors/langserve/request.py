@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
+from uuid import UUID
 
+from fastapi import HTTPException
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langserve import __version__
 from pydantic import BaseModel
 
-from streamserve.call import Call, EventVersion
+from streamserve.call import Call, EventVersion, new_run_id
 from streamserve.errors.places import invalid
 from streamserve.graphs.progress import with_run_id
 from streamserve.serving.request_body import check_shape
@@ -26,7 +28,7 @@ REQUIRED = {
 }
 
 
-# Our own handler answers these; LangServe's handlers answer the others.
+# These endpoints make runs.
 STREAMS = ("stream", "stream_log", "stream_events", "runs")
 
 
@@ -87,16 +89,50 @@ def config_of(
     Raises:
         ValidationError: a configurable field does not fit.
     """
-    metadata = {"__useragent": agent, "__langserve_version": __version__, "__langserve_endpoint": endpoint}
-    own = RunnableConfig(metadata=metadata, run_name=served.served.path)
+    own = _own(served, endpoint, agent)
     configs = [config for config in (in_path, call.body.get("config")) if config]
-    configurable: dict[str, Any] = {}
-    for config in configs:
-        configurable |= served.config_model.model_validate(config).model_dump().get("configurable") or {}
-    named = cast(RunnableConfig, name_run(call, {"configurable": configurable}))
+    named = cast(RunnableConfig, name_run(call, {"configurable": _configurable(served, configs)}))
     if configs or call.recover:
         return merge_configs(named, own)
     return {"tags": [], "callbacks": [], **named, **own}  # the same: merging takes 7 % of a short request
+
+
+def configs_of(
+    served: ServedRunnable, call: Call, in_path: Mapping[str, Any], agent: str | None
+) -> list[RunnableConfig]:
+    """Return one config for each input of a batch, with an id for its run; arguments are those of `config_of`.
+
+    Raises:
+        ValidationError: a configurable field does not fit.
+        HTTPException: there is another number of configs than of inputs; as LangServe says it.
+    """
+    said, count = call.body.get("config"), len(call.body["inputs"])
+    each = said if isinstance(said, list) else [said] * count
+    if len(each) != count:
+        raise HTTPException(422, f"Number of configs ({len(each)}) must match number of inputs ({count})")
+    own = _own(served, "batch", agent)
+    return [
+        merge_configs(
+            RunnableConfig(
+                configurable=_configurable(served, [config for config in (in_path, one) if config]),
+                run_id=UUID(new_run_id()),
+            ),
+            own,
+        )
+        for one in each
+    ]
+
+
+def _own(served: ServedRunnable, endpoint: str, agent: str | None) -> RunnableConfig:
+    metadata = {"__useragent": agent, "__langserve_version": __version__, "__langserve_endpoint": endpoint}
+    return RunnableConfig(metadata=metadata, run_name=served.served.path)
+
+
+def _configurable(served: ServedRunnable, configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for config in configs:
+        found |= served.config_model.model_validate(config).model_dump().get("configurable") or {}
+    return found
 
 
 def filters_of(body: dict[str, Any]) -> dict[str, Any]:

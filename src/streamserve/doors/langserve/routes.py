@@ -7,6 +7,7 @@ request on that connection would fail.
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from fastapi import APIRouter, HTTPException, Request, Response, params
@@ -24,15 +25,15 @@ from streamserve.api.answers import answer
 from streamserve.api.response import StreamResponse, resume, run_headers
 from streamserve.api.services import Services, services_of
 from streamserve.api.threads.routes import add_thread_routes
-from streamserve.call import Call, current_call
+from streamserve.call import Call
+from streamserve.doors.langserve.calls import batch, invoke
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
-from streamserve.doors.langserve.render import add_types, batch_answer, frames, invoke_answer
-from streamserve.doors.langserve.request import REQUIRED, STREAMS, config_of, filters_of, name_run, read_body
+from streamserve.doors.langserve.render import frames
+from streamserve.doors.langserve.request import REQUIRED, STREAMS, config_of, filters_of, read_body
 from streamserve.errors import (
     Cancelled,
     Internal,
     InvalidInput,
-    InvalidOutput,
     ServeError,
     ShuttingDown,
     ThreadBusy,
@@ -50,7 +51,6 @@ from streamserve.runs.runs import OnDisconnect, Runs
 from streamserve.serving.calls import Handler, while_connected
 from streamserve.serving.config_keys import require_plausible
 from streamserve.serving.inputs import input_of
-from streamserve.serving.output_forms import BatchResults, OtherOutput
 from streamserve.serving.prepare import admit, begin_call, prepare
 from streamserve.serving.recovery import HEADER, Recovery
 from streamserve.serving.request_body import locate
@@ -94,18 +94,11 @@ def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Seque
         path=served.served.path,
         playground_type=playground or "default",
         disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
-        per_req_config_modifier=_with_run_id,
         serializer=door.serializer,
     )
     _add_background_runs(router)
     add_thread_routes(router, served.served.name, served.graph)
     return router
-
-
-def _with_run_id(config: dict[str, Any], request: Request) -> dict[str, Any]:
-    call = current_call.get()
-    # Each run of a batch has an id of its own.
-    return config if call is None or request.scope["path"].endswith("/batch") else name_run(call, config)
 
 
 def _add_background_runs(router: APIRouter) -> None:
@@ -189,7 +182,7 @@ class RunRoute(APIRoute):
             return await (playground_answer(request, handler) if is_playground(self.path) else handler(request))
         await self._prepare(request, call, config_hash, services.settings.max_batch)
         if self.endpoint_name in ("invoke", "batch"):
-            return await self._call(request, call, services.runs, handler)
+            return await self._call(request, call, services.runs, config_hash)
         return await self._stream(request, call, services.runs, self._events(request, call, config_hash))
 
     async def _prepare(self, request: ChainRequest, call: Call, config_hash: str, max_batch: int) -> None:
@@ -201,16 +194,13 @@ class RunRoute(APIRoute):
         if len(raw) >= LARGE and (error := await aside(raw, locate, body, *served.request_schemas)):
             raise error  # LangServe would look for the places on the event loop
 
-    async def _call(self, request: ChainRequest, call: Call, runs: Runs, handler: Handler) -> Response:
-        strategy = self.door.served.served.chain.multitask_strategy
-        call.lock = thread_lock.of_call(runs, call, self.endpoint_name, strategy)
+    async def _call(self, request: ChainRequest, call: Call, runs: Runs, config_hash: str) -> Response:
+        served = self.door.served
+        call.lock = thread_lock.of_call(runs, call, self.endpoint_name, served.served.chain.multitask_strategy)
+        reply = invoke if self.endpoint_name == "invoke" else batch
+        handler = partial(reply, served=served, call=call, in_path=served.config_keys.read_hash(config_hash))
         with runs.observer.calling(call, self.endpoint_name):
-            try:
-                response = add_types(await while_connected(request, runs, handler), call.types)
-            except BatchResults as batch:
-                response = batch_answer(batch.results, call)
-            except OtherOutput as other:
-                response = invoke_answer(other.output, call)
+            response = await while_connected(request, runs, handler)
         response.headers["Run-Id"] = call.run_id
         return response
 
@@ -264,8 +254,6 @@ class RunRoute(APIRoute):
         if call.phase == "input":
             return await self._explain_input(request, error)
         shown = explain(error, call)
-        if call.phase == "output" and isinstance(error, ValidationError):
-            shown = InvalidOutput()
         quiet = isinstance(error, Cancelled | ShuttingDown | ThreadBusy | UnknownThread)
         if not quiet and not isinstance(shown, InvalidInput):
             record(shown, error, call.run_id, call.chain)

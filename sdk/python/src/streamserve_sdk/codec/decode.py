@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import Any
 from uuid import UUID
 
-import orjson
 from langchain_core.agents import AgentAction, AgentActionMessageLog, AgentFinish
 from langchain_core.documents import Document
 from langchain_core.messages import (
@@ -33,9 +32,10 @@ from langchain_core.messages import (
     ToolMessageChunk,
 )
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, LLMResult
-from langchain_core.prompt_values import ChatPromptValueConcrete, StringPromptValue
+from langchain_core.prompt_values import ChatPromptValue, ChatPromptValueConcrete, StringPromptValue
 from pydantic import BaseModel, TypeAdapter
 
+from streamserve_sdk.codec.json_text import parse
 from streamserve_sdk.codec.message_chunks import MessageChunks
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -83,23 +83,33 @@ def _bytes(text: str) -> bytes:
     return b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
 
 
+def _of_list(kind: type) -> Callable[[Any], Any]:
+    """Return a maker of a collection; a text would be taken for its characters."""
+
+    def make(value: Any) -> Any:
+        return kind(value) if isinstance(value, list) else value
+
+    return make
+
+
 # A type's name -> a function that makes the value of its decoded JSON. Add a line to support a further type.
 MAKERS: dict[str, Callable[[Any], Any]] = {
     "bytes": _bytes,
+    "chat_prompt": lambda value: ChatPromptValue(**value),
     "command": _from_langgraph("Command"),
     "date": date.fromisoformat,
     "datetime": datetime.fromisoformat,
     "decimal": Decimal,
-    "frozenset": frozenset,
+    "frozenset": _of_list(frozenset),
     "graph_output": _from_langgraph("GraphOutput"),
     "interrupt": _from_langgraph("Interrupt"),
     "overwrite": _from_langgraph("Overwrite"),
     "remove_message": lambda value: RemoveMessage(**value),
     "send": _from_langgraph("Send"),
-    "set": set,
+    "set": _of_list(set),
     "time": time.fromisoformat,
     "timedelta": TypeAdapter(timedelta).validate_python,
-    "tuple": tuple,
+    "tuple": _of_list(tuple),
     "uuid": UUID,
 }
 _TAGGED = {"__type__", "value"}
@@ -129,7 +139,7 @@ def loads(data: bytes | str) -> Any:
     text = data if type(data) is bytes else None
     if text is not None and (chunk := _CHUNKS.read(text)) is not None:
         return chunk
-    value = orjson.loads(data)
+    value = parse(data)
     if type(value) is str:
         return value
     try:

@@ -1,6 +1,7 @@
 """Encode inputs and the arguments of calls as JSON."""
 
 import dataclasses
+import json
 from base64 import b64encode
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
@@ -19,8 +20,8 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PAS
 def dumps(value: Any) -> bytes:
     """Return the value as JSON, in forms that pydantic decodes on the server.
 
-    Messages, prompts, documents and other pydantic models are dumped by their fields, sets as lists, bytes in
-    base64, Decimal as text, timedelta in seconds, dataclasses and LangGraph's commands by their fields.
+    Messages, prompts, documents and other pydantic models are dumped by all fields that they have, sets as lists,
+    bytes in base64, Decimal as text, timedelta in seconds, dataclasses and LangGraph's commands by their fields.
     `input_types` names the types that are lost in this way.
 
     Args:
@@ -29,12 +30,26 @@ def dumps(value: Any) -> bytes:
     Raises:
         TypeError: a part of the value cannot be encoded.
     """
-    return orjson.dumps(value, default=_default, option=_OPTIONS)
+    try:
+        return orjson.dumps(value, default=_default, option=_OPTIONS)
+    except TypeError as error:
+        try:  # half of a UTF-16 pair, an integer above 64 bits
+            return json.dumps(value, default=_default_of_json, separators=(",", ":"), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise error from None
+
+
+def _default_of_json(value: Any) -> Any:
+    try:
+        return _default(value)
+    except TypeError:
+        return orjson.loads(orjson.dumps(value, option=_OPTIONS))  # dates, enums and more
 
 
 def _default(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        # By the values' own types, not the declared ones, and by the names that the same model accepts.
+        return value.model_dump(serialize_as_any=True, by_alias=True)
     if isinstance(value, AbstractSet):
         return list(value)
     if isinstance(value, bytes | bytearray):

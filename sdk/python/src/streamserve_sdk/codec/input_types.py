@@ -12,7 +12,7 @@ from uuid import UUID
 
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 NAMES: dict[type, str] = {
     tuple: "tuple",
@@ -77,6 +77,9 @@ def _walk(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
     kind = type(value)
     if kind in _PLAIN:
         return
+    if isinstance(value, RootModel):
+        yield from _walk(value.root, pointer)
+        return
     name = NAMES.get(kind) or GRAPH_NAMES.get(of_langgraph(value) or "")
     if isinstance(value, BaseMessage):
         name = "message"
@@ -92,11 +95,16 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, list | tuple | set | frozenset):
         return enumerate(value)
     if isinstance(value, BaseModel):
-        # As they are encoded; the classes of messages and documents decode their own fields.
-        return () if isinstance(value, BaseMessage | Document) else value.model_dump().items()
+        return _fields(value)
     if of_langgraph(value) == "Send" or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         return fields_of(value).items()
     return ()
+
+
+def _fields(model: BaseModel) -> Iterable[tuple[str, Any]]:
+    known = type(model).model_fields
+    for name, value in {**model.__dict__, **(model.__pydantic_extra__ or {})}.items():
+        yield (known[name].serialization_alias if name in known else None) or name, value
 
 
 def _escaped(key: Any) -> str:

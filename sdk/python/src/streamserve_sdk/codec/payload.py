@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
-import orjson
 from langchain_core.runnables.config import RunnableConfig
 
 from streamserve_sdk.codec import encode
 from streamserve_sdk.codec.input_types import types_of
+from streamserve_sdk.codec.json_text import parse_answer
 from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import Position, ProtocolError
 from streamserve_sdk.transport.failures import from_answer, public_url
@@ -43,8 +43,8 @@ def body(
     """
     configs = [for_server(one) for one in config] if isinstance(config, Sequence) else for_server(config)
     types = types_of(value) if isinstance(serializer, WireSerializer) else {}
-    sent = {name: orjson.Fragment(serializer.dumps(value)), "config": configs, **fields}
-    return encode.dumps({**sent, "types": types} if types else sent)
+    rest = {"config": configs, **fields, **({"types": types} if types else {})}
+    return b'{"%s":%s,%s' % (name.encode(), serializer.dumps(value), encode.dumps(rest)[1:])
 
 
 def for_server(config: RunnableConfig) -> dict[str, Any]:
@@ -119,6 +119,6 @@ def checked(request: Request, reply: Reply) -> Any:
     if not httpx.codes.is_success(reply.status):
         raise from_answer(request.method, request.url, reply.status, reply.headers, reply.body, position)
     try:
-        return orjson.loads(reply.body) if reply.body else None
-    except orjson.JSONDecodeError as error:
+        return parse_answer(reply.body) if reply.body else None
+    except ValueError as error:
         raise ProtocolError(f"{public_url(request.url)} did not answer with JSON", position=position) from error

@@ -1,0 +1,84 @@
+"""The answers of /invoke and /batch: what the chain returns, encoded as in a stream."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from streamserve.call import Call
+from streamserve.doors.langserve.request import config_of, configs_of
+from streamserve.errors.failures import explain, record
+from streamserve.serving.inputs import input_of
+from streamserve.serving.outputs import check_output
+from streamserve.serving.served import ServedRunnable
+from streamserve.wire.serializer import to_line
+from streamserve.wire.types import types_of
+
+
+async def invoke(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Response:
+    """Return the answer of /invoke.
+
+    Args:
+        request: the request.
+        served: the chain.
+        call: prepared.
+        in_path: the config in the path, or empty.
+
+    Raises:
+        RequestValidationError: the input or a configurable field does not fit.
+        InvalidOutput: the output has no JSON form, or does not fit the record's type.
+    """
+    try:
+        config = config_of(served, call, in_path, "invoke", request.headers.get("user-agent"))
+        given = input_of(served, call.body["input"], config)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+    output = await served.ainvoke(given, config)
+    line = check_output(served, call, output)
+    return _answer(line, output, metadata=_named(call.run_id))
+
+
+async def batch(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Response:
+    """Return the answer of /batch: with `return_exceptions`, `errors` holds null or an error for each output.
+
+    Arguments and errors are those of `invoke`.
+    """
+    try:
+        configs = configs_of(served, call, in_path, request.headers.get("user-agent"))
+        pairs = zip(call.body["inputs"], configs, strict=True)
+        given = [input_of(served, value, config) for value, config in pairs]
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+    results = await served.abatch(given, configs)
+    run_ids = [str(config["run_id"]) for config in configs]
+    metadata = {"run_ids": run_ids, "responses": [_named(run_id) for run_id in run_ids]}
+    if not call.kwargs.get("return_exceptions"):
+        lines = [check_output(served, call, result) for result in results]
+        return _answer(b"[%s]" % b",".join(lines), results, metadata=metadata)
+    items = [_item(served, call, result) for result in results]
+    outputs = [None if error else result for result, (_, error) in zip(results, items, strict=True)]
+    line = b"[%s]" % b",".join(line for line, _ in items)
+    return _answer(line, outputs, errors=[error for _, error in items], metadata=metadata)
+
+
+def _named(run_id: str) -> dict[str, Any]:
+    return {"run_id": run_id, "feedback_tokens": []}
+
+
+def _item(served: ServedRunnable, call: Call, result: Any) -> tuple[bytes, dict[str, Any] | None]:
+    try:
+        if isinstance(result, BaseException):
+            raise result
+        return check_output(served, call, result), None
+    except Exception as error:
+        shown = explain(error, call)
+        record(shown, error, call.run_id, call.chain)
+        return b"null", shown.body(call.run_id)
+
+
+def _answer(line: bytes, output: Any, **fields: Any) -> Response:
+    if types := types_of(output):
+        fields["types"] = types
+    return Response(b'{"output":%s,%s' % (line, to_line(fields)[1:]), media_type="application/json")
