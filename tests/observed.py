@@ -91,6 +91,8 @@ def _tree(run: Run) -> Any:
     error = (run.error or "").partition("Traceback")[0]
     events = [event["name"] for event in run.events]
     children = [_tree(child) for child in run.child_runs]
+    if run.name.startswith("RunnableParallel<"):  # its branches run at once, and start in any order
+        children.sort(key=lambda child: comparable([child], ordered=False))
     return (run.name, run.run_type, run.tags, run.inputs, run.outputs, error, events, run.extra, run.id, children)
 
 
@@ -131,3 +133,10 @@ async def until_the_end(stream: AsyncIterator[Any]) -> list[Any]:
     except Exception as error:
         shown.append((type(error), str(error)))
     return shown
+
+
+def without_ids(value: Any) -> Any:
+    """Return JSON without message ids, which differ from call to call."""
+    if isinstance(value, dict):
+        return {key: without_ids(item) for key, item in value.items() if key != "id"}
+    return [without_ids(item) for item in value] if isinstance(value, list) else value

@@ -9,7 +9,7 @@
     |-- UnknownThread               404  unknown_thread: new, or another principal's
     |-- UnknownCheckpoint           404  unknown_checkpoint: the thread has no such checkpoint
     |-- ThreadBusy                  409  thread_busy: the thread has an active run
-    |-- NoOutput                    409  no_output: this kind of run has no single output
+    |-- NoOutput                    409  no_output: this run has no single output
     |-- BodyTimeout                 408  body_timeout: the body came too slowly
     |-- BodyTooLarge                413  body_too_large
     |-- UnsupportedMediaType        415  unsupported_media_type: the body is not declared as plain JSON
@@ -212,9 +212,9 @@ class ThreadBusy(ServeError):
 
 
 class NoOutput(ServeError):
-    """The run streams a log or events and so has no output in the form of /invoke."""
+    """The run streams a log, events or chunks that do not add up, and so has no output in the form of /invoke."""
 
-    status, code, message = 409, "no_output", "A run of this endpoint has no single output"
+    status, code, message = 409, "no_output", "The run has no single output"
 
 
 class BodyTimeout(ServeError):

@@ -18,8 +18,8 @@ from streamserve.catalog.chain import StreamMode
 from streamserve.errors import Internal
 from streamserve.events.messages import MessageEvents, Metadata
 from streamserve.events.pipe import Pipe, pipe_from
+from streamserve.lcel.plans import plan_of
 from streamserve.private_names.langchain_core import without_beta_warning
-from streamserve.wire.merge import merge
 
 Event = dict[str, Any]
 STREAM_MODES = frozenset(get_args(StreamMode))
@@ -119,18 +119,13 @@ def _of_chain(runnable: Runnable[Any, Any], input: Any, config: RunnableConfig) 
             pipe.put(_event("messages", (message, metadata)))
 
         handled = merge_configs(config, {"callbacks": [MessageEvents(emit)]})
-        chunks = []
+        whole = plan_of(runnable, config)()
         async for chunk in runnable.astream(input, handled):
-            chunks.append(chunk)
+            whole.add(chunk)
             await pipe.room()
-        pipe.put(_event("values", _output(chunks)))
+        pipe.put(_event("values", whole.value()))
 
     return pipe_from(fill)
-
-
-def _output(chunks: Sequence[Any]) -> Any:
-    # Plain dicts are snapshots; only AddableDicts add up.
-    return chunks[-1] if chunks and type(chunks[-1]) is dict else merge(chunks)
 
 
 def _event(method: str, data: Any) -> Event:

@@ -1,12 +1,13 @@
-"""The output of an ended run in the form of /invoke, merged from its blocks on request."""
+"""The output of an ended run in the form of /invoke: stored with it, or merged from its blocks of texts or messages."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
-import orjson
-
+from streamserve.lcel.whole import Output
+from streamserve.runs.fairness import TimeSlice
 from streamserve.stores import RunRecord, RunStore
 from streamserve.wire.blocks import data_of
-from streamserve.wire.merge import decode, merge
+from streamserve.wire.chunks import chunk_of
 from streamserve.wire.serializer import split_types, typed_line
 
 # Endpoints whose blocks are the chain's chunks.
@@ -16,14 +17,23 @@ PAGE = 1000
 
 
 async def output_of(store: RunStore, record: RunRecord) -> tuple[bytes, bytes] | None:
-    """Return the output and its types as JSON, or None if the run's blocks are not chunks."""
+    """Return the output and its types as JSON, or None if the run has no single output."""
     if record.endpoint not in CHUNKED:
         return None
     if record.output is not None:
         return split_types(record.output)
-    data = [found async for block in blocks_of(store, record) if (found := data_of(block)) is not None]
-    chunks = [decode(orjson.loads(chunk), orjson.loads(types or b"{}")) for chunk, types in data]
-    return split_types(typed_line(merge(chunks)))
+    whole, time_slice = Output(), TimeSlice()
+    try:
+        async for block in blocks_of(store, record):
+            if (found := data_of(block)) is not None:
+                if (chunk := chunk_of(found[0])) is None:
+                    return None
+                whole.add(chunk)
+            if time_slice.is_spent():
+                await asyncio.sleep(0)
+        return split_types(typed_line(whole.value()))
+    except (TypeError, ValueError):  # messages that do not add up, as in process
+        return None
 
 
 async def blocks_of(store: RunStore, record: RunRecord) -> AsyncIterator[bytes]:

@@ -27,7 +27,9 @@ from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_run_id
 from streamserve.graphs.thread_heads import starting_config
 from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
+from streamserve.lcel.plans import plan_of
 from streamserve.lcel.traced_stream import close
+from streamserve.lcel.whole import Kept, Plan, Streamed
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.histories import History, histories_in
 from streamserve.wire.serializer import keep_output
@@ -42,6 +44,8 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     def model_post_init(self, _context: Any) -> None:
         """Compute the properties that every request reads."""
         _ = self._streamed, self.graph, self._is_configurable
+        if not self._is_configurable:
+            _ = self._plan
 
     @cached_property
     def _streamed(self) -> Runnable[Any, Any]:
@@ -177,15 +181,27 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                 async for chunk in modes.astream(graph, input, own, arguments, keep_output):
                     yield chunk
             return
-        chunk, own = None, self._own_config(config)
+        own = self._own_config(config)
+        whole = self._whole(own)
         stream = self._stream(input, own, {**self.kwargs, **kwargs})
         try:
             async for chunk in stream:
+                if whole is not None:
+                    whole.add(chunk)
                 yield chunk
         finally:
             await close(stream)
-        if type(chunk) is dict:  # a snapshot: dicts that add up are AddableDicts
-            keep_output(chunk)
+        if whole is not None:
+            whole.keep(keep_output)
+
+    def _whole(self, config: RunnableConfig) -> Kept | None:
+        """Return what keeps the whole of the chain's own stream; None: it is merged from the blocks on request."""
+        plan = plan_of(self.bound, config) if self._is_configurable else self._plan
+        return None if plan is Streamed else Kept(plan())
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return plan_of(self.bound, {})
 
     def _stream(self, input: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         chain = self._streamed

@@ -51,7 +51,7 @@ class RunRecord:
         attempt: fencing token of the owner, counted from 1.
         last_id: sequence number of the last stored block; 0: there is none.
         expires_at: time after which the blocks are dropped, or None.
-        output: JSON of the final output where it cannot be merged from the blocks (graphs).
+        output: JSON of the final output; None: it is merged from the blocks, which are texts or messages.
         purged: whether the blocks are dropped and only this record, the tombstone, is left.
         thread: chain, principal and the caller's name of the thread together, or None.
         request: data with which another worker resumes the run. Only runs that are recovered have it; `acquire`

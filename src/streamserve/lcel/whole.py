@@ -1,0 +1,251 @@
+"""The whole of a stream: what a chain's `invoke` returns, from the chunks of its `astream`.
+
+The chunks of most steps are parts, and their sum is the whole. The chunks of a JSON parser are snapshots, and the last
+one is the whole. A map has one whole per branch, because the branches' chunks come in any order. `plans` finds out what
+a chain's chunks are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from langchain_core.messages import BaseMessageChunk
+from langchain_core.messages.utils import message_chunk_to_message
+from langchain_core.runnables.utils import AddableDict
+from langchain_core.tracers.log_stream import RunLogPatch
+from pydantic import BaseModel
+
+from streamserve.lcel.chunk_sum import ChunkSum
+
+logger = logging.getLogger(__name__)
+
+# Chunks in a row, each a continuation of the one before, that prove a stream of snapshots.
+EVIDENCE = 8
+
+
+class Whole(Protocol):
+    """The whole of the chunks so far."""
+
+    def add(self, chunk: Any) -> None:
+        """Take the next chunk."""
+
+    def value(self) -> Any:
+        """Return the whole, or None without chunks."""
+
+
+# Makes the whole of one stream.
+Plan = Callable[[], Whole]
+
+
+class Sum:
+    """The sum of all chunks; what cannot be added replaces the sum, as in the `invoke` of a generator."""
+
+    def __init__(self) -> None:
+        self._sum = ChunkSum(restarts=True)
+
+    def add(self, chunk: Any) -> None:
+        """Take the next part."""
+        self._sum.add(chunk)
+
+    def value(self) -> Any:
+        """Return the sum of the parts."""
+        return self._sum.value()
+
+
+class Output(Sum):
+    """The sum of all chunks; chunks of a message make a message."""
+
+    def value(self) -> Any:
+        """Return the sum as `invoke` returns it."""
+        total = super().value()
+        return message_chunk_to_message(total) if isinstance(total, BaseMessageChunk) else total
+
+
+class Streamed(Output):
+    """The sum of the chunks of a chat model, a completion model or a text parser: they lose nothing as JSON."""
+
+
+class Last:
+    """The last chunk, for snapshots."""
+
+    def __init__(self) -> None:
+        self._chunk: Any = None
+
+    def add(self, chunk: Any) -> None:
+        """Take the next snapshot."""
+        self._chunk = chunk
+
+    def value(self) -> Any:
+        """Return the last snapshot."""
+        return self._chunk
+
+
+class Patched(Sum):
+    """The value after all chunks, which are lists of JSON patches."""
+
+    def value(self) -> Any:
+        """Return the patched value, or None without patches."""
+        patches = super().value()
+        return (RunLogPatch() + RunLogPatch(*patches)).state if patches else None
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The plan of a dict with one whole per key.
+
+    Args:
+        plans: the plan of each key.
+        rest: the plan of a dict with all other keys; None: there are no others.
+    """
+
+    plans: Mapping[str, Plan]
+    rest: Plan | None = None
+
+    def __call__(self) -> Whole:
+        """Make the whole of one stream."""
+        return _Dict({key: plan() for key, plan in self.plans.items()}, self.rest and self.rest())
+
+    def has(self, keys: Set[str]) -> bool:
+        """Return whether the dict may have all of these keys."""
+        others = keys - self.plans.keys()
+        return not others or (self.rest.has(others) if isinstance(self.rest, Branches) else self.rest is not None)
+
+    def pick(self, keys: Iterable[str]) -> Branches:
+        """Return the plan of a dict with these keys only."""
+        return Branches({key: self.plans[key] for key in keys if key in self.plans}, self.rest)
+
+
+class _Dict:
+    def __init__(self, branches: Mapping[str, Whole], rest: Whole | None) -> None:
+        self._branches, self._rest = branches, rest
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        others = {}
+        for key, value in chunk.items():
+            if key in self._branches:
+                self._branches[key].add(value)
+            else:
+                others[key] = value
+        if others and self._rest is not None:
+            self._rest.add(AddableDict(others))
+
+    def value(self) -> dict[str, Any]:
+        rest = self._rest and self._rest.value()
+        return {**(rest or {}), **{key: whole.value() for key, whole in self._branches.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """The plan of a step that streams one of several; the first chunk tells which."""
+
+    plans: tuple[Plan, ...]
+
+    def __call__(self) -> Whole:
+        """Make the whole of one stream."""
+        return _Chosen(self.plans)
+
+
+class _Chosen:
+    def __init__(self, plans: tuple[Plan, ...]) -> None:
+        self._plans = plans
+        self._whole: Whole | None = None
+
+    def add(self, chunk: Any) -> None:
+        if self._whole is None:
+            undecided: Plan = _Undecided if Last in self._plans else Output
+            self._whole = next((plan for plan in self._plans if _suits(plan, chunk)), undecided)()
+        self._whole.add(chunk)
+
+    def value(self) -> Any:
+        return self._whole and self._whole.value()
+
+
+def _suits(plan: Plan, chunk: Any) -> bool:
+    if isinstance(plan, Branches):
+        return type(chunk) is AddableDict and bool(chunk) and plan.has(chunk.keys())
+    ops = chunk if plan is Patched and isinstance(chunk, list) else ()
+    return bool(ops) and all(isinstance(op, dict) and {"op", "path"} <= op.keys() for op in ops)
+
+
+class _Undecided:
+    """The whole of parts or snapshots: snapshots are chunks of which each continues the one before."""
+
+    def __init__(self) -> None:
+        self._last: Any = None
+        self._count = 0
+        self._grows = True
+        self._sum: Output | None = Output()
+
+    def add(self, chunk: Any) -> None:
+        """Take the next part or snapshot."""
+        if self._sum is not None:
+            self._sum.add(chunk)
+            self._grows = self._grows and (not self._count or _continues(self._last, chunk))
+            self._count += 1
+            if self._grows and self._count == EVIDENCE:
+                self._sum = None
+        self._last = chunk
+
+    def value(self) -> Any:
+        """Return the last snapshot or the sum of the parts."""
+        is_snapshot = self._sum is None or (self._grows and self._count > 1)
+        return self._last if is_snapshot or self._sum is None else self._sum.value()
+
+
+def _continues(before: Any, now: Any) -> bool:
+    """Return whether a value is a later version of another, as a parser sees it while its JSON arrives."""
+    if before is None:
+        return True
+    if isinstance(before, int | float) and isinstance(now, int | float):
+        return str(now).startswith(str(before))
+    if type(before) is not type(now):
+        return False
+    if isinstance(before, BaseModel):
+        return _continues(before.model_dump(), now.model_dump())
+    if type(before) is dict:
+        return all(key in now and (value == now[key] or _continues(value, now[key])) for key, value in before.items())
+    if type(before) is list:
+        pairs = zip(before[-1:], now[len(before) - 1 :], strict=False)
+        return (
+            before[:-1] == now[: len(before) - 1]
+            and len(now) >= len(before)
+            and all(last == after or _continues(last, after) for last, after in pairs)
+        )
+    return type(before) is str and now.startswith(before)
+
+
+class Kept:
+    """The whole of a stream on its way. A sum that fails ends only the keeping, because the stream is right without it.
+
+    Args:
+        whole: of this stream.
+    """
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Whole) -> None:
+        self._whole: Whole | None = whole
+
+    def add(self, chunk: Any) -> None:
+        """Take the next chunk."""
+        if self._whole is not None:
+            try:
+                self._whole.add(chunk)
+            except Exception:
+                self._give_up()
+
+    def keep(self, keep: Callable[[Any], None]) -> None:
+        """Call `keep` with the whole, if there is one."""
+        try:
+            value = self._whole and self._whole.value()
+        except Exception:
+            self._give_up()
+        if self._whole is not None:
+            keep(value)
+
+    def _give_up(self) -> None:
+        logger.warning("the chunks of a stream do not add up: its run has no output", exc_info=True)
+        self._whole = None
