@@ -84,12 +84,16 @@ class Reader:
                 await asyncio.sleep(left)
                 self._late = self._loop.time() - self._due
 
-    async def send(self, send: Send, body: bytes) -> None:
-        """Write once; drop the reader if the write exceeds its time limit."""
+    async def send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        """Write once; drop the reader if the write exceeds its time limit.
+
+        Args:
+            more: False for the response's last write.
+        """
         self._last = self._loop.time()
         self._writing = True
         try:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": body, "more_body": more})
         finally:
             self._writing = False
         self._last = self._loop.time()

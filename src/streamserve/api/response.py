@@ -90,7 +90,6 @@ class StreamResponse(Response):
         try:
             await reader.send(send, await self._opening())
             await self._follow(send, reader)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             unsubscribe()
 
@@ -140,27 +139,31 @@ class StreamResponse(Response):
 
     async def _give_up(self, send: Send, reader: Reader) -> None:
         # Not a block of the run, so it has no id. Without it the reader would take the stream for complete.
-        await reader.send(send, error_block(None, StoreUnavailable().event(self._run_id)))
+        await reader.send(send, error_block(None, StoreUnavailable().event(self._run_id)), more=False)
 
     async def _send_pending(self, send: Send, reader: Reader) -> bool:
         store = self._runs.store
         while True:
             blocks, at_end = await store.read(self._run_id, self._cursor, BATCH)
-            for write in writes(blocks) if len(blocks) > 1 else (blocks,) if blocks else ():
-                await reader.send(send, b"".join(write))
+            if at_end and not blocks:
+                await reader.send(send, await self._expiry(), more=False)
+                return True
+            left = len(blocks)
+            for write in writes(blocks) if left > 1 else (blocks,) if blocks else ():
+                left -= len(write)
+                await reader.send(send, b"".join(write), more=left > 0 or not at_end)
                 self._cursor += len(write)
-            if at_end:
-                await self._report_if_expired(send, reader)
             # Later blocks have woken the reader already.
             if at_end or not blocks or (store.immediate and len(blocks) < BATCH):
                 return at_end
 
-    async def _report_if_expired(self, send: Send, reader: Reader) -> None:
+    async def _expiry(self) -> bytes:
         # A reader slower than the retention gets an error: without it, it would take the stream for complete.
         record = await self._runs.store.get(self._run_id)
-        if record is not None and self._cursor < record.last_id:
-            error = RunExpired(None, record.last_id, record.status)
-            await reader.send(send, error_block(record.last_id, error.event(self._run_id)))
+        if record is None or self._cursor >= record.last_id:
+            return b""
+        error = RunExpired(None, record.last_id, record.status)
+        return error_block(record.last_id, error.event(self._run_id))
 
 
 def writes(blocks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
