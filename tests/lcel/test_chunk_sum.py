@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.runnables.utils import AddableDict
 
+from streamserve.lcel import chunk_sum
 from streamserve.lcel.chunk_sum import ChunkSum
 
 words = st.text("ab ", max_size=3)
@@ -39,6 +42,10 @@ messages = st.builds(
     chunk_position=st.sampled_from([None, None, None, "last"]),
 )
 dicts = st.builds(AddableDict, st.dictionaries(st.sampled_from("xy"), words, max_size=2))
+numbers = st.lists(st.integers(), max_size=2)
+mixed = st.builds(
+    AddableDict, st.dictionaries(st.sampled_from("xy"), st.none() | words | numbers | messages, max_size=2)
+)
 anything = st.none() | st.integers() | st.lists(st.integers(), max_size=2) | dicts | words | messages
 
 
@@ -89,6 +96,34 @@ def test_the_sum_is_the_left_fold(chunks: list[Any], restarts: bool) -> None:
         total = added(chunks, restarts=restarts)
         assert type(total) is type(expected)
         assert total == expected
+
+
+@given(st.one_of([st.lists(kind, max_size=12) for kind in (words, messages, dicts, mixed, numbers)]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_slices_add_up_to_the_left_fold(chunks: list[Any], restarts: bool) -> None:
+    try:
+        expected = (restarted_fold if restarts else left_fold)(chunks)
+    except Exception:  # shown above
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(chunk_sum, "SLICE", 2)
+        total = added(chunks, restarts=restarts)
+    assert type(total) is type(expected)
+    assert total == expected
+
+
+def test_a_long_stream_keeps_few_message_chunks() -> None:
+    total = ChunkSum()
+    kept = [weakref.ref(chunk) for chunk in _passing(total, 2000)]
+    assert sum(ref() is not None for ref in kept) <= 2000 / 8 + chunk_sum.SLICE
+    assert total.value().content == "a" * 2000
+
+
+def _passing(total: ChunkSum, count: int) -> Iterator[AIMessageChunk]:
+    for _ in range(count):
+        chunk = AIMessageChunk(content="a")
+        total.add(chunk)
+        yield chunk
 
 
 @given(st.lists(anything, max_size=4), st.lists(anything, max_size=3))

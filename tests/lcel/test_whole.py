@@ -6,13 +6,17 @@ import asyncio
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
-from langchain_core.runnables import Runnable
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import Runnable, RunnableBranch, RunnableParallel, RunnablePassthrough, RunnablePick
 
 from streamserve.lcel.plans import plan_of
+from streamserve.lcel.whole import Kept, Streamed, Sum
 from streamserve.wire.serializer import typed_line
 from tests.generated_chains import chains
 from tests.observed import without_ids
+from tests.streamed_chains import model
 
 
 def shown(value: Any) -> Any:
@@ -34,3 +38,36 @@ def test_the_whole_of_a_stream_is_what_invoke_returns(chain: Runnable[Any, Any])
     except RuntimeError:  # in process, fallbacks take a stream without chunks for a failure
         return
     assert shown(streamed) == shown(invoked)
+
+
+text = model | StrOutputParser()
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        model,
+        text,
+        text.with_config(tags=["t"]).with_retry(),
+        text | RunnablePassthrough(),
+        text.with_fallbacks([model]),
+        RunnableBranch((lambda _: True, text), model),
+        RunnableParallel(one=text) | RunnablePick("one"),
+    ],
+    ids=repr,
+)
+def test_tokens_are_not_kept_beside_their_blocks(chain: Runnable[Any, Any]) -> None:
+    assert plan_of(chain, {}) is Streamed
+
+
+def test_chunks_that_fail_to_add_up_do_not_end_a_stream() -> None:
+    class Odd(str):
+        def __add__(self, _: object) -> str:
+            raise ValueError("odd")
+
+    kept: list[Any] = []
+    whole = Kept(Sum())
+    for chunk in (Odd("a"), Odd("b"), Odd("c")):
+        whole.add(chunk)
+    whole.keep(kept.append)
+    assert kept == []

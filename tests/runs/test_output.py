@@ -12,10 +12,15 @@ import pytest
 from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_core.runnables.utils import AddableDict
 
+from streamserve.runs.output import output_of
+from streamserve.stores import Outcome, RunRecord
+from streamserve.stores.memory import MemoryStore
+from streamserve.wire.blocks import data_block, end_block
 from streamserve.wire.serializer import split_types, typed_line
 from tests.fakes import Gate, GatedModel, echo_graph
 from tests.generated_chains import Person, Point, Tool, chains
@@ -104,6 +109,29 @@ def test_a_run_without_chunks_has_no_output(client: httpx.Client, endpoint: str)
         reader.rest()
     answer = client.get(f"/runs/{reader.run_id}/output")
     assert (answer.status_code, answer.json()["code"]) == (409, "no_output")
+
+
+async def test_other_tasks_run_while_an_output_is_merged() -> None:
+    store = MemoryStore()
+    record, _ = await store.acquire(RunRecord("r", "chain", "stream", "nobody", 0.0))
+    lines = (typed_line(AIMessageChunk("a")).decode() for _ in range(3000))
+    blocks = [data_block(number, line) for number, line in enumerate(lines, 1)]
+    await store.append("r", 1, 1, [*blocks, end_block(3001)], Outcome("done"))
+    turns, ended = 0, asyncio.Event()
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(take_turns())
+    output = await output_of(store, record)
+    ended.set()
+    await other
+    assert output is not None
+    assert orjson.loads(output[0])["content"] == "a" * 3000
+    assert turns > 3
 
 
 @generated(st.lists(chains, min_size=20, max_size=20))

@@ -39,6 +39,15 @@ def test_chunks_that_cannot_be_added_give_the_last_one():
     assert merge([AddableDict(a={}), AddableDict(a={"x": 1})]) == {"a": {"x": 1}}
 
 
+def test_a_branch_that_cannot_be_added_loses_no_other_branch():
+    chunks = [
+        AddableDict(text="a"), AddableDict(data={"n": 1}), AddableDict(text="b"), AddableDict(data={"n": 12}, text="c"),
+        AddableDict(inner=AddableDict(x={})), AddableDict(inner=AddableDict(y="y")),
+        AddableDict(inner=AddableDict(x={"a": 1})),
+    ]  # fmt: skip
+    assert merge(chunks) == {"text": "abc", "data": {"n": 12}, "inner": {"x": {"a": 1}, "y": "y"}}
+
+
 def test_no_chunks_give_none():
     assert merge([]) is None
 

@@ -13,6 +13,8 @@ from langchain_core.runnables.utils import AddableDict
 def merge(chunks: list[Any]) -> Any:
     """Return the sum of the chunks, or the last one if they cannot be added; None if there are none.
 
+    A dict has one such whole per key, because the branches of a map send their chunks in any order.
+
     Args:
         chunks: all chunks of a stream.
     """
@@ -31,7 +33,7 @@ def _sum(chunks: list[Any]) -> Any:
     if kinds == {AIMessageChunk}:
         return add_ai_message_chunks(chunks[0], *chunks[1:])
     if kinds == {AddableDict}:
-        return AddableDict({key: _sum(values) for key, values in _columns(chunks)})
+        return AddableDict({key: merge(values) for key, values in _columns(chunks)})
     if kinds == {list}:
         return [item for chunk in chunks for item in chunk]
     return reduce(add, chunks)
