@@ -58,7 +58,12 @@ async def aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kw
 
 
 def _digest(body: bytes) -> str:
-    return hashlib.sha256(orjson.dumps(parse(body), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    value = parse(body)
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # an integer above 64 bits
+        text = json.dumps(value, sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest()
 
 
 def parse_bounded(body: bytes, settings: Settings) -> Any:

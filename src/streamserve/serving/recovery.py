@@ -7,7 +7,6 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, cast
 
-import orjson
 from langchain_core.runnables import RunnableConfig
 
 from streamserve.call import Call, current_call
@@ -17,6 +16,7 @@ from streamserve.errors.places import invalid
 from streamserve.graphs.arguments import NAMES, read_arguments
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.graphs.graph import Graph
+from streamserve.http.body import parse
 from streamserve.runs import thread_lock
 from streamserve.runs.attempt import Attempt
 from streamserve.runs.limits import RunLimits
@@ -120,7 +120,7 @@ class Recovery:
         if served is None or served.graph is None or record.request is None or len(stored) < record.last_id:
             return None
         try:
-            kept = orjson.loads(record.request)
+            kept = parse(record.request)
             if kept["seen_by"] not in ("", self._checkpoints.visible_to(served.graph)):
                 return None
             call, events = _continued(served, served.graph, record, kept, store)

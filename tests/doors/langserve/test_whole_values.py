@@ -51,8 +51,6 @@ class Open(BaseModel):
 
 
 class Aliased(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-
     user_name: str = Field(alias="userName")
 
 
@@ -146,6 +144,7 @@ CHAINS = {
     "wrong": Chain(runnable=gives({"age": 3}), input_type=str, output_type=Named),
     "folder": Chain(runnable=folder()),
     "open-in": Chain(runnable=RunnableLambda(dict), input_type=Open, examples=[{"known": 3}]),
+    "alias-in": Chain(runnable=RunnableLambda(dict), input_type=Aliased),
     "said": Chain(runnable=RunnableLambda(repr), input_type=Any),
     "keys": Chain(runnable=RunnableParallel(all=RunnablePassthrough(), one=itemgetter("x"))),
     "variable": Chain(runnable=ChatPromptTemplate.from_template("{schema} {json} {_x}") | RunnableLambda(text_of)),
@@ -282,10 +281,18 @@ def test_undeclared_keys_of_an_input_stay(client: httpx.Client) -> None:
 
 def test_large_integers_of_an_input_are_exact(client: httpx.Client, url: str) -> None:
     assert invoked(client, "said", [LARGE, "1" * 30]) == repr([LARGE, "1" * 30])
+    keyed = {"json": {"input": {"n": LARGE}}, "headers": {"Idempotency-Key": "large"}}
+    first, second = (client.post("/said/stream", **keyed) for _ in range(2))  # type: ignore[arg-type]
+    assert first.headers["Run-Id"] == second.headers["Run-Id"]
     refused = client.post("/said/invoke", content=b'{"input": 1%s}' % (b"0" * 5000), headers=JSON)
     assert refused.status_code == 422
     with RemoteRunnable(f"{url}/said") as remote:
         assert remote.invoke({"n": LARGE}) == repr({"n": LARGE})
+
+
+def test_an_input_with_aliases_fits_its_own_model(url: str) -> None:
+    with RemoteRunnable(f"{url}/alias-in") as remote:
+        assert remote.invoke(Aliased(userName="Ann")) == {"user_name": "Ann"}
 
 
 def test_messages_inside_of_an_inputs_objects_are_whole(url: str) -> None:

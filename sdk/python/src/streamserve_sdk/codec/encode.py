@@ -35,7 +35,9 @@ def dumps(value: Any) -> bytes:
     except TypeError as error:
         try:  # half of a UTF-16 pair, an integer above 64 bits
             return json.dumps(value, default=_default_of_json, separators=(",", ":"), allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError):
+        except TypeError as unknown:
+            raise unknown from None
+        except (ValueError, RecursionError):
             raise error from None
 
 
