@@ -13,6 +13,7 @@ LARGE = 2**70 + 1
 def test_large_integers_are_exact_where_the_types_say_so():
     assert parse(b"[%d]" % LARGE, {"/0": "integer"}) == [LARGE]
     assert parse_answer(b'{"output": %d, "types": {"": "integer"}}' % LARGE)["output"] == LARGE
+    assert parse_answer(b'[{"types": {}}, {"values": %d, "types": {"": "integer"}}]' % LARGE)[1]["values"] == LARGE
     assert parse_answer(b'{"output": 1, "types": {"": "other"}}')["output"] == 1
 
 

@@ -28,10 +28,16 @@ def parse(data: bytes | str, types: Any = None) -> Any:
 
 
 def parse_answer(data: bytes) -> Any:
-    """Return the value of an answer, which may have its types under the key `types`; errors are those of `parse`."""
+    """Return the value of an answer, or of a list of answers, with types under the key `types`.
+
+    Errors are those of `parse`.
+    """
     value = parse(data)
-    types = value.get("types") if isinstance(value, dict) else None
-    return parse(data, types) if _has_large_integers(types) else value
+    for answer in value if isinstance(value, list) else [value]:
+        types = answer.get("types") if isinstance(answer, dict) else None
+        if _has_large_integers(types):
+            return parse(data, types)
+    return value
 
 
 def _has_large_integers(types: Any) -> bool:
