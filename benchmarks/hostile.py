@@ -1,6 +1,7 @@
 """Effect of one hostile request on the streams of others: 50 of them run while it is refused.
 
-The server and the readers are processes of their own; the longest gap between two reads of any stream is printed.
+The server and the readers are processes of their own; the longest gap between two reads of any stream is printed. Then
+each part of a request grows, and the longest time is printed for which one of them holds the server's event loop.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from tests.faults.attacks import BOMB, request
+from tests.faults.growth import KINDS, held
 from tests.faults.hostile_server import attacked
 from tests.faults.rhythm import watched
 
@@ -24,6 +26,7 @@ STREAMS = 50
 LIMIT = 60.0
 MEGABYTE = 2**20
 QUIET = 3.0  # seconds without an attack, for comparison
+TOO_LONG = 0.05  # seconds for which a request may hold the event loop
 
 Parts = Iterator[bytes]
 
@@ -126,4 +129,22 @@ def main(plan: Plan) -> None:
             name = attack.__name__.replace("_", " ")
             figures.append(Figure(f"{name}: refused ({statuses}) after", "ms", times))
             figures.append(Figure(f"{name}: longest gap", "ms", gaps))
+        figures += growth(url, plan)
     report("hostile", figures)
+
+
+def growth(url: str, plan: Plan) -> list[Figure]:
+    """Grow each header, address and field; print what holds the event loop for too long, and return the longest."""
+    figures = []
+    for kind in KINDS:
+        longest = 0.0
+        for number, grown in enumerate(kind()):
+            if number % plan.amount(1, 50):
+                continue
+            seconds, status = held(url, grown)
+            longest = max(longest, seconds)
+            if seconds > TOO_LONG:
+                print(f"{seconds * 1000:8.1f} ms, {status}: {grown.name}, {grown.size}")
+        name = kind.__name__.replace("_", " ")
+        figures.append(Figure(f"growing {name}: longest gap of the event loop", "ms", [longest * 1000]))
+    return figures

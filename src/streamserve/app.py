@@ -17,6 +17,7 @@ from streamserve.auth.shares import ShareTokens
 from streamserve.catalog.registry import Registry, discover
 from streamserve.doors.langserve import routes as langserve
 from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, Unauthenticated, error_body
+from streamserve.errors.places import entry
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.http import cors as browsers
 from streamserve.http.intake import Intake
@@ -28,6 +29,7 @@ from streamserve.runs.runs import Runs
 from streamserve.serving.histories import keep_apart
 from streamserve.serving.limits import Limits
 from streamserve.serving.recovery import Recovery
+from streamserve.serving.request_body import MAX_PLACES
 from streamserve.serving.served import ServedRunnable, serve
 from streamserve.settings import Settings
 from streamserve.stores import StoreDown
@@ -162,17 +164,14 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    detail = [_place(item) for item in error.errors()]
+    detail = [_place(item) for item in error.errors()[:MAX_PLACES]]
     return JSONResponse(error_body(detail, "invalid_input"), status_code=422)
 
 
 def _place(item: Any) -> dict[str, Any]:
     if isinstance(item, dict):
-        return {
-            "loc": _from_request(item.get("loc", ())),
-            "msg": item.get("msg", ""),
-            "type": item.get("type", "value_error"),
-        }
+        place = tuple(_from_request(item.get("loc", ())))
+        return entry(place, item.get("msg", ""), item.get("type", "value_error"))
     return {"loc": ["body"], "msg": str(item), "type": "value_error"}
 
 

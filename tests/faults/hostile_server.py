@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +16,22 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.http.protocol import BoundedHead
 from streamserve.settings import Settings
+from streamserve.telemetry.logs import log_config
 from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of
 from tests.faults.attacks import good_requests
 from tests.faults.server import ROOT, Count, count
 
 BODY_TIMEOUT = 2.0
 START_LIMIT = 60.0
+SETTINGS = Settings(body_timeout=BODY_TIMEOUT, max_retained_runs=500, log_format="json", _env_file=None)
 
 
 def application() -> FastAPI:
@@ -35,8 +42,31 @@ def application() -> FastAPI:
         "graph": Chain(runnable=echo_graph()),
         "count": Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str),
     }
-    settings = Settings(body_timeout=BODY_TIMEOUT, max_retained_runs=500, _env_file=None)
-    return create_app(registry_of(chains), settings)
+    app = create_app(registry_of(chains), SETTINGS)
+    app.router.routes.insert(0, Route("/pulse", Pulse().answer))
+    return app
+
+
+class Pulse:
+    """A task that wakes every millisecond, and tells the longest time in which the event loop did not let it."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._beating: asyncio.Task[None] | None = None
+
+    async def answer(self, _request: Request) -> JSONResponse:
+        """Return the longest gap since the last answer, in seconds."""
+        self._beating = self._beating or asyncio.create_task(self._beat())
+        longest, self._longest = self._longest, 0.0
+        return JSONResponse(longest)
+
+    async def _beat(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            self._longest = max(self._longest, now - last)
+            last = now
 
 
 @contextmanager
@@ -61,5 +91,5 @@ def attacked(log: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    config = uvicorn.Config(application(), log_level="error", http=BoundedHead)
+    config = uvicorn.Config(application(), log_config=log_config(SETTINGS), http=BoundedHead)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])

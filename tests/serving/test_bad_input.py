@@ -101,6 +101,11 @@ BESIDE = {
     ),
     "kwargs a list": Case(b'"kwargs": [1]', ["body", "kwargs"]),
     "kwargs a text": Case(b'"kwargs": "stop"', ["body", "kwargs"]),
+    "long config key": Case(b'"config": {"%s": 1}' % (b"k" * 9000), ["body", "config", "k" * 300]),
+    "long tag": Case(b'"config": {"tags": ["%s"]}' % (b"x" * 140_000), ["body", "config", "tags"]),
+    "long metadata": Case(b'"config": {"metadata": {"a": "%s"}}' % (b"x" * 140_000), ["body", "config", "metadata"]),
+    "long run name": Case(b'"config": {"run_name": "%s"}' % (b"x" * 140_000), ["body", "config", "run_name"]),
+    "long kwargs key": Case(b'"kwargs": {"%s": {}}' % (b"k" * 9000), ["body", "kwargs", "k" * 300]),
     "unknown kwargs": Case(b'"kwargs": {"temperature": 2}', ["body", "kwargs", "temperature"]),
     "stream_mode for a chain": Case(b'"kwargs": {"stream_mode": "values"}', ["body", "kwargs", "stream_mode"]),
 }

@@ -85,7 +85,9 @@ def _refused_resume(error: BaseException) -> InvalidInput | None:
     if isinstance(error, ValidationError) and is_invalid_resume(error):
         found = error.errors(include_url=False)
         return InvalidInput([entry((*place, *at["loc"]), at["msg"], at["type"]) for at in found])
-    if isinstance(error, UnknownInterruptError) or str(error).startswith(_AMBIGUOUS):
+    # Only this error is made a text: that of a validation error with thousands of places takes a second.
+    ambiguous = type(error) is RuntimeError and str(error).startswith(_AMBIGUOUS)
+    if isinstance(error, UnknownInterruptError) or ambiguous:
         return invalid(place, "Input should be an object that maps the interrupts' ids to answers", "ambiguous_resume")
     return None
 

@@ -6,6 +6,9 @@ from streamserve.errors.tree import InvalidInput
 
 Place = tuple[str | int, ...]
 
+# Characters of a key or a message in an answer; a caller's key may have megabytes.
+MAX_TEXT = 300
+
 
 def invalid(place: Place, message: str, kind: str) -> InvalidInput:
     """Return the error for one place of the input."""
@@ -14,4 +17,5 @@ def invalid(place: Place, message: str, kind: str) -> InvalidInput:
 
 def entry(place: Place, message: str, kind: str) -> dict[str, Any]:
     """Return one place of the input in the form that FastAPI's clients expect."""
-    return {"loc": list(place), "msg": message, "type": kind}
+    cut = [part[:MAX_TEXT] if isinstance(part, str) else part for part in place]
+    return {"loc": cut, "msg": message[:MAX_TEXT], "type": kind}

@@ -5,7 +5,8 @@ Keys that LangServe would drop reach the chain too.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, cast
 
 from fastapi import HTTPException
@@ -30,6 +31,8 @@ _HASH = re.compile(r"[A-Za-z0-9+\-$ ]*")
 # Maximum characters of a config: a few thousand characters of a hash can unpack to millions.
 MAX_UNPACKED = 32 * 2**10
 MAX_DEPTH, MAX_ITEMS = 64, 2000
+# Maximum characters of one text in a body's config: templates are read, and names are logged, many times over.
+MAX_TEXT = 128 * 2**10
 # A width or precision in a template, which makes a text of so many characters.
 _WIDE = re.compile(r"\{[^{}:]*+:[^{}]*?\d{5}")
 _OWN_CHECKPOINT = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -105,6 +108,8 @@ class ConfigKeys:
                 errors.append(entry((*place, name), "No such config key can be sent", "extra_forbidden"))
             elif not _CHECKS[name][0](value):
                 errors.append(entry((*place, name), f"Input should be {_CHECKS[name][1]}", "value_error"))
+            elif any(_is_too_long(text) for text in _texts(value)):
+                errors.append(entry((*place, name), _TOO_LONG, "string_too_long"))
         return errors
 
     def _check_configurable(self, place: Place, configurable: Any) -> list[dict[str, Any]]:
@@ -114,8 +119,12 @@ class ConfigKeys:
             self._keep_known(configurable)
         unknown = [name for name in configurable if name not in self._configurable]
         errors = [entry((*place, name), "This chain does not know this key", "extra_forbidden") for name in unknown]
-        wide = [name for name, value in configurable.items() if isinstance(value, str) and _WIDE.search(value)]
-        return errors + [entry((*place, name), "A template's field is too wide", "template_error") for name in wide]
+        for name, value in configurable.items():
+            if _is_too_long(value):
+                errors.append(entry((*place, name), _TOO_LONG, "string_too_long"))
+            elif isinstance(value, str) and _WIDE.search(value):
+                errors.append(entry((*place, name), "A template's field is too wide", "template_error"))
+        return errors
 
     def _keep_known(self, configurable: dict[str, Any]) -> None:
         for name in list(configurable):
@@ -135,6 +144,17 @@ class ConfigKeys:
         configurable = config.get("configurable") or {}
         kept = {name: value for name, value in configurable.items() if name in self._beside}
         return cast(RunnableConfig, {**config, "configurable": kept})
+
+
+_TOO_LONG = f"A text has at most {MAX_TEXT} characters"
+
+
+def _is_too_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > MAX_TEXT
+
+
+def _texts(value: Any) -> Iterable[Any]:
+    return chain(value, value.values()) if isinstance(value, dict) else value if isinstance(value, list) else (value,)
 
 
 def _placed(said: Any) -> list[tuple[Place, dict[str, Any]]]:
