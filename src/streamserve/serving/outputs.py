@@ -1,12 +1,13 @@
 """The output of a chain as JSON, after a check against the type that the record declares."""
 
+import json
 from typing import Any
 
-import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from streamserve.call import Call
 from streamserve.errors import InvalidOutput
+from streamserve.graphs.graph import INTERRUPT
 from streamserve.serving.served import ServedRunnable
 from streamserve.wire.serializer import to_line
 
@@ -19,22 +20,26 @@ def check_output(served: ServedRunnable, call: Call, output: Any) -> bytes:
     """
     line = to_line(output)
     model = served.declared_output
-    if model is None or _changes_form(call.kwargs):
+    if model is None or _has_other_form(output, call.kwargs):
         return line
-    try:
-        model.model_validate(output)
-    except ValidationError:
-        try:
-            model.model_validate(orjson.loads(line))
-        except ValueError as error:
-            raise InvalidOutput() from error
+    if not _fits(model, output) and not _fits(model, json.loads(line)):
+        raise InvalidOutput()
     return line
 
 
-def _changes_form(arguments: dict[str, Any]) -> bool:
-    """Return whether a graph's output has another form with these arguments than the declared form."""
+def _fits(model: type[BaseModel], value: Any) -> bool:
+    try:
+        model.model_validate(value)
+    except Exception:  # LangChain's own validators raise TypeError and more
+        return False
+    return True
+
+
+def _has_other_form(output: Any, arguments: dict[str, Any]) -> bool:
+    """Return whether a graph's output is no whole state: with these arguments, or because the graph asks."""
     return (
         arguments.get("stream_mode", "values") != "values"
         or arguments.get("version") == "v2"
         or "output_keys" in arguments
+        or (isinstance(output, dict) and INTERRUPT in output)
     )

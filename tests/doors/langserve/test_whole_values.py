@@ -11,12 +11,13 @@ import pytest
 from langchain_core.agents import AgentActionMessageLog
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from pydantic import BaseModel, ConfigDict, Field
 from streamserve_sdk import RemoteRunnable
 from typing_extensions import TypedDict
@@ -109,6 +110,11 @@ def folder() -> Any:
     return graph.compile()
 
 
+def asking() -> Any:
+    graph = StateGraph(Folder).add_node("n", lambda _: {"files": [interrupt("which?")]}).add_edge(START, "n")
+    return graph.compile()
+
+
 async def halves(_: Any) -> AsyncIterator[str]:
     yield "hi \ud83d"
     yield "\ude00"
@@ -141,6 +147,9 @@ CHAINS = {
     "object": Chain(runnable=gives({"a": [1, object()]}), input_type=str),
     "declared": Chain(runnable=gives({"name": "Ann", "age": 3}), input_type=str, output_type=Named),
     "by-alias": Chain(runnable=gives(Aliased(userName="Ann")), input_type=str, output_type=Aliased),
+    "half-text": Chain(runnable=gives("hi \ud83d"), input_type=str, output_type=str),
+    "asking": Chain(runnable=asking(), output_type=Folder),
+    "no-message": Chain(runnable=gives([1]), input_type=str, output_type=AnyMessage),
     "wrong": Chain(runnable=gives({"age": 3}), input_type=str, output_type=Named),
     "folder": Chain(runnable=folder()),
     "open-in": Chain(runnable=RunnableLambda(dict), input_type=Open, examples=[{"known": 3}]),
@@ -218,6 +227,7 @@ def test_a_declared_type_refuses_what_does_not_fit(client: httpx.Client) -> None
     for path, body in (("invoke", {"input": "x"}), ("batch", {"inputs": ["x"]})):
         answer = client.post(f"/wrong/{path}", json=body)
         assert (answer.status_code, answer.json()["code"]) == (500, "invalid_output")
+    assert client.post("/no-message/invoke", json={"input": "x"}).json()["code"] == "invalid_output"
     several = client.post("/wrong/batch", json={"inputs": ["x"], "kwargs": {"return_exceptions": True}}).json()
     assert [error["code"] for error in several["errors"]] == ["invalid_output"]
 
@@ -225,6 +235,8 @@ def test_a_declared_type_refuses_what_does_not_fit(client: httpx.Client) -> None
 def test_a_declared_type_changes_no_output(client: httpx.Client) -> None:
     assert invoked(client, "declared") == {"name": "Ann", "age": 3}
     assert invoked(client, "by-alias") == {"user_name": "Ann"}
+    assert invoked(client, "half-text") == "hi \ud83d"
+    assert invoked(client, "asking", {"root": "/etc"})["__interrupt__"][0]["value"] == "which?"
 
 
 @pytest.mark.parametrize("name", ["talk", "prompt"])
