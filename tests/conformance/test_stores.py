@@ -141,6 +141,17 @@ async def test_a_store_counts_its_ended_runs_and_their_bytes(store: RunStore, op
     assert store.retained == (2, 40)
 
 
+async def test_a_store_counts_the_bytes_of_outputs(store: RunStore, options: Options) -> None:
+    await store.acquire(a_run("run"))
+    for _ in range(2):  # the reply to the first may have been lost
+        await store.append("run", 1, 1, [b"x" * 10], Outcome("done", output=b"y" * 7))
+    await store.reap(options.clock.now)
+    assert store.retained == (1, 17)
+    await store.purge("run")
+    await store.reap(options.clock.now)
+    assert store.retained == (0, 0)
+
+
 async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) -> None:
     await store.acquire(a_run("live"))
     await store.append("live", 1, 1, [b"x" * 1000])

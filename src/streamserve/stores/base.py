@@ -99,7 +99,7 @@ class Slice(NamedTuple):
 
 
 class Retained(NamedTuple):
-    """Number of ended runs that are kept, and bytes of their blocks."""
+    """Number of ended runs that are kept, and bytes of their blocks and outputs."""
 
     runs: int = 0
     bytes: int = 0

@@ -11,7 +11,7 @@ class Bounds:
         retention: seconds that the blocks of an ended run are kept.
         tombstone: seconds that its record is kept after that.
         max_runs: number of ended runs.
-        max_bytes: bytes of the blocks of all ended runs, before compression.
+        max_bytes: bytes of the blocks and outputs of all ended runs, before compression.
     """
 
     retention: float = 3600.0

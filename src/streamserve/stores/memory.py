@@ -141,6 +141,7 @@ class MemoryStore(RunStore, ImmediateStore):
         record, now = entry.record, self._clock()
         record.status, record.error, record.output = outcome.status, outcome.error, outcome.output
         record.ended_at, record.expires_at = now, now + self._bounds.retention
+        entry.size += len(outcome.output or b"")
         self._ended[record.run_id] = entry.size
         self._ended_bytes += entry.size
         bounds = self._bounds

@@ -57,6 +57,7 @@ local function append(key, blocks, at, attempt, first, count, ending, run_id)
   end
   if ending then
     local status, error, output, ended_at, expires_at, blocks_ttl, record_ttl = unpack(ARGV, at + count, at + count + 6)
+    bytes = bytes + #output
     call('HSET', key, 'last_id', last, 'size', bytes, 'status', status, 'ended_at', ended_at, 'expires_at', expires_at)
     if error ~= '' then call('HSET', key, 'error', error) end
     if output ~= '' then call('HSET', key, 'output', output) end

@@ -98,15 +98,16 @@ def _find(session: WriteSession, run_id: str, attempt: int) -> OwnRun | int:
 def _end(session: WriteSession, run_id: str, run: OwnRun, outcome: Outcome) -> None:
     del session.own_runs[run_id]
     now = session.worker.clock()
+    size = run.size + len(outcome.output or b"")
     total = session.one(
-        "UPDATE totals SET ends = ends + 1, runs = runs + 1, bytes = bytes + ? RETURNING ends, runs, bytes", run.size
+        "UPDATE totals SET ends = ends + 1, runs = runs + 1, bytes = bytes + ? RETURNING ends, runs, bytes", size
     )
     assert total is not None
     error = json.dumps(outcome.error) if outcome.error is not None else None
     session.do(
         "UPDATE runs SET status = ?, error = ?, output = ?, ended_at = ?, expires_at = ?, last_id = ?, size = ?,"
         " end_number = ?, request = NULL WHERE number = ?",
-        *(outcome.status, error, outcome.output, now, now + session.bounds.retention, run.last_id, run.size),
+        *(outcome.status, error, outcome.output, now, now + session.bounds.retention, run.last_id, size),
         *(total[0], run.number),
     )
     keep_bounds(session, total[1], total[2])
