@@ -24,15 +24,15 @@ TEXT = """# Settings
 <!-- Written by `python -m scripts.settings_page` from the code. Change the code, not this page. -->
 
 Set an environment variable, or write a line into a `.env` file in the folder where the server starts. An environment
-variable overrides the file. `streamserve serve --host`, `--port` and `--dev` override both; `make serve` takes `HOST`
-and `PORT`. Times are in seconds, sizes in bytes.
+variable overrides the file. The file's other variables reach the chains and LangSmith too. `streamserve serve --host`,
+`--port` and `--dev` override both; `make serve` takes `HOST` and `PORT`. Times are in seconds, sizes in bytes.
 
 ```ini
 STREAMSERVE_PORT=8080
 STREAMSERVE_ORPHAN_GRACE=30
 ```
 
-The server refuses to start with an invalid value and names the setting.
+The server refuses to start with an invalid value; one line names the variable.
 
 ## The server
 

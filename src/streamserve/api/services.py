@@ -54,6 +54,11 @@ def services_in(app: FastAPI) -> Services:
     return found
 
 
+def find_services(app: FastAPI) -> Services | None:
+    """Return the services of an application, or None if it has none."""
+    return getattr(app.state, "streamserve", None)
+
+
 def services_of(request: Request) -> Services:
     """Return the services of the application that a request came to."""
     return services_in(request.app)

@@ -10,6 +10,7 @@ import click
 
 from streamserve.catalog.registry import discover
 from streamserve.cli.keys import key
+from streamserve.cli.startup import load_application, load_environment, read_settings
 from streamserve.private_names.uvicorn import CAN_BOUND_HEADS
 from streamserve.settings import Settings
 
@@ -20,6 +21,7 @@ def main() -> None:
     # Chains are modules of the team's own application, which may not be installed.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    load_environment()
 
 
 main.add_command(key)
@@ -45,7 +47,6 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
     import uvicorn
 
     from streamserve.auth import AuthError
-    from streamserve.auth.guard import require_private
     from streamserve.catalog.registry import BrokenModules
     from streamserve.telemetry.logs import log_config
     from streamserve.telemetry.workers import shared_metrics
@@ -57,17 +58,19 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
         os.environ["STREAMSERVE_WORKERS"] = str(workers)
     if host is not None:
         os.environ["STREAMSERVE_HOST"] = host
-    settings = Settings()
+    settings = read_settings()
     processes = _workers(settings)
     _share_secret(settings, processes)
     target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
+    is_factory = target.endswith(":create_default_app")
     try:
-        if target.endswith(":create_default_app") and not settings.auth:
-            require_private(settings)  # the lifespan checks an application of the team's own, which may have a guard
         with shared_metrics(settings, processes):
+            # Processes that uvicorn starts import the application by its name.
+            app = target if settings.dev else load_application(target, is_factory=is_factory)
+            by_name = settings.dev or processes > 1
             uvicorn.run(
-                target,
-                factory=target.endswith(":create_default_app"),
+                target if by_name else app,
+                factory=is_factory and by_name,
                 host=host or settings.host,
                 port=settings.port if port is None else port,
                 root_path=settings.root_path,
@@ -102,7 +105,7 @@ def _workers(settings: Settings) -> int:
 @main.command("list")
 def list_chains() -> None:
     """List the chains of this folder."""
-    registry = discover(Settings().chains)
+    registry = discover(read_settings().chains)
     width = max((len(name) for name in registry.chains), default=0)
     for name, entry in registry.chains.items():
         click.echo(f"{name:{width}}  {entry.description.splitlines()[0] if entry.description else ''}")
@@ -117,7 +120,7 @@ def check() -> None:
     """Verify chains, langgraph.json and OpenAPI against each other."""
     from streamserve.cli.check import check as find_problems
 
-    problems = find_problems(Path.cwd(), Settings())
+    problems = find_problems(Path.cwd(), read_settings())
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -133,7 +136,7 @@ def new(name: str, graph: bool) -> None:
     from streamserve.cli.scaffold import write_chain
 
     try:
-        path = write_chain(name, Path(Settings().chains), graph=graph)
+        path = write_chain(name, Path(read_settings().chains), graph=graph)
     except (ValueError, FileExistsError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"wrote {path}; `streamserve serve` serves it under /{path.stem.replace('_', '-')}")
