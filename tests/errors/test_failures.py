@@ -12,6 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIRateLimitError
 
+from streamserve import Chain
 from streamserve.errors.providers import UpstreamTruncated
 from tests.runs.support import LIMIT, app_of, error_of, streaming
 from tests.servers import serving
@@ -53,6 +54,10 @@ def failing(place: str, error: BaseException) -> Any:
     return RunnableGenerator(say)
 
 
+async def fail_with_half_an_emoji(_given: Any) -> str:
+    raise ValueError("half \ud83d")
+
+
 async def fail_for_odd(number: int) -> int:
     if number % 2:
         raise ValueError(SECRET)
@@ -64,6 +69,8 @@ def client() -> Iterator[httpx.Client]:
     chains = {place: failing(place, RuntimeError(SECRET)) for place in PLACES}
     chains |= {name: failing("during", error) for name, (error, _, _) in UPSTREAM.items()}
     chains["odd"] = RunnableLambda(fail_for_odd)
+    half = RunnableLambda(fail_with_half_an_emoji)
+    chains["half"] = Chain(runnable=half, input_type=Any, output_type=Any, expose_errors=True)
     with serving(app_of(chains)) as url, httpx.Client(base_url=url, timeout=LIMIT) as client:
         yield client
 
@@ -160,3 +167,10 @@ def test_a_batch_gives_each_item_its_result_or_its_error(
     assert [(record.__dict__["run_id"], record.__dict__["chain"]) for record in failures] == [
         (answer.headers["Run-Id"], "odd")
     ] * 2
+
+
+@pytest.mark.parametrize("endpoint", [*STREAMS, "invoke", "batch"])
+def test_half_an_emoji_in_a_shown_text_is_replaced(client: httpx.Client, endpoint: str) -> None:
+    body: Any = {"inputs": ["x"], "kwargs": {"return_exceptions": True}} if endpoint == "batch" else {"input": "x"}
+    answer = client.post(f"/half/{endpoint}", json=body)
+    assert [answer.text.count('"half ?"'), answer.text.count('"internal"')] == [1, 1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamserve.call import Call
-from streamserve.errors import Cancelled, RunTimeout
+from streamserve.errors import Cancelled, RunTimeout, ServeError
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Run
 from streamserve.stores import MemoryStore, Outcome, RunRecord
@@ -175,3 +175,48 @@ async def test_a_cancel_after_the_end_changes_nothing() -> None:
     run.cancel(Cancelled())
     assert run.record.status == "done"
     assert (await bench.blocks())[-1] == b"id: 3\nevent: end\ndata:\n\n"
+
+
+class Unspeakable(Exception):
+    """An exception whose own text cannot be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("half \ud83d"), "half ?"),
+        (Unspeakable(), "Internal server error"),
+        (ServeError(object()), "Internal server error"),  # type: ignore[arg-type]
+        (ServeError([{"loc": ("\ud83d",), "msg": "m", "type": "t"}]), "?: m"),
+    ],
+)
+async def test_an_error_that_has_no_text_ends_its_run(error: Exception, message: str) -> None:
+    bench = Bench()
+
+    async def fail() -> Events:
+        yield DATA
+        raise error
+
+    run = await bench.run(fail)
+    run.call.expose_errors = True
+    await run.start()
+    await finish(run)
+    assert (run.record.status, run.record.error and run.record.error["message"]) == ("error", message)
+    assert b"event: error" in (await bench.blocks())[-1]
+
+
+async def test_a_run_whose_end_cannot_be_stored_is_given_up() -> None:
+    bench = Bench(FailingStore(at=3))
+    given_up: list[str] = []
+    bench.store.give_up = given_up.append  # type: ignore[method-assign]
+
+    async def one() -> Events:
+        yield DATA
+
+    run = await bench.run(one)
+    await run.start()
+    await finish(run)
+    assert (run.given_up, given_up) == (True, ["r"])

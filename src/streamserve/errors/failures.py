@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from streamserve.call import Call
 from streamserve.errors import Internal, InvalidInput, ServeError, StoreUnavailable, providers
 from streamserve.errors.places import entry, invalid
+from streamserve.errors.texts import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ def explain(error: BaseException, call: Call) -> ServeError:
         place = ("body", "config", "recursion_limit")
         return invalid(place, "The graph takes more steps than this limit", "too_small")
     shown = classify(error)
-    if type(shown) is Internal and call.expose_errors and str(error):
-        return Internal(str(error)[:MAX_TEXT])
+    if type(shown) is Internal and call.expose_errors and (text := text_of(error)):
+        return Internal(text[:MAX_TEXT])
     return shown
 
 

@@ -7,6 +7,7 @@ from langchain_core import exceptions
 from langchain_core.exceptions import ModelConnectionError
 
 from streamserve.errors import tree
+from streamserve.errors.texts import text_of
 from streamserve.errors.tree import (
     ContentFiltered,
     ContextLengthExceeded,
@@ -89,7 +90,7 @@ def _kind(error: BaseException) -> type[ServeError] | None:
     for kind, shown in KINDS.items():
         if isinstance(error, kind):
             return shown
-    if "BadRequestError" in names and TOO_LONG in str(error):
+    if "BadRequestError" in names and TOO_LONG in text_of(error):
         return ContextLengthExceeded
     return next((NAMES[name] for name in names if name in NAMES), None)
 

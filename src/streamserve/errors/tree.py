@@ -46,6 +46,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+from streamserve.errors.texts import printable
+
 __all__ = [
     "HTTP_CODES",
     "BadRequest",
@@ -107,7 +109,7 @@ class ServeError(Exception):
     def __init__(
         self, detail: str | Sequence[dict[str, Any]] | None = None, *, retry_after: float | None = None
     ) -> None:
-        self.detail = detail if detail is not None else self.message
+        self.detail = printable(detail) if detail is not None else self.message
         self.retry_after = retry_after
         super().__init__(self.detail)
 

@@ -171,13 +171,13 @@ class Run:
 
     async def _end(self, producer: asyncio.Task[None]) -> None:
         try:
-            error = await self._error_of(producer)
+            error = await self._shown_error_of(producer)
             await self._finish(error)
-        except (Fenced, StoreDown) as error:
+        except Exception as error:
             # No terminal block can be stored: the readers get it from the owner that takes the run over.
             self.given_up = True
             logger.error("run given up: %r", error, extra=self._extra())
-            if isinstance(error, StoreDown):
+            if not isinstance(error, Fenced):
                 self._store.give_up(self.run_id)
         finally:
             if self._deadline is not None:
@@ -185,6 +185,15 @@ class Run:
             self._writer.close()
             self._producer = None
             self.ended.set_result(None)
+
+    async def _shown_error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
+        try:
+            return await self._error_of(producer)
+        except (Fenced, StoreDown):
+            raise
+        except Exception:  # of the exception itself, whose class is the chain's
+            logger.exception("the error of a run cannot be shown", extra=self._extra())
+            return Internal()
 
     async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
         if not producer.done():

@@ -1,8 +1,15 @@
 """The terminal block of a run, and the outcome that the store keeps with it."""
 
-from streamserve.errors import Cancelled, RunLost, ServeError
+import logging
+
+import orjson
+
+from streamserve.errors import Cancelled, Internal, RunLost, ServeError
 from streamserve.stores import Outcome, Status
 from streamserve.wire.blocks import end_block, error_block
+from streamserve.wire.serializer import to_line
+
+logger = logging.getLogger(__name__)
 
 
 def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | None = None) -> tuple[bytes, Outcome]:
@@ -14,7 +21,11 @@ def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | No
     """
     if error is None:
         return end_block(seq), Outcome("done", output=output)
-    body = error.event(run_id)
+    try:
+        body = orjson.loads(to_line(error.event(run_id)))
+    except Exception:  # a chain may raise a ServeError with any detail
+        logger.exception("the error of a run has no JSON form", extra={"run_id": run_id})
+        return terminal(seq, run_id, Internal())
     return error_block(seq, body), Outcome(_status_of(error), body)
 
 

@@ -148,7 +148,9 @@ async def _end(runs: Runs, run: RunRecord, error: ServeError | None) -> None:
     writer = Writer(run, runs.store, runs.settings.store_patience, lambda _failure: None)
     try:
         await writer.finish(*terminal(writer.next_seq, run.run_id, error))
-    except (Fenced, StoreDown) as failure:
+    except Exception as failure:
         logger.error("the end of a run is not stored: %r", failure, extra={"run_id": run.run_id, "chain": run.chain})
+        if not isinstance(failure, Fenced):
+            runs.store.give_up(run.run_id)
     finally:
         writer.close()
