@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from streamserve.errors import RunLost
 from streamserve.runs.terminal import terminal
-from streamserve.stores import Fenced, RunRecord, RunStore
+from streamserve.stores import Fenced, RunRecord, RunStore, StoreDown
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +26,31 @@ class LostRuns:
 
     async def recover_or_end(self) -> None:
         """Recover each run that was taken over, or end it."""
-        while self._pending:  # the store hands out each run once: a run that fails here stays for the next poll
-            record = self._pending[0]
-            extra = {"run_id": record.run_id, "chain": record.chain}
-            if record.request is not None and record.attempt <= self._max_attempts and await self._recover(record):
-                logger.warning("attempt %d of a run whose owner is dead", record.attempt, extra=extra)
+        for record in list(self._pending):  # the store hands out each run once: one that fails waits for the next poll
+            try:
+                await self._recover_or_end(record)
+            except StoreDown:
+                raise
+            except Exception:
+                logger.exception("a lost run is not ended", extra=_about(record))
             else:
-                logger.warning("run lost: its owner is dead", extra=extra)
-                await self._end(record)
-            del self._pending[0]
+                self._pending.remove(record)
+
+    async def _recover_or_end(self, record: RunRecord) -> None:
+        if record.request is not None and record.attempt <= self._max_attempts and await self._recovered(record):
+            logger.warning("attempt %d of a run whose owner is dead", record.attempt, extra=_about(record))
+        else:
+            logger.warning("run lost: its owner is dead", extra=_about(record))
+            await self._end(record)
+
+    async def _recovered(self, record: RunRecord) -> bool:
+        try:
+            return await self._recover(record)
+        except StoreDown:
+            raise
+        except Exception:  # the next poll would fail, too
+            logger.exception("a lost run cannot be recovered", extra=_about(record))
+            return False
 
     def cancel(self, run_id: str) -> None:
         """Keep a cancelled run from being recovered."""
@@ -47,3 +63,7 @@ class LostRuns:
         block, outcome = terminal(seq, record.run_id, RunLost())
         with suppress(Fenced):
             await self._store.append(record.run_id, record.attempt, seq, [block], outcome)
+
+
+def _about(record: RunRecord) -> dict[str, str]:
+    return {"run_id": record.run_id, "chain": record.chain}

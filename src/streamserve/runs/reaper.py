@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from streamserve.runs.lost import LostRuns
 from streamserve.stores import RunStore, StoreDown
@@ -39,7 +39,8 @@ class Reaper:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             try:
-                await self._poll()
+                for work in (self._take_over, self._lost.recover_or_end, self._reap):
+                    await _logging_faults(work)
             except StoreDown as error:
                 self._down_since = self._down_since or time.monotonic()
                 logger.warning("the store is unreachable, lost and expired runs wait: %s", error)
@@ -56,8 +57,18 @@ class Reaper:
             return True
         return False
 
-    async def _poll(self) -> None:
+    async def _take_over(self) -> None:
         if not self._is_draining():  # a process that shuts down leaves lost runs to the others
             await self._lost.take_over()
-        await self._lost.recover_or_end()
+
+    async def _reap(self) -> None:
         await self._store.reap(time.time())
+
+
+async def _logging_faults(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except StoreDown:
+        raise
+    except Exception:  # without polls, this worker would never drop a run again
+        logger.exception("a part of a poll of the store failed")

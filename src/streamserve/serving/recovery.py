@@ -19,6 +19,7 @@ from streamserve.graphs.graph import Graph
 from streamserve.http.body import parse
 from streamserve.runs import thread_lock
 from streamserve.runs.attempt import Attempt
+from streamserve.runs.chain_tasks import is_cancellation
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.output import blocks_of
 from streamserve.runs.run import Events, Run
@@ -124,7 +125,9 @@ class Recovery:
             if kept["seen_by"] not in ("", self._checkpoints.visible_to(served.graph)):
                 return None
             call, events = _continued(served, served.graph, record, kept, store)
-        except Exception:  # another version of the chain may not accept the request
+        except BaseException as error:  # another version of the chain may not accept the request
+            if is_cancellation(error):
+                raise
             logger.warning("a lost run does not fit its chain any more", extra={"run_id": record.run_id}, exc_info=True)
             return None
         bounds = RunLimits.of(settings, served.served.chain.timeout)

@@ -118,6 +118,9 @@ class _Pipeline:
             except StoreDown as error:
                 self._client.refresh_nodes()
                 _answer(group or self._take(math.inf), error)
+            except Exception as error:  # without this task no run of this process could end
+                logger.exception("blocks could not be sent")
+                _answer(group or self._take(math.inf), StoreDown(repr(error)))
             else:
                 _answer(group, [Answer(*reply[at : at + 4]) for reply in replies for at in range(0, len(reply), 4)])
 

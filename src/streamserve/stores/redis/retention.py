@@ -115,6 +115,8 @@ class Retention:
             except StoreDown as error:
                 # Its blocks can be read and expire all the same.
                 logger.warning("run %s stays unsealed: %s", run_id, error)
+            except Exception:
+                logger.exception("run %s stays unsealed", run_id)
 
     async def _seal(self, run_id: str) -> None:
         keys, ttl = [self._keys.run(run_id, what) for what in ("run", "blocks", "pieces")], blocks_ttl(self._bounds)

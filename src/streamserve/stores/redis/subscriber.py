@@ -178,6 +178,8 @@ class Subscriber:
             except StoreDown as error:
                 self._look_at |= run_ids  # for the next round
                 logger.warning("runs that are read here are compared with the store later: %s", error)
+            except Exception:
+                logger.exception("runs that are read here are not compared with the store")
 
     async def _look(self, run_ids: list[str], *, subscribe: bool) -> None:
         found = await self._client.fields([self._keys.run(run_id) for run_id in run_ids], "last_id", "status")
