@@ -152,6 +152,20 @@ async def test_a_store_counts_the_bytes_of_outputs(store: RunStore, options: Opt
     assert store.retained == (0, 0)
 
 
+async def test_a_run_whose_caller_left_does_not_keep_its_thread(store: RunStore) -> None:
+    storing = asyncio.create_task(store.acquire(a_run("left", thread="thread")))
+    await asyncio.sleep(0)  # the store is at it
+    storing.cancel()
+    await asyncio.wait({storing})
+    async with asyncio.timeout(LIMIT):
+        while await store.ahead(a_run("next", thread="thread")):
+            if not storing.cancelled():
+                await store.append("left", 1, 1, [b"x"], DONE)  # a store that never waits
+            for lost in await store.take_over_lost():
+                await store.append(lost.run_id, lost.attempt, lost.last_id + 1, [b"x"], Outcome("lost"))
+            await store.check()
+
+
 async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) -> None:
     await store.acquire(a_run("live"))
     await store.append("live", 1, 1, [b"x" * 1000])

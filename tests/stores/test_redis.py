@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
+from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown, ThreadLocked
 from streamserve.stores.base import Slice
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.redis.scripts import TAKE, Script
@@ -124,6 +124,19 @@ async def test_lost_runs_are_handed_out_once_and_their_owner_is_fenced(server: R
         assert [(record.run_id, record.attempt, record.last_id) for record in lost] == [("run", 2, 1)]
         with pytest.raises(Fenced):
             await owner.append("run", 1, 2, [b"b"])
+
+
+async def test_a_refused_run_leaves_nothing(server: RedisServer) -> None:
+    async with worker(server) as store:
+        first, second = a_run("one"), a_run("two")
+        first.thread = second.thread = "thread"
+        first.request = second.request = b"request"
+        await store.acquire(first, alone=True)
+        with pytest.raises(ThreadLocked):
+            await store.acquire(second, alone=True)
+        with server.client() as client:
+            assert client.keys("*{two}*") == []
+            assert client.keys("*{one}:request") != []
 
 
 async def test_calls_that_wait_for_a_busy_pool_are_served(server: RedisServer) -> None:

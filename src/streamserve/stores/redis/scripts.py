@@ -117,12 +117,11 @@ call('HSET', KEYS[1], unpack(ARGV))
 return 1
 """)
 
-# KEYS run, readers. Drops a run that never started, unless it has readers. Returns whether it is gone.
+# KEYS run, readers, request. Drops a run that never started, unless it has readers. Returns whether it is gone.
 DISCARD = _script("""
 local run = call('HMGET', KEYS[1], 'status', 'last_id')
-if not run[1] then return 1 end
-if run[1] ~= 'queued' or run[2] ~= '0' or call('EXISTS', KEYS[2]) == 1 then return 0 end
-call('DEL', KEYS[1])
+if run[1] and (run[1] ~= 'queued' or run[2] ~= '0' or call('EXISTS', KEYS[2]) == 1) then return 0 end
+call('UNLINK', KEYS[1], KEYS[3])
 return 1
 """)
 

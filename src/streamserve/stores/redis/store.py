@@ -194,7 +194,7 @@ class RedisStore(RunStore):
             await self._retention.ended(run_id, answer.size)
             if (run := self._worker.owned.get(run_id)) is not None and run.request is not None:
                 await self._worker.drop_request(run_id)
-        except StoreDown as error:
+        except Exception as error:  # the writer waits for the answer, whatever it is
             stored(error)
             return
         self._disown(run_id)

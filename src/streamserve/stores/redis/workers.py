@@ -100,7 +100,7 @@ class Worker:
 
     async def discard(self, run_id: str) -> bool:
         """Drop a run that never started; return False if it has readers already."""
-        keys = [self._keys.run(run_id), self._keys.run(run_id, "readers")]
+        keys = [self._keys.run(run_id, what) for what in ("run", "readers", "request")]
         gone = bool(await self._client.run(scripts.DISCARD, keys))
         if gone:
             self._disowned[run_id] = None

@@ -120,7 +120,12 @@ class SqliteStore:
         await self._writer.do(writes.check)
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
-        stored, new = await self._writer.do(writes.acquire, run, alone)
+        storing = self._writer.do(writes.acquire, run, alone)
+        try:
+            stored, new = await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            self.give_up(run.run_id)  # the run may be stored, but it never starts
+            raise
         if new:
             self._adopt(run)
         return stored, new
@@ -269,3 +274,5 @@ async def _repeat(pause: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except StoreDown as error:
             logger.warning("the store is away: %s", error)
+        except Exception:  # without its lease this worker would lose every run
+            logger.exception("the work beside the store failed")
