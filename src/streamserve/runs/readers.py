@@ -14,6 +14,9 @@ from streamserve.stores import RunStore, StoreDown
 
 logger = logging.getLogger(__name__)
 
+# Minimum seconds before an unreachable store is asked again whether a run has readers elsewhere.
+OUTAGE_PAUSE = 1.0
+
 
 class Readers:
     """The readers in this process, both of its own runs and of other owners' runs."""
@@ -77,9 +80,21 @@ class Readers:
         self._start(self._cancel_unless_read(run))
 
     async def _cancel_unless_read(self, run: Run) -> None:
-        if self._counts[run.run_id] or await self._store.is_read_elsewhere(run.run_id):
-            return  # the store notifies this process when those readers leave
-        run.cancel(Cancelled("The last reader left"))
+        try:
+            elsewhere = await self._store.is_read_elsewhere(run.run_id)
+        except StoreDown as error:
+            logger.warning("the store is unreachable, a run without readers goes on: %s", error)
+            if live := self._orphan(run):
+                live.start_orphan_timer(at_least=OUTAGE_PAUSE)
+            return
+        # If there are readers elsewhere, the store notifies this process when they leave.
+        if not elsewhere and self._orphan(run):
+            run.cancel(Cancelled("The last reader left"))
+
+    def _orphan(self, run: Run) -> LiveRun | None:
+        """Return the live run, or None if a reader came while the store was asked, and perhaps left again."""
+        live = self._live.get(run.run_id)
+        return None if live is None or live.is_waiting or self._counts[run.run_id] else live
 
     def _on_remote_readers(self, run_id: str) -> None:
         live = self._live.get(run_id)
