@@ -16,7 +16,7 @@ from streamserve.errors import ShuttingDown
 from streamserve.private_names.uvicorn import stop_server
 from streamserve.runs.chain_tasks import contained
 from streamserve.runs.runs import Runs
-from streamserve.runs.sync_calls import SyncCallExecutor
+from streamserve.runs.sync_threads import SyncCallExecutor
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -38,8 +38,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _running(runs: Runs) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    threads = SyncCallExecutor(runs.settings.threads, thread_name_prefix="chain")
-    loop.set_default_executor(threads)
+    loop.set_default_executor(SyncCallExecutor(runs.settings.threads, "chain"))
     freeze_garbage_collector(runs.settings.gc_threshold)
     await runs.store.open()
     reaper = asyncio.create_task(runs.reaper.run())

@@ -25,11 +25,17 @@ from tests.runs.support import LIMIT, error_of, streaming
 ROOT = Path(__file__).parents[2]
 SERVER = """
 import asyncio
+import threading
 from typing import Any
-from langchain_core.runnables import RunnableGenerator
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
 from tests.runs.support import app_of
 
+started = threading.Event()
 released = asyncio.Event()
+
+def deaf(_given: Any) -> None:
+    started.set()
+    threading.Event().wait(60)
 
 async def say(inputs: Any) -> Any:
     async for _ in inputs:
@@ -38,11 +44,15 @@ async def say(inputs: Any) -> Any:
     await released.wait()
     yield "last"
 
-app = app_of({"gated": RunnableGenerator(say)}, drain_time=DRAIN, cancel_grace=0.2)
+app = app_of({"gated": RunnableGenerator(say), "deaf": RunnableLambda(deaf)}, drain_time=DRAIN, cancel_grace=0.2)
 
 @app.post("/go-on")
 async def open_gate() -> None:
     released.set()
+
+@app.get("/started")
+def wait_for_deaf() -> bool:
+    return started.wait(10)
 """
 
 
@@ -127,6 +137,16 @@ def test_a_run_past_the_drain_time_ends_with_shutting_down(serve: Serve) -> None
         server.signal(signal.SIGTERM)
         error = error_of(reader.rest()[-1])
     assert (error["code"], error["status_code"], error["retryable"]) == ("shutting_down", 503, True)
+    assert server.exit_code() == 0
+
+
+@pytest.mark.parametrize("endpoint", ["runs", "stream"])
+def test_a_sync_step_that_goes_on_does_not_keep_the_server(serve: Serve, endpoint: str) -> None:
+    server = serve(0.1)
+    with server.client.stream("POST", f"/deaf/{endpoint}", json={"input": "x"}) as answer:
+        assert server.client.get("/started").json() is True
+        server.signal(signal.SIGTERM)
+        answer.read()
     assert server.exit_code() == 0
 
 

@@ -5,8 +5,7 @@ waits for them; the code itself stops from within, at a model's next token.
 """
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -63,16 +62,3 @@ def _in_event_loop() -> bool:
 
 
 register_configure_hook(cast("ContextVar[Any]", _StopperInOSThread()), inheritable=True)
-
-
-class SyncCallExecutor(ThreadPoolExecutor):
-    """The event loop's default executor, in which LangChain and LangGraph run sync code."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit a call and add it to the current run's sync calls."""
-        calls = current_calls.get()
-        future = super().submit(fn, *args, **kwargs)
-        if calls is not None:
-            calls.pending.add(future)
-            future.add_done_callback(calls.pending.discard)
-        return future
