@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from streamserve.app import create_app
 from streamserve.http import protocol as http_protocol
 from streamserve.http.protocol import MAX_HEAD, BoundedHead
 from streamserve.settings import Settings
-from tests.fakes import Topic, greeting, registry_of
+from tests.fakes import GatedModel, Topic, greeting, registry_of
 from tests.faults.attacks import BOMB, request
 from tests.frames import ERROR_FIELDS, config_hash
 from tests.servers import serving
@@ -114,6 +115,33 @@ def test_a_head_that_does_not_come_closes_the_connection(url: str, begun: bytes)
 def test_the_limit_of_a_head_is_not_that_of_a_body(url: str) -> None:
     answer = conversation(url, request("/greeting/invoke", b'{"input"', declared=40))
     assert answer.startswith(b"HTTP/1.1 408")  # after `body_timeout`, which is longer
+
+
+@pytest.mark.parametrize("after", [b"\r\n", b"\r\n\r\n", b"GET /healthz HTTP/1.1\r\nX-Slow: "])
+@pytest.mark.usefixtures("impatient_with_heads")
+def test_bytes_after_a_body_do_not_cut_its_stream(monkeypatch: pytest.MonkeyPatch, after: bytes) -> None:
+    model, looked = GatedModel(tokens=["one", "two"]), threading.Event()
+    look = BoundedHead._end
+
+    def seen(self: BoundedHead) -> None:
+        look(self)
+        looked.set()
+
+    monkeypatch.setattr(BoundedHead, "_end", seen)
+    app = create_app(registry_of({"gated": Chain(runnable=model, input_type=str)}), Settings(_env_file=None))
+    with serving(app, http=BoundedHead, timeout_keep_alive=0) as url:
+        place = urlsplit(url)
+        with socket.create_connection((place.hostname, place.port), timeout=LIMIT) as connection:
+            connection.sendall(request("/gated/stream", b'{"input":"x"}'))
+            model.gate.open()
+            answer = b""
+            while b"one" not in answer:
+                answer += connection.recv(65536)
+            connection.sendall(after)
+            assert looked.wait(LIMIT)
+            model.gate.open()
+            answer += b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [b"two" in answer, b"event: end" in answer] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from streamserve.private_names.uvicorn import HttpToolsProtocol
+from streamserve.private_names.uvicorn import HttpToolsProtocol, is_answering
 
 # Above the default of `max_header_bytes`: a head between the two is answered in the server's own error shape.
 MAX_HEAD = 128 * 2**10
@@ -54,5 +54,6 @@ class BoundedHead(HttpToolsProtocol):  # type: ignore[misc]
 
     def _end(self) -> None:
         self._timer = None
-        if self._waits and not self.transport.is_closing():
+        # While a response goes out, uvicorn does not answer the next request either; afterwards its own timer runs.
+        if self._waits and not self.transport.is_closing() and not is_answering(self):
             self.transport.close()

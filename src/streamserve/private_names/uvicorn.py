@@ -1,7 +1,8 @@
 """uvicorn: its HTTP protocol, the transport behind a request's `receive`, and the server behind its signal handler.
 
-Without the protocol, the head of a request has no bound of ours. Without the transport, a connection that was dropped
-stays until the client closes it. Without the server, a signal ends the process as uvicorn's own handler does.
+Without the protocol, the head of a request has no bound of ours; without its cycle, data after a request's body may cut
+the response. Without the transport, a connection that was dropped stays until the client closes it. Without the server,
+a signal ends the process as uvicorn's own handler does.
 """
 
 from typing import Any
@@ -21,6 +22,11 @@ def abort(receive: Any) -> None:
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     if callable(close := getattr(transport, "abort", None)):
         close()
+
+
+def is_answering(protocol: Any) -> bool:
+    """Return whether a response is under way on an HTTP protocol's connection."""
+    return getattr(getattr(protocol, "cycle", None), "response_complete", True) is False
 
 
 def stop_server(handler: Any) -> bool:
