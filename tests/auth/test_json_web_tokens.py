@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -154,6 +157,45 @@ async def test_known_keys_stay_valid_while_the_issuer_is_unreachable(
     monkeypatch.setattr(jwks, "LIFETIME", 0.0)
     monkeypatch.setattr(jwks, "COOLDOWN", 0.0)
     assert await verify(token())
+
+
+async def test_an_issuer_that_never_answers_holds_up_no_known_key(
+    verify: Any, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await verify(token())
+    asked, hung = threading.Event(), threading.Event()
+
+    def hang() -> bytes:
+        asked.set()
+        hung.wait(jwks.TIMEOUT)
+        return b"no keys"
+
+    issuer.document = hang  # type: ignore[method-assign]
+    monkeypatch.setattr(jwks, "LIFETIME", 0.0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0.0)
+    monkeypatch.setattr(jwks, "PATIENCE", 0.01)
+    for _ in range(3):
+        assert await verify(token())
+    assert await asyncio.to_thread(asked.wait, jwks.TIMEOUT)
+    assert not hung.is_set()
+    hung.set()
+
+
+async def test_the_issuer_is_trusted_again_once_it_answers(
+    verify: Any, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await verify(token())
+    document = issuer.document
+    issuer.document = lambda: b"no keys"  # type: ignore[method-assign]
+    monkeypatch.setattr(jwks, "LIFETIME", 0.0)
+    monkeypatch.setattr(jwks, "COOLDOWN", 0.0)
+    assert await verify(token())
+    issuer.document = document  # type: ignore[method-assign]
+    issuer.keys = {"two": rsa.generate_private_key(65537, 2048).public_key()}
+    with suppress(Unauthenticated):  # in the end: the key was withdrawn meanwhile
+        async with asyncio.timeout(jwks.TIMEOUT):
+            while True:
+                await verify(token())
 
 
 async def test_a_shared_secret_can_replace_public_keys() -> None:

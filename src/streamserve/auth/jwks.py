@@ -19,6 +19,8 @@ LIFETIME = 300.0
 COOLDOWN = 10.0
 # Seconds for one fetch.
 TIMEOUT = 5.0
+# Seconds that a caller with a known key waits for a fetch, and none while the issuer does not answer.
+PATIENCE = 0.5
 # Seconds for which fetched keys stay valid while the issuer is unreachable.
 STALE = 3600.0
 
@@ -41,7 +43,8 @@ class Jwks:
         self._thread = ThreadPoolExecutor(1, "jwks")  # a slow issuer must not block the chains' own pool
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched = self._tried = -STALE
-        self._fetching = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
+        self._answers = True
 
     async def key(self, key_id: str | None) -> jwt.PyJWK:
         """Return the key of an id. If a token names no id, return the issuer's only key.
@@ -50,8 +53,9 @@ class Jwks:
             Unauthenticated: the issuer has no such key, or the id is missing and there are several.
             IdentityUnavailable: no keys could be fetched, for an hour or since the start.
         """
-        if (found := self._find(key_id)) is None or time.monotonic() - self._fetched > LIFETIME:
-            await self._refresh()
+        found, age = self._find(key_id), time.monotonic() - self._fetched
+        if found is None or age > LIFETIME:
+            await self._refresh(TIMEOUT if found is None or age > STALE else PATIENCE if self._answers else 0.0)
             found = self._find(key_id)
         if time.monotonic() - self._fetched > STALE:
             raise IdentityUnavailable()
@@ -64,17 +68,24 @@ class Jwks:
             return next(iter(self._keys.values()))
         return self._keys.get(key_id)
 
-    async def _refresh(self) -> None:
-        async with self._fetching:
+    async def _refresh(self, limit: float) -> None:
+        """Fetch the keys, beside the callers, and wait up to a number of seconds for them."""
+        if self._fetching is None or self._fetching.done():
             if time.monotonic() - self._tried < COOLDOWN:
                 return
             self._tried = time.monotonic()
-            try:
-                keys = await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch)
-            except (jwt.PyJWTError, OSError, ValueError) as error:
-                logger.error("the issuer's keys could not be fetched: %s", error)
-                return
-            self._keys, self._fetched = keys, time.monotonic()
+            self._fetching = asyncio.create_task(self._take_keys())
+        done, _ = await asyncio.wait({self._fetching}, timeout=limit)
+        self._answers = self._answers and bool(done)
+
+    async def _take_keys(self) -> None:
+        try:
+            keys = await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch)
+        except Exception as error:  # of the library, the socket, HTTP or JSON
+            self._answers = False
+            logger.error("the issuer's keys could not be fetched: %r", error)
+        else:
+            self._keys, self._fetched, self._answers = keys, time.monotonic(), True
 
     def _fetch(self) -> dict[str | None, jwt.PyJWK]:
         return {key.key_id: key for key in self._client.get_signing_keys(refresh=True)}
