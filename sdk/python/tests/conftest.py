@@ -27,6 +27,7 @@ class Received:
     path: str
     headers: dict[str, str]
     body: bytes
+    peer: int = 0
 
 
 @dataclass
@@ -37,6 +38,7 @@ class ScriptedServer:
     received: list[Received] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
+    answers_cancels: bool = True
     port: int = 0
 
     @property
@@ -61,13 +63,17 @@ class ScriptedServer:
         method, path, _ = head[0].split(" ")
         headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
+        peer = writer.get_extra_info("peername")[1]
         if path.endswith("/cancel") or "/cancel?" in path:
-            self.received.append(Received(method, path, headers, body))
+            self.received.append(Received(method, path, headers, body, peer))
+            if not self.answers_cancels:
+                await reader.read(1)
+                return False
             writer.write(b'HTTP/1.1 202 Accepted\r\ncontent-length: 20\r\n\r\n{"status":"running"}')
             await writer.drain()
             self.cancelled.set()
             return True
-        self.received.append(Received(method, path, headers, body))
+        self.received.append(Received(method, path, headers, body, peer))
         for part in self.answers.pop(0):
             if part is CUT:
                 return False

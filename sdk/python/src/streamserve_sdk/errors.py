@@ -25,7 +25,9 @@
 catch the same failures here. No error contains the headers of the request: they carry credentials.
 """
 
+import copyreg
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -52,6 +54,10 @@ class StreamServeError(Exception):
     retryable: bool = False
     run_id: str | None = None
     last_id: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle makes the error of again: its class, its text and its attributes."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def _at(self, position: Position) -> None:
         self.run_id, self.last_id = position.run_id, position.last_id

@@ -1,14 +1,17 @@
-"""The HTTP clients: made at the first call, one per event loop, closed without blocking a loop."""
+"""The HTTP clients: made at the first call, one per event loop and process, closed without blocking a loop."""
 
 import asyncio
+import atexit
 import os
 import ssl
+import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import httpx
 
@@ -60,11 +63,50 @@ class HttpClients:
         self._cert = cert
         self._options = {"limits": LIMITS, **options}
         self._transport = transport
+        self._urls = tuple(urls)
         self._own = OwnOrigins(urls) if urls else None
+        self.process = 0
+        self._begin()
+        _ALL.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return the settings: connections stay in their process."""
+        return type(self), (self._verify, self._cert, self._options, self._transport, self._urls)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._sync: httpx.Client | None = None
         self._async: _Table = WeakKeyDictionary()
         self._threads: set[threading.Thread] = set()
+        self._open: dict[object, Callable[[], None]] = {}
+
+    def begin_anew(self) -> None:
+        """Leave all connections and streams to the parent of this new process."""
+        # Garbage would be closed, and closing may wait for a lock of a thread that this process does not have.
+        _OF_PARENTS.append((self._sync, self._async, self._open))
+        self.process += 1
+        self._begin()
+
+    def opened(self, leave: Callable[[], None]) -> object:
+        """Note an open stream, and return its key.
+
+        Args:
+            leave: a function that leaves the stream's run; called if the process exits before the stream is taken.
+        """
+        key = object()
+        self._open[key] = leave
+        return key
+
+    def taken(self, key: object) -> bool:
+        """Forget an open stream, and return whether the caller is to leave its run."""
+        return self._open.pop(key, None) is not None
+
+    def leave_open(self, until: float) -> None:
+        """Leave the open streams, and start none of it after a moment of the monotonic clock."""
+        while self._open:
+            _, leave = self._open.popitem()
+            if time.monotonic() < until:
+                leave()
 
     def sync(self) -> httpx.Client:
         """Return the client for synchronous calls."""
@@ -90,10 +132,17 @@ class HttpClients:
 
     def run_beside(self, work: Callable[[], None]) -> None:
         """Do work in an OS thread and wait `CANCEL_WAIT` seconds at most: the caller may be the garbage collector."""
+        if sys.is_finalizing():
+            return
         thread = threading.Thread(target=self._forget_after, args=(work,), name="streamserve-cancel")
         self._threads.add(thread)
-        thread.start()
-        thread.join(CANCEL_WAIT)
+        try:
+            thread.start()
+        except RuntimeError:  # Python 3.12 and later start no thread while functions of `atexit` run.
+            self._threads.discard(thread)
+            work()
+        else:
+            thread.join(CANCEL_WAIT)
 
     async def arun_beside(self, work: "asyncio.Task[None]") -> None:
         """Wait `CANCEL_WAIT` seconds at most for a task that outlives the caller's cancellation."""
@@ -140,6 +189,27 @@ class HttpClients:
             work()
         finally:
             self._threads.discard(threading.current_thread())
+
+
+_ALL: WeakSet[HttpClients] = WeakSet()
+# What a forked process has of its parent's: kept, so that nothing of it is closed here.
+_OF_PARENTS: list[Any] = []
+
+
+def _leave_all() -> None:
+    until = time.monotonic() + CANCEL_WAIT
+    for clients in list(_ALL):
+        clients.leave_open(until)
+
+
+def _begin_anew() -> None:
+    for clients in list(_ALL):
+        clients.begin_anew()
+
+
+atexit.register(_leave_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _LoopClient:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
 from contextlib import aclosing, closing
+from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Any
 
 import httpx
@@ -58,18 +59,34 @@ def read(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
     Raises:
         StreamServeError: the stream failed.
     """
+    reads: Generator[Blocks] | None = None
+
+    def leave() -> None:
+        # A daemon thread that reads now would report the cancel as an error; its end is enough for the server.
+        if reads is not None and getgeneratorstate(reads) != GEN_RUNNING:
+            reads.close()
+            _leave(clients, session)
+
+    key = clients.opened(leave)
     try:
         while not session.finished:
             with closing(_attempt(clients, session)) as reads:
                 yield from reads
             time.sleep(session.delay)
     finally:
-        if cancellation := session.cancellation():
-            clients.run_beside(lambda: _cancel(clients, cancellation))
+        if clients.taken(key) and session.cancellation():
+            clients.run_beside(lambda: _leave(clients, session))
 
 
 async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
     """Yield the data blocks of each read of a stream; arguments and errors are those of `read`."""
+    reads: AsyncGenerator[Blocks] | None = None
+
+    def leave() -> None:
+        if reads is not None and not getattr(reads, "ag_running", False):
+            _leave(clients, session)
+
+    key = clients.opened(leave)
     try:
         while not session.finished:
             async with aclosing(_aattempt(clients, session)) as reads:
@@ -77,11 +94,12 @@ async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[
                     yield blocks
             await asyncio.sleep(session.delay)
     finally:
-        if cancellation := session.cancellation():
+        if clients.taken(key) and (cancellation := session.cancellation()):
             await clients.arun_beside(asyncio.create_task(_acancel(clients, cancellation)))
 
 
 def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
+    process = clients.process
     try:
         with clients.sync().stream(**_arguments(session.request())) as response:
             if response.status_code != httpx.codes.OK:
@@ -90,6 +108,8 @@ def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
             _watch(response, session.silence)
             for data in _sync_body(response):
                 yield session.receive(data)
+                if clients.process != process:
+                    raise httpx.ReadError("the connection belongs to the process that was forked")
                 if not session.reading:
                     return
         session.ended()
@@ -100,6 +120,7 @@ def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
 
 
 async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
+    process = clients.process
     client = await clients.current()
     try:
         async with client.stream(**_arguments(session.request())) as response:
@@ -109,6 +130,8 @@ async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenera
             _watch(response, session.silence)
             async for data in _async_body(response):
                 yield session.receive(data)
+                if clients.process != process:
+                    raise httpx.ReadError("the connection belongs to the process that was forked")
                 if not session.reading:
                     return
         session.ended()
@@ -118,7 +141,9 @@ async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenera
         session.failed(error)
 
 
-def _cancel(clients: HttpClients, request: Request) -> None:
+def _leave(clients: HttpClients, session: StreamSession) -> None:
+    if (request := session.cancellation()) is None:
+        return
     try:
         reply = send(clients, request)
         logger.debug("cancel answered %d: %s", reply.status, request.url)
