@@ -80,7 +80,19 @@ SERVER = House(
 )
 SDK = House(
     ROOT / "sdk/python/src/streamserve_sdk",
-    ("errors", "private_names", "transport", "codec", "chain_client", "graphs", "events", "runs", "remote", ""),
+    (
+        "errors",
+        "private_names",
+        "transport",
+        "codec",
+        "chain_client",
+        "graphs",
+        "events",
+        "runs",
+        "schemas",
+        "remote",
+        "",
+    ),
 )
 houses = pytest.mark.parametrize("house", [SERVER, SDK], ids=["server", "sdk"])
 

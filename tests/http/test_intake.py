@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from streamserve_sdk import RemoteRunnable
 
 from streamserve import Chain
 from streamserve.app import create_app
@@ -241,3 +243,17 @@ def test_another_origin_is_allowed_nothing(client: httpx.Client) -> None:
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in client.post("/greeting/invoke", json=BODY, headers=asked).headers
     assert client.options("/greeting/invoke", headers=asked).status_code == 400
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 8])
+async def test_the_client_splits_a_batch_to_the_servers_limit(url: str, count: int) -> None:
+    inputs, right = [{"topic": str(n)} for n in range(count)], [f"About {n}." for n in range(count)]
+    async with RemoteRunnable(f"{url}/greeting") as remote:
+        assert await remote.abatch(inputs) == right
+        assert await asyncio.to_thread(remote.batch, inputs) == right
+
+
+def test_the_client_halves_a_batch_whose_body_is_too_large(url: str) -> None:
+    inputs = [{"topic": "x" * 20_000}] * 3
+    with RemoteRunnable(f"{url}/greeting") as remote:
+        assert len(remote.batch(inputs)) == 3

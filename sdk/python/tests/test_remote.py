@@ -1,12 +1,15 @@
 """RemoteRunnable against a stock LangServe server over a real socket, side by side with LangServe's own client."""
 
 import asyncio
+import json
 import warnings
 from contextlib import aclosing
+from importlib.metadata import version
 from typing import TypedDict
 
 import httpx
 import pytest
+import streamserve_sdk
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableLambda, RunnableParallel
@@ -239,3 +242,82 @@ async def test_a_run_can_be_joined_and_cancelled_without_blocking(scripted, wire
 
 def test_its_name_shows_no_credentials():
     assert repr(RemoteRunnable("http://me:s3cret@h/joke")) == "RemoteRunnable('http://h/joke')"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("detatch", "did you mean 'detach'"), ("on_runs", "did you mean 'on_run'"), ("return_exceptions", "no argument")],
+)
+def test_misspelt_arguments_are_refused(name, message):
+    remote = RemoteRunnable("http://127.0.0.1:1/joke")
+    with pytest.raises(TypeError, match=message):
+        remote.invoke("x", **{name: True})
+    with pytest.raises(TypeError, match=message):
+        next(remote.stream("x", **{name: True}))
+
+
+def test_the_version_is_that_of_the_package():
+    assert streamserve_sdk.__version__ == version("streamserve-sdk")
+
+
+def test_strict_type_checkers_accept_a_client_by_its_url(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from streamserve_sdk import RemoteRunnable\n"
+        'joke = RemoteRunnable("http://h/joke")\n'
+        'typed = RemoteRunnable[str, int]("http://h/joke")\n'
+        'number: int = typed.invoke("x")\n'
+        'RemoteRunnable("http://h/joke", timout=3)\n'
+        "typed.invoke(3)\n"
+    )
+    found, _, _ = api.run(["--strict", "--cache-dir", str(tmp_path), "--follow-imports=silent", str(script)])
+    assert [line.split(": ")[0].rpartition(":")[2] for line in found.splitlines() if ": error:" in line] == ["5", "6"]
+
+
+SCHEMA = {"title": "JokeInput", "type": "object", "properties": {"topic": {"$ref": "#/$defs/T"}, "copy": {}},
+          "required": ["topic"], "$defs": {"T": {"type": "string"}}}  # fmt: skip
+
+
+def json_answer(value):
+    body = json.dumps(value)
+    return [f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()]
+
+
+def test_the_schema_is_the_servers_and_asked_for_once(scripted):
+    server = scripted(json_answer(SCHEMA), json_answer({"type": "string"}))
+    with RemoteRunnable(server.url) as joke:
+        assert joke.get_input_jsonschema() == joke.input_schema.model_json_schema() == SCHEMA
+        assert set(joke.input_schema.model_fields) == {"topic", "copy"}
+        assert joke.get_output_jsonschema() == {"type": "string"}
+    assert [request.path for request in server.received] == ["/joke/input_schema", "/joke/output_schema"]
+
+
+async def test_a_tool_has_the_servers_arguments_and_sends_those_given(scripted):
+    seen = []
+
+    class Watcher(BaseCallbackHandler):
+        def on_chain_start(self, serialized, inputs, *, parent_run_id=None, metadata=None, **kwargs):
+            seen.append((inputs, parent_run_id is not None, metadata.get("who")))
+
+    server = scripted(json_answer(SCHEMA), json_answer({"output": "ha"}), json_answer({"output": "hi"}))
+    async with RemoteRunnable(server.url) as joke:
+        tool = joke.as_tool()
+        assert (tool.name, tool.tool_call_schema["properties"]) == ("joke", SCHEMA["properties"])
+        config = {"callbacks": [Watcher()], "metadata": {"who": "me"}}
+        assert await asyncio.to_thread(tool.invoke, {"topic": "x"}, config) == "ha"
+        assert await tool.ainvoke({"topic": "y"}, config) == "hi"
+    assert [json.loads(request.body)["input"] for request in server.received[1:]] == [{"topic": "x"}, {"topic": "y"}]
+    assert seen == [({"topic": "x"}, True, "me"), ({"topic": "y"}, True, "me")]
+
+
+@pytest.mark.filterwarnings("ignore:This API is in beta")
+def test_a_tool_of_a_chain_of_texts_takes_a_text(scripted):
+    server = scripted(json_answer({"type": "string"}), json_answer({"output": "ha"}))
+    with RemoteRunnable(server.url) as joke:
+        assert joke.as_tool(name="tell").invoke("x") == "ha"
+
+
+def test_a_graph_is_drawn_without_a_server():
+    drawn = (RemoteRunnable("http://127.0.0.1:1/joke") | RunnableLambda(str)).get_graph().draw_mermaid()
+    assert "RemoteRunnable" in drawn

@@ -31,7 +31,8 @@ def check_shape(body: Any, required: str | None, max_batch: int | None = None) -
     if required == "inputs" and not isinstance(body["inputs"], list):
         raise invalid(("body", "inputs"), "Input should be a list", "list_type")
     if required == "inputs" and max_batch is not None and len(body["inputs"]) > max_batch:
-        raise invalid(("body", "inputs"), f"More than {max_batch} inputs", "too_long")
+        found = entry(("body", "inputs"), f"More than {max_batch} inputs", "too_long")
+        raise InvalidInput([{**found, "ctx": {"max_length": max_batch}}])
     if body.get("config", ...) is None:
         del body["config"]
     _check_config(body.get("config", {}), in_batch=required == "inputs")

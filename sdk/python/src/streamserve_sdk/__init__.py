@@ -1,5 +1,7 @@
 """Call a chain on a StreamServe or LangServe server as if it were local."""
 
+from importlib.metadata import version
+
 from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import (
     ConnectFailed,
@@ -25,6 +27,8 @@ from streamserve_sdk.errors import (
 )
 from streamserve_sdk.remote import RemoteRunnable
 from streamserve_sdk.transport.retry import RetryPolicy
+
+__version__ = version("streamserve-sdk")
 
 __all__ = [
     "ConnectFailed",

@@ -4,14 +4,16 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from langchain_core.runnables.config import RunnableConfig
 
-from streamserve_sdk.codec import payload
+from streamserve_sdk.codec import payload, shapes
+from streamserve_sdk.codec.batch_parts import BatchParts, largest_batch
 from streamserve_sdk.codec.json_text import parse
 from streamserve_sdk.codec.serializer import Serializer, WireSerializer
-from streamserve_sdk.errors import ProtocolError
+from streamserve_sdk.errors import ProtocolError, ServerError
 from streamserve_sdk.transport.clients import HttpClients
 from streamserve_sdk.transport.http import aread, asend, read, send
 from streamserve_sdk.transport.links import endpoint, run_url
@@ -47,11 +49,18 @@ class ChainClient:
     keepalive: float = 15.0
     detach: bool = False
     _one_shot: bool = False
+    _largest_batch: int = 0
+    _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The chain's name: the last part of its URL."""
+        return urlsplit(self.url).path.rstrip("/").rpartition("/")[2]
 
     def call(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> payload.Answer:
-        """Call `invoke` with an input or `batch` with inputs, and return the answer.
+        """Call `invoke`, or `batch` once, and return the answer.
 
         Args:
             name: the endpoint's name.
@@ -71,6 +80,51 @@ class ChainClient:
         """Call `invoke` or `batch`, and return the answer; arguments and errors are those of `call`."""
         request = self._call(name, value, config, kwargs)
         return payload.answer(self.serializer, request, await asend(self.clients, request))
+
+    def batch(self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]) -> payload.Answer:
+        """Call `batch` with as many inputs at once as the server takes, and return all answers as one.
+
+        Args:
+            inputs: the inputs.
+            configs: one config for each input.
+            kwargs: the caller's further arguments.
+
+        Raises:
+            StreamServeError: a call failed.
+        """
+        parts = BatchParts(inputs, configs, self._largest_batch)
+        while part := parts.part():
+            try:
+                parts.answered(self.call("batch", *part, kwargs))
+            except ServerError as error:
+                self._shrink(parts, error)
+        return parts.answer()
+
+    async def abatch(
+        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> payload.Answer:
+        """Call `batch` until all inputs are answered; arguments and errors are those of `batch`."""
+        parts = BatchParts(inputs, configs, self._largest_batch)
+        while part := parts.part():
+            try:
+                parts.answered(await self.acall("batch", *part, kwargs))
+            except ServerError as error:
+                self._shrink(parts, error)
+        return parts.answer()
+
+    def schema(self, name: str) -> dict[str, Any]:
+        """Return a JSON schema of the chain; the server is asked for it once.
+
+        Args:
+            name: `input_schema` or `output_schema`.
+
+        Raises:
+            StreamServeError: the call failed.
+        """
+        if name not in self._schemas:
+            request = Request("GET", endpoint(self.url, name), JSON_HEADERS)
+            self._schemas[name] = payload.checked(request, send(self.clients, request)) or {}
+        return self._schemas[name]
 
     def start(
         self,
@@ -98,6 +152,7 @@ class ChainClient:
             on_attempt: a function that is called with the number of each further attempt.
             fields: further fields of the request's body.
         """
+        shapes.check_names(kwargs)
         detach = self.detach if detach is None else detach
         headers = {**STREAM_HEADERS, "Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
         if detach:
@@ -178,9 +233,15 @@ class ChainClient:
     def _call(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> Request:
+        shapes.check_names(kwargs)
         field_name = "inputs" if name == "batch" else "input"
         body = payload.body(self.serializer, field_name, value, config, kwargs=kwargs)
         return Request("POST", endpoint(self.url, name), JSON_HEADERS, body)
+
+    def _shrink(self, parts: BatchParts, error: ServerError) -> None:
+        parts.refused(error)
+        # A limit in bytes depends on the inputs, so only one in inputs is kept for the next batch.
+        self._largest_batch = largest_batch(error) or self._largest_batch
 
     def _decoded(self, block: ServerSentEvent, session: StreamSession) -> Any:
         try:

@@ -8,8 +8,8 @@ import httpx
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import RunnableConfig
-from langchain_core.runnables.utils import Input, Output
 from langchain_core.tracers.log_stream import RunLogPatch
+from typing_extensions import TypeVar
 
 from streamserve_sdk.chain_client import ChainClient, OnAttempt, OnRun
 from streamserve_sdk.codec import shapes
@@ -20,13 +20,18 @@ from streamserve_sdk.events.streams import EventStreams
 from streamserve_sdk.events.tracing import atraced, traced
 from streamserve_sdk.graphs.threads import Threads
 from streamserve_sdk.runs import Runs
+from streamserve_sdk.schemas import Schemas
 from streamserve_sdk.transport.clients import CertTypes, HttpClients, Transport
 from streamserve_sdk.transport.failures import public_url
 from streamserve_sdk.transport.links import runs_beside
 from streamserve_sdk.transport.retry import RetryPolicy
 
+# Only a caller who names the types narrows them: a URL tells none.
+Input = TypeVar("Input", contravariant=True, default=Any)
+Output = TypeVar("Output", covariant=True, default=Any)
 
-class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
+
+class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnable[Input, Output]):
     """A chain served by StreamServe or LangServe, with the interface of a local one.
 
     A broken stream resumes; if it cannot, it raises an error instead of ending like a complete one.
@@ -120,7 +125,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         """Return the outputs for several inputs.
 
         Args:
-            inputs: the chain's inputs, sent in one request.
+            inputs: the chain's inputs, sent in as few requests as the server's limits allow, one after another.
             config: one config for all inputs, or one for each.
             return_exceptions: whether to send each input in a request of its own, and return errors in place of
                 outputs; default False.
@@ -260,10 +265,10 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         config: list[RunnableConfig],
         **kwargs: Any,
     ) -> list[Exception | Output]:
-        answer = self._client.call("batch", inputs, config, kwargs)
-        for manager, events in zip(run_manager, answer.callback_events or [], strict=False):
+        answer = self._client.batch(inputs, config, kwargs)
+        for manager, events in zip(run_manager, answer.callback_events, strict=True):
             self._replay(events, manager)
-        return shapes.outputs(answer, len(inputs))
+        return cast("list[Exception | Output]", answer.output)
 
     async def _abatch(
         self,
@@ -272,10 +277,10 @@ class RemoteRunnable(Runs, Threads, EventStreams, Runnable[Input, Output]):
         config: list[RunnableConfig],
         **kwargs: Any,
     ) -> list[Exception | Output]:
-        answer = await self._client.acall("batch", inputs, config, kwargs)
-        for manager, events in zip(run_manager, answer.callback_events or [], strict=False):
+        answer = await self._client.abatch(inputs, config, kwargs)
+        for manager, events in zip(run_manager, answer.callback_events, strict=True):
             await self._areplay(events, manager)
-        return shapes.outputs(answer, len(inputs))
+        return cast("list[Exception | Output]", answer.output)
 
     def _replay(self, events: Any, run: CallbackManagerForChainRun) -> None:
         if self._replays and events:

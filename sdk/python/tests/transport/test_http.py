@@ -239,6 +239,11 @@ def test_without_run_id_the_callers_timeout_bounds_silence(scripted, streamed, w
     assert isinstance(caught.value, httpx.ReadTimeout)
 
 
+def test_a_connection_lost_before_the_answer_is_broken(scripted, streamed, wire):
+    with pytest.raises(ConnectionBroken):
+        streamed(scripted([wire.CUT]).url, retry=RetryPolicy(budget=0))
+
+
 def test_a_plain_500_is_not_asked_again(scripted, streamed, wire):
     server = scripted(wire.plain(500, "Internal Server Error"))
     with pytest.raises(RequestRejected) as caught:

@@ -126,6 +126,29 @@ def test_a_failed_connect_is_retried_with_a_stock_server_too():
     assert not stream.broken
 
 
+def test_without_a_server_few_attempts_are_made():
+    stream = session(policy=RetryPolicy())
+    for _ in range(2):
+        stream.failed(httpx.ConnectError("refused"))
+        assert stream.delay <= 0.1
+    with pytest.raises(httpx.ConnectError):
+        stream.failed(httpx.ConnectError("refused"))
+
+
+def test_a_server_that_takes_no_connection_is_not_asked_twice():
+    stream = session()
+    with pytest.raises(httpx.ConnectTimeout):
+        stream.failed(httpx.ConnectTimeout("slow"))
+
+
+def test_a_server_that_answered_may_restart():
+    stream = session(policy=RetryPolicy(budget=5, first=0.0))
+    stream.started(Reply(503, httpx.Headers()))
+    for _ in range(4):
+        stream.failed(httpx.ConnectError("refused"))
+    assert not stream.broken
+
+
 def test_each_block_renews_the_budget():
     stream, log = session(), blocks(20)
     for number in range(1, 20):

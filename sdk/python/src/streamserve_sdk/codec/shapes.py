@@ -2,19 +2,33 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from difflib import get_close_matches
 from typing import Any
 
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.tracers.log_stream import RunLogPatch
 
 from streamserve_sdk.codec.merge import merge
-from streamserve_sdk.codec.payload import Answer
 from streamserve_sdk.errors import ProtocolError
 
 # The filters of astream_events and astream_log, which are fields of their own in the body.
 FILTERS = tuple(f"{verb}_{what}" for verb in ("include", "exclude") for what in ("names", "types", "tags"))
 # With one of these arguments, a graph's chunks are snapshots, updates or tuples.
 _GRAPH_FORMS = {"stream_mode", "subgraphs", "version"}
+# Arguments of the client itself; a server would give them to the chain, which ignores what it does not know.
+_OWN = ("detach", "on_attempt", "on_run", "recover", "return_exceptions")
+
+
+def check_names(kwargs: dict[str, Any]) -> None:
+    """Refuse the arguments for the chain that are meant for the client.
+
+    Raises:
+        TypeError: a name is one of the client's arguments that this call does not take, or is misspelt.
+    """
+    for name in kwargs:
+        if near := get_close_matches(name, _OWN, 1, cutoff=0.9):
+            hint = "" if near[0] == name else f"; did you mean {near[0]!r}?"
+            raise TypeError(f"{name!r} is no argument of this call{hint}")
 
 
 def filtered(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -72,10 +86,3 @@ def last_state(values: list[Any]) -> Any:
 def all_events(events: list[Any]) -> list[Any]:
     """Return the events, which are not added up."""
     return events
-
-
-def outputs(answer: Answer, count: int) -> list[Any]:
-    """Return the outputs of a batch, one for each input."""
-    if not isinstance(answer.output, list) or len(answer.output) != count:
-        raise ProtocolError(f"a batch of {count} inputs was answered with another number of outputs")
-    return answer.output

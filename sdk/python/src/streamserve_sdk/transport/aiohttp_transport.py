@@ -36,7 +36,13 @@ class WatchedTransport(AiohttpTransport):
         """Send a request and return the head of its response, as the base class does."""
         limits = request.extensions.get("timeout", {})
         read = limits.get("read")
-        response = await super().handle_async_request(request)
+        try:
+            response = await super().handle_async_request(request)
+        except httpx.ConnectTimeout as error:
+            # httpx-aiohttp's word for each lost connection; but only a connect that failed has sent nothing.
+            if isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError):
+                raise
+            raise httpx.ReadError(str(error)) from error
         assert isinstance(response.stream, AiohttpResponseStream)
         response.stream = response.extensions[BODY] = WatchedStream(response.stream, limits, read)
         return response

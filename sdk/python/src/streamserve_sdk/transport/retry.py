@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 RETRY_BUDGET = 10
 FIRST_BACKOFF = 0.05
 LONGEST_BACKOFF = 5.0
+# Without a server, `stream` tells about as soon as `invoke`, which has one attempt.
+CONNECTS = 2
 # If a server asks for a longer pause than this, the caller gets the server's answer.
 LONGEST_RETRY_AFTER = 60.0
 
@@ -22,6 +24,7 @@ class RetryPolicy:
         budget: attempts in a row without progress before the error is raised; default 10, 0 never reconnects.
         first: upper bound of the first pause in seconds; default 0.05; doubled at each further attempt.
         longest: upper bound of every pause in seconds; default 5.
+        connects: further attempts to start a stream while no server can be reached; default 2.
         longest_retry_after: a `Retry-After` above this many seconds ends the trying; default 60.
     """
 
@@ -29,6 +32,7 @@ class RetryPolicy:
     first: float = FIRST_BACKOFF
     longest: float = LONGEST_BACKOFF
     longest_retry_after: float = LONGEST_RETRY_AFTER
+    connects: int = CONNECTS
 
     def backoff(self, attempt: int) -> float:
         """Return the pause in seconds before the given attempt (1 is the first), with full jitter."""

@@ -81,6 +81,7 @@ class StreamSession:
     broken: bool = False
     delay: float = 0.0
     _attempts: int = 0
+    _met: bool = False
     _has_ids: bool = False
     _parser: EventParser = field(default_factory=EventParser)
 
@@ -125,6 +126,7 @@ class StreamSession:
             ServerError: the answer ends the stream.
             ProtocolError: the answer is not an event stream.
         """
+        self._met = True
         if reply.status == httpx.codes.NO_CONTENT and self.resumable:
             self.finished = True
         elif reply.status != httpx.codes.OK:
@@ -269,9 +271,12 @@ class StreamSession:
             return True
         if self.answered or not error.retryable:
             return False
-        # Without a connection nothing was sent, so even a server without runs may be asked again.
+        if isinstance(error, ConnectFailed):
+            # Nothing was sent, so even a server without runs may be asked again.
+            is_slow = isinstance(error.__cause__, httpx.ConnectTimeout)
+            return self._met or (self._attempts <= self.policy.connects and not is_slow)
         # An unanswered request may have started a run, so a timeout of the caller's ends the attempts.
-        return isinstance(error, ConnectFailed) or not (self.one_shot or isinstance(error, ConnectionTimeout))
+        return not (self.one_shot or isinstance(error, ConnectionTimeout))
 
     def _protocol_error(self, message: str) -> ProtocolError:
         return ProtocolError(message, position=self.position)
