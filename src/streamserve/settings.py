@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     secret: SecretStr | None = None
     """Key that signs sessions and share tokens: 32 characters or more, the same for all workers. Unset: a random key,
     so sessions and tokens do not survive a restart."""
+    credential_check: float | None = Field(None, gt=0)
+    """Seconds between two checks of an open stream's credential. A stream whose key was revoked, or whose token has
+    expired, then ends with `unauthenticated`. Unset: it goes on to the end of its run."""
     session_time: float = Field(28_800.0, gt=0)
     """Seconds until a browser must sign in again."""
     jwt_issuer: str = ""

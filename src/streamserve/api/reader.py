@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from starlette.types import Send
 
+from streamserve.errors import Forbidden, ServeError, Unauthenticated
 from streamserve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class Reader:
         "_woken",
         "_writing",
         "dropped",
+        "refused",
     )
 
     def __init__(self, task: asyncio.Task[object], settings: Settings) -> None:
@@ -49,6 +52,7 @@ class Reader:
         self._due = 0.0
         self._late = 0.0
         self.dropped = False
+        self.refused: ServeError | None = None
         self._last = self._loop.time()
         self._writing = False
         self._timer = self._loop.call_later(self._keepalive, self._tick)
@@ -59,6 +63,18 @@ class Reader:
         if self._waiter is not None and not self._waiter.done():
             self._due = self._loop.time()
             self._waiter.set_result(True)
+
+    async def watch(self, recheck: Callable[[], Awaitable[None]], interval: float) -> None:
+        """Check the reader's credential again and again; wake the reader once it is no longer valid."""
+        while self.refused is None:
+            await asyncio.sleep(interval)
+            try:
+                await recheck()
+            except (Unauthenticated, Forbidden) as error:
+                self.refused = error
+                self.wake()
+            except ServeError:  # the issuer's keys are unreachable
+                continue
 
     async def wait(self) -> bool:
         """Wait; return True after a wake-up, False when a keep-alive is due."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from streamserve.api.reader import Reader
-from streamserve.errors import RunExpired, StoreUnavailable
+from streamserve.errors import RunExpired, ServeError, StoreUnavailable
 from streamserve.private_names.uvicorn import abort
 from streamserve.runs.runs import Runs
 from streamserve.stores import RunRecord, StoreDown
@@ -57,16 +57,23 @@ class StreamResponse(Response):
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, as an ASGI application."""
         task = asyncio.current_task()
         assert task is not None
         reader = Reader(task, self._runs.settings)
+        watch = self._watch(scope, reader)
         try:
             with self._runs.reading(self._run_id, reader.drop):
                 await self._serve(task, reader, receive, send)
         finally:
             reader.close()
+            if watch is not None:
+                watch.cancel()
+
+    def _watch(self, scope: Scope, reader: Reader) -> asyncio.Task[None] | None:
+        interval, recheck = self._runs.settings.credential_check, scope.get("state", {}).get("recheck")
+        return asyncio.create_task(reader.watch(recheck, interval)) if interval and recheck else None
 
     async def _serve(self, task: asyncio.Task[object], reader: Reader, receive: Receive, send: Send) -> None:
         disconnect = asyncio.create_task(_cancel_on_disconnect(receive, task))
@@ -107,6 +114,9 @@ class StreamResponse(Response):
         down_since: float | None = None
         while True:
             await reader.pause()
+            if reader.refused is not None:
+                await self._give_up(send, reader, reader.refused)
+                return
             try:
                 if await self._send_pending(send, reader):
                     return
@@ -114,13 +124,13 @@ class StreamResponse(Response):
             except StoreDown:
                 down_since = down_since or loop.time()
                 if loop.time() - down_since > self._runs.settings.store_patience:
-                    await self._give_up(send, reader)
+                    await self._give_up(send, reader, StoreUnavailable())
                     return
                 loop.call_later(STORE_PAUSE, reader.wake)
             if await reader.wait():
                 continue
             if await self._is_without_store():  # blocks in memory can still be read, but no terminal can be stored
-                await self._give_up(send, reader)
+                await self._give_up(send, reader, StoreUnavailable())
                 return
             await reader.send(send, KEEP_ALIVE)
 
@@ -137,9 +147,9 @@ class StreamResponse(Response):
         self._unreachable_since = None
         return False
 
-    async def _give_up(self, send: Send, reader: Reader) -> None:
+    async def _give_up(self, send: Send, reader: Reader, error: ServeError) -> None:
         # Not a block of the run, so it has no id. Without it the reader would take the stream for complete.
-        await reader.send(send, error_block(None, StoreUnavailable().event(self._run_id)), more=False)
+        await reader.send(send, error_block(None, error.event(self._run_id)), more=False)
 
     async def _send_pending(self, send: Send, reader: Reader) -> bool:
         store = self._runs.store

@@ -1,9 +1,12 @@
 """The caller of a request, once a credential has named it."""
 
+import time
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from fastapi import Request
+
+from streamserve.errors import Unauthenticated
 
 # A principal's name is part of the stores' keys, and their indexes are bounded.
 MAX_NAME = 255
@@ -42,6 +45,13 @@ class Identity:
         """Store the principal and its scopes in `request.state`."""
         request.state.principal = self.principal
         request.state.scopes = self.scopes
+        if self.expires_at is not None:
+            request.state.recheck = self.require_unexpired
+
+    async def require_unexpired(self) -> None:
+        """Raise Unauthenticated if the credential has expired."""
+        if self.expires_at is not None and self.expires_at <= time.time():
+            raise Unauthenticated.wrong("The credential has expired")
 
 
 def scopes_of(request: Request) -> frozenset[str]:

@@ -6,6 +6,7 @@ send it. A request that changes something with it must also come from a page of 
 
 import logging
 import time
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,11 +56,19 @@ class Sessions:
             Forbidden: a page of another site uses the browser's session.
         """
         try:
-            (await self._identity(request)).attach(request)
+            identity = await self._identity(request)
+            identity.attach(request)
+            if self._settings.credential_check:
+                request.state.recheck = partial(self._recheck, request, identity)
         except Unauthenticated as refused:
             client = request.client.host if request.client else None
             logger.info("refused: %s", refused.text, extra={"client": client, "path": request.scope["path"]})
             raise
+
+    async def _recheck(self, request: Request, known: Identity) -> None:
+        found = await self._identity(request)
+        if found.principal != known.principal or not known.scopes <= found.scopes:
+            raise Unauthenticated.wrong("The credential has lost a permission")
 
     async def _identity(self, request: Request) -> Identity:
         if credential := _find_credential(request):

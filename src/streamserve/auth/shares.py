@@ -73,7 +73,7 @@ def shared(action: Action, auth: Auth) -> Callable[[Request], Awaitable[None]]:
         content = auth.signer.read("share", getattr(request.state, STATE))
         if content["run"] != request.path_params["run_id"] or action not in content["allow"]:
             raise Forbidden("The token is for another run or action")
-        Identity(content["principal"]).attach(request)
+        Identity(content["principal"], expires_at=content["exp"]).attach(request)
         request.state.shared = True
 
     return allowed
