@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streamserve.catalog.registry import discover
     from streamserve.errors import Forbidden, NotFound, ServeError, Unauthenticated
     from streamserve.settings import Settings
+    from streamserve.user import User
 
 __all__ = [
     "AuthError",
@@ -23,6 +24,7 @@ __all__ = [
     "ServeError",
     "Settings",
     "Unauthenticated",
+    "User",
     "create_app",
     "discover",
 ]
@@ -37,6 +39,7 @@ _LAZY = {
     "ServeError": "streamserve.errors",
     "Settings": "streamserve.settings",
     "Unauthenticated": "streamserve.errors",
+    "User": "streamserve.user",
     "create_app": "streamserve.app",
     "discover": "streamserve.catalog.registry",
 }

@@ -12,6 +12,8 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 
+from streamserve.user import User
+
 EventVersion = Literal["v2", "v3"]
 
 
@@ -48,6 +50,7 @@ class Call:
         run_id: the id of the run, of LangServe's metadata and of the trace. Default: a new id.
         expose_errors: True to show the chain's own error texts. Default: False.
         principal: the principal; None until the guard has set it.
+        user: the caller as the chain sees it; None until the guard has set it.
         configs: the request's configs, one for all inputs or one per input.
         lock: the lock of the threads that the caller named; None: the run waits for no other run.
         body: the parsed request body; empty before it is read.
@@ -64,6 +67,7 @@ class Call:
     chain: str = ""
     expose_errors: bool = False
     principal: str | None = None
+    user: User | None = None
     configs: list[RunnableConfig] = field(default_factory=list)
     slot: Slot | None = None
     lock: ThreadLock | None = None

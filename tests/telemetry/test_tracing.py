@@ -76,6 +76,7 @@ def test_a_run_is_a_span_below_the_callers_trace(tmp_path: Path) -> None:
     shown = attributes(run)
     assert shown["streamserve.run_id"] == answer.headers["Run-Id"]
     assert (shown["streamserve.chain"], shown["streamserve.state"]) == ("joke", "done")
+    assert shown["enduser.id"] == "anonymous"
     sequence = spans["/joke"]
     assert sequence.parent_span_id == run.span_id
     model = spans["OfflineChatModel"]

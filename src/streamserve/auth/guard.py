@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from streamserve.auth.identity import AuthError, Identity, Verifier, scopes_of
+from streamserve.auth.identity import AuthError, Identity, Verifier, claims_of, scopes_of
 from streamserve.auth.keys import KeyFile
 from streamserve.auth.sessions import Sessions
 from streamserve.auth.signing import Signer
@@ -137,7 +137,7 @@ def _require_identity(dependency: Callable[..., Any]) -> Callable[..., Any]:
     # The dependency names the caller: it returns an Identity or a name, or sets `request.state.principal`.
     async def guard(request: Request, found: Any = Depends(dependency)) -> None:  # noqa: B008 - FastAPI reads it
         if isinstance(found, str):
-            found = Identity(found, scopes_of(request))
+            found = Identity(found, scopes_of(request), claims=claims_of(request))
         if isinstance(found, Identity):
             found.attach(request)
         elif not getattr(request.state, "principal", None):

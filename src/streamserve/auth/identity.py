@@ -1,8 +1,9 @@
 """The caller of a request, once a credential has named it."""
 
 import time
-from dataclasses import dataclass
-from typing import Protocol, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 from fastapi import Request
 
@@ -25,6 +26,7 @@ class Identity:
         scopes: permissions, as the chains name them in their records.
         key: id of the API key that was shown; None: another credential was.
         expires_at: expiry of the credential, in seconds since 1970; None: never.
+        claims: further facts about the caller for the chain, as JSON values; a browser can read those of its session.
 
     Raises:
         ValueError: the name is empty, too long or has control characters.
@@ -34,6 +36,7 @@ class Identity:
     scopes: frozenset[str] = frozenset()
     key: str | None = None
     expires_at: float | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.principal, str) and self.principal.isprintable()):
@@ -42,9 +45,10 @@ class Identity:
             raise ValueError(f"a principal's name has 1 to {MAX_NAME} characters")
 
     def attach(self, request: Request) -> None:
-        """Store the principal and its scopes in `request.state`."""
+        """Store the principal, its scopes and its claims in `request.state`."""
         request.state.principal = self.principal
         request.state.scopes = self.scopes
+        request.state.claims = self.claims
         if self.expires_at is not None:
             request.state.recheck = self.require_unexpired
 
@@ -57,6 +61,11 @@ class Identity:
 def scopes_of(request: Request) -> frozenset[str]:
     """Return the caller's scopes, which the guard has stored in `request.state.scopes`."""
     return cast("frozenset[str]", frozenset(getattr(request.state, "scopes", ())))
+
+
+def claims_of(request: Request) -> Mapping[str, Any]:
+    """Return the caller's claims, which the guard has stored in `request.state.claims`."""
+    return cast("Mapping[str, Any]", request.scope.get("state", {}).get("claims", {}))
 
 
 class Verifier(Protocol):

@@ -76,7 +76,7 @@ class JwtVerifier:
     def _identity(self, claims: dict[str, Any]) -> Identity:
         principal = claims.get(self._settings.jwt_principal, "")
         scopes = _parse_scopes(claims.get(self._settings.jwt_scopes) or [])
-        return Identity(principal, scopes, None, float(claims["exp"]))
+        return Identity(principal, scopes, None, float(claims["exp"]), claims)
 
 
 def _parse_scopes(claim: Any) -> frozenset[str]:

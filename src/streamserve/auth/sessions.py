@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field, SecretStr
 
 from streamserve.auth.identity import Identity, Verifier
 from streamserve.auth.keys import KeyFile
-from streamserve.auth.signing import Signer
-from streamserve.errors import Forbidden, Unauthenticated
+from streamserve.auth.signing import MAX_LENGTH, Signer
+from streamserve.errors import BadRequest, Forbidden, Unauthenticated
 from streamserve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Sessions:
         content = self._signer.read("session", cookie)
         if self._keys is not None:
             return self._keys.of_session(str(content["key"]))
-        return Identity(content["principal"], frozenset(content["scopes"]), None, content["exp"])
+        return Identity(content["principal"], frozenset(content["scopes"]), None, content["exp"], content["claims"])
 
     async def begin(self, body: SessionRequest, request: Request, response: Response) -> SessionState:
         """Set the session's cookie; the key itself is not stored."""
@@ -92,7 +92,10 @@ class Sessions:
         identity = await self._verifier.verify(body.key.get_secret_value())
         ends = min(time.time() + self._settings.session_time, identity.expires_at or float("inf"))
         content = {"principal": identity.principal, "scopes": sorted(identity.scopes), "key": identity.key}
-        response.set_cookie(COOKIE, self._signer.sign("session", content, ends), **_attributes(request))
+        signed = self._signer.sign("session", {**content, "claims": dict(identity.claims)}, ends)
+        if len(signed) > MAX_LENGTH:
+            raise BadRequest("The token has more claims than a session's cookie can hold: send it in a header")
+        response.set_cookie(COOKIE, signed, **_attributes(request))
         response.headers["Cache-Control"] = "no-store"
         return SessionState(principal=identity.principal, expires_at=ends)
 
@@ -100,6 +103,7 @@ class Sessions:
         """Return the routes under /session."""
         routes = APIRouter(prefix="/session", tags=["session"])
         unknown: dict[int | str, dict[str, Any]] = {
+            400: {"description": "The credential does not fit into a cookie"},
             401: {"description": "The credential is missing or invalid"},
             403: {"description": "The request comes from another site"},
         }

@@ -4,14 +4,18 @@ This module imports langchain-core only, so that a chain module loads without th
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from langchain_core.runnables import Runnable
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+
+from streamserve.user import CONFIG_KEYS
 
 AnyRunnable = Runnable[Any, Any]
+# Its second argument is Starlette's request, which this module does not import.
+ConfigFunction = Callable[[dict[str, Any], Any], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 Playground = Literal["default", "chat"]
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"]
@@ -53,6 +57,12 @@ class Chain:
             cancels them and starts where they started (default "reject").
         recover: for graphs, whether another worker resumes a run of a dead worker from its last checkpoint; the node
             that was active then runs again. A request can override this (default false).
+        share_sessions: for `RunnableWithMessageHistory`, whether callers with the same session id share its history
+            (default false: a session belongs to its principal).
+        configurable: keys of `config.configurable` that callers may send although the runnable does not declare them,
+            with the type of each (default: none).
+        config: function of a request's config and the request that returns the config for the chain; it may be async
+            (default: the chain gets the caller's config).
 
     Raises:
         InvalidChain: a field is invalid; the text names it.
@@ -75,6 +85,8 @@ class Chain:
     multitask_strategy: MultitaskStrategy = "reject"
     recover: bool = False
     share_sessions: bool = False
+    configurable: Mapping[str, Any] = field(default_factory=dict)
+    config: ConfigFunction | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -108,6 +120,8 @@ class Chain:
             self.max_concurrency is None or self.max_concurrency > 0,
             f"max_concurrency: a number above 0, not {self.max_concurrency!r}",
         )
+        _require(self.config is None or callable(self.config), "config: a function of a config and a request")
+        _check_configurable(self.configurable)
         unknown = set(self.stream_modes) - set(get_args(StreamMode))
         _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
 
@@ -132,6 +146,16 @@ class Chain:
                 schema.model_validate(example)
             except Exception as error:  # LangChain's own validators raise KeyError and others
                 raise InvalidChain(f"examples[{number}] does not fit the input type: {error}") from error
+
+
+def _check_configurable(declared: Mapping[str, Any]) -> None:
+    _require(isinstance(declared, Mapping), "configurable: an object with the type of each key")
+    for name, kind in declared.items():
+        _require(not name.startswith("__") and name not in CONFIG_KEYS, f"configurable: only the server sets {name}")
+        try:
+            TypeAdapter(kind)
+        except Exception as error:
+            raise InvalidChain(f"configurable: {name} has no type that pydantic can check: {error}") from error
 
 
 def keeps_checkpoints(runnable: AnyRunnable) -> bool:

@@ -9,9 +9,11 @@ from langgraph.types import GraphOutput
 
 from streamserve.catalog.chain import StreamMode
 from streamserve.graphs.graph import INTERRUPT, Graph
+from streamserve.user import CONFIG_KEYS
 
 # `ainvoke` returns the last item of `values` and the interrupts of `updates`.
 OUTPUT_MODES: tuple[StreamMode, ...] = ("updates", "values")
+_WITH_CONFIGS: tuple[StreamMode, ...] = ("checkpoints", "debug")
 
 
 async def astream(
@@ -27,6 +29,8 @@ async def astream(
     options: dict[str, Any] = {**arguments, "stream_mode": form.modes, "subgraphs": form.subgraphs}
     async for item in graph.astream(input, config, **options):
         namespace, mode, chunk = form.split(item)
+        if mode in _WITH_CONFIGS:
+            _drop_user(chunk)
         if mode in OUTPUT_MODES and not namespace:
             output.add(mode, chunk, item)
         if mode in form.requested:
@@ -34,6 +38,15 @@ async def astream(
         elif form.is_default and not namespace and mode == "updates" and INTERRUPT in chunk:
             yield form.shape(item, namespace, mode, AddableDict({INTERRUPT: list(chunk[INTERRUPT])}))
     on_output(output.result(graph, "output_keys" in arguments))
+
+
+def _drop_user(chunk: dict[str, Any]) -> None:
+    # LangGraph makes these configs for the stream; the caller's claims are not for the wire.
+    payload = chunk.get("payload", chunk)
+    for name in ("config", "parent_config"):
+        configurable = (payload.get(name) or {}).get("configurable", {})
+        for key in CONFIG_KEYS:
+            configurable.pop(key, None)
 
 
 class _Form:

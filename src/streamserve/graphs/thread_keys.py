@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 )
 
 from streamserve.call import current_call
+from streamserve.user import without_user
 
 Saver = BaseCheckpointSaver[Any]
 Writes = Sequence[tuple[str, Any]]
@@ -160,7 +161,10 @@ def _with_thread_id(config: RunnableConfig, thread_id: str) -> RunnableConfig:
 def _keyed(config: RunnableConfig) -> RunnableConfig:
     # A `before` may name only a checkpoint.
     thread_id = config["configurable"].get("thread_id")
-    return config if thread_id is None else _with_thread_id(config, _key(thread_id))
+    if thread_id is None:
+        return config
+    # Savers copy the other keys into the metadata of each checkpoint.
+    return {**config, "configurable": {**without_user(config["configurable"]), "thread_id": _key(thread_id)}}
 
 
 def _restored(config: RunnableConfig, original: RunnableConfig) -> RunnableConfig:

@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT
 from langgraph.pregel import Pregel
 from langserve.lzstring import LZString
+from pydantic import TypeAdapter, ValidationError
 
 from streamserve.catalog.chain import AnyRunnable
 from streamserve.errors import BadRequest, InvalidInput
@@ -21,6 +22,7 @@ from streamserve.errors.places import Place, entry
 from streamserve.graphs.graph import context_fields
 from streamserve.http.json_bounds import exceeded_bound
 from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
+from streamserve.user import CONFIG_KEYS
 
 # The names of LangChain.js.
 _NAMES = {"runName": "run_name", "maxConcurrency": "max_concurrency", "recursionLimit": "recursion_limit"}
@@ -54,10 +56,11 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 class ConfigKeys:
     """The keys of a config that a chain knows."""
 
-    def __init__(self, runnable: AnyRunnable, configurable: frozenset[str]) -> None:
+    def __init__(self, runnable: AnyRunnable, configurable: frozenset[str], declared: Mapping[str, Any]) -> None:
         graph = runnable if isinstance(runnable, Pregel) else None
         # Nodes read these from `configurable`; LangServe's model of the config does not have them.
-        self._beside = context_fields(graph) if graph else frozenset[str]()
+        self._beside = (context_fields(graph) if graph else frozenset[str]()) | set(declared)
+        self._declared = {name: TypeAdapter(kind) for name, kind in declared.items()}
         self._configurable = configurable | self._beside
         own = (getattr(runnable, "config", None) or {}).get("recursion_limit")
         self._recursion_limit = own or (GRAPH_RECURSION_LIMIT if graph else DEFAULT_RECURSION_LIMIT)
@@ -102,6 +105,8 @@ class ConfigKeys:
         for name, value in config.items():
             if value is None:
                 continue
+            if name in ("configurable", "metadata") and isinstance(value, dict):
+                _drop_user(value)
             if name == "configurable":
                 errors += self._check_configurable((*place, name), value)
             elif name not in _CHECKS:
@@ -124,6 +129,15 @@ class ConfigKeys:
                 errors.append(entry((*place, name), _TOO_LONG, "string_too_long"))
             elif isinstance(value, str) and _WIDE.search(value):
                 errors.append(entry((*place, name), "A template's field is too wide", "template_error"))
+        return errors + self._check_declared(place, configurable)
+
+    def _check_declared(self, place: Place, configurable: dict[str, Any]) -> list[dict[str, Any]]:
+        errors = []
+        for name in self._declared.keys() & configurable.keys():
+            try:
+                configurable[name] = self._declared[name].validate_python(configurable[name])
+            except ValidationError as error:
+                errors += [entry((*place, name, *at["loc"]), at["msg"], at["type"]) for at in error.errors()]
         return errors
 
     def _keep_known(self, configurable: dict[str, Any]) -> None:
@@ -155,6 +169,12 @@ def _is_too_long(value: Any) -> bool:
 
 def _texts(value: Any) -> Iterable[Any]:
     return chain(value, value.values()) if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+
+
+def _drop_user(values: dict[str, Any]) -> None:
+    # Not an error: a surrounding chain of this server or of LangGraph's hands on its own.
+    for name in CONFIG_KEYS:
+        values.pop(name, None)
 
 
 def _placed(said: Any) -> list[tuple[Place, dict[str, Any]]]:

@@ -49,6 +49,13 @@ def histories_in(runnable: Runnable[Any, Any]) -> list[History]:
     return list(_found(runnable, (), set()))
 
 
+def without_defaults(histories: Iterable[History], config: RunnableConfig, asked: RunnableConfig) -> RunnableConfig:
+    """Return a config without LangServe's default for a session, which would win over the chain's own session."""
+    names = {key for history in histories for key in history.keys} - set(asked.get("configurable") or ())
+    kept = {key: value for key, value in (config.get("configurable") or {}).items() if key not in names}
+    return {**config, "configurable": kept}
+
+
 def keep_apart(histories: Iterable[History], chain: str) -> None:
     """Give each principal sessions of its own in the histories of a chain."""
     for history in histories:

@@ -1,12 +1,16 @@
 """From a request to its call: admit the caller, then read what the request says and check it."""
 
-from typing import Any
+from inspect import isawaitable
+from typing import Any, cast
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from langchain_core.runnables import RunnableConfig
+from pydantic import ValidationError
 
 from streamserve.api.access import principal_of
 from streamserve.api.services import services_of
+from streamserve.auth.identity import claims_of, scopes_of
 from streamserve.call import Call, current_call
 from streamserve.errors import InvalidInput
 from streamserve.errors.places import entry
@@ -14,6 +18,7 @@ from streamserve.graphs import arguments
 from streamserve.serving.recovery import Recovery
 from streamserve.serving.request_body import read_kwargs
 from streamserve.serving.served import ServedRunnable
+from streamserve.user import User, as_user, without_user
 
 
 def begin_call(served: ServedRunnable) -> Call:
@@ -39,11 +44,14 @@ async def admit(request: Request, call: Call, served: ServedRunnable, *, starts_
     services, entry = services_of(request), served.served
     services.auth.check(request, entry.name)
     call.principal = principal_of(request)
+    known = services.auth.knows_callers
+    call.user = User(call.principal, scopes_of(request), claims_of(request), is_authenticated=known)
     if request.method == "POST":
         await services.limits.admit(request, entry.name, entry.chain, starts_run=starts_run)
 
 
-def prepare(
+async def prepare(
+    request: Request,
     call: Call,
     served: ServedRunnable,
     recovery: Recovery,
@@ -62,6 +70,8 @@ def prepare(
     call.body = body
     call.kwargs = _arguments(served, endpoint, body)
     call.configs = served.config_keys.read(body, config_hash)
+    if served.served.chain.config is not None:
+        call.configs = [await _changed(request, call, served, config) for config in call.configs]
     _require_sessions(served, call.configs, in_list=isinstance(body.get("config"), list))
     call.recover = recovery.wanted(served, endpoint, recover, call.kwargs)
     if call.recover:  # a step's checkpoint must be stored before the next step begins
@@ -74,6 +84,22 @@ def _arguments(served: ServedRunnable, endpoint: str, body: dict[str, Any]) -> d
         return read_kwargs(body, own)
     of_graph = arguments.OF_EVENTS if endpoint == "stream_events" else arguments.NAMES
     return arguments.read_arguments(read_kwargs(body, own | of_graph), served.served.chain, served.graph)
+
+
+async def _changed(request: Request, call: Call, served: ServedRunnable, config: RunnableConfig) -> RunnableConfig:
+    """Return a request's config as the record's function changes it; it sees only keys that the caller sent."""
+    change = served.served.chain.config
+    assert change is not None
+    asked = {"configurable": config.get("configurable") or {}}
+    try:
+        known = served.config_model.model_validate(asked).model_dump(exclude_unset=True).get("configurable") or {}
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+    given = {**config, "configurable": {**asked["configurable"], **known}}
+    result = change(dict(as_user(cast(RunnableConfig, given), call.user)), request)
+    changed = await result if isawaitable(result) else result
+    kept = {**changed, "configurable": without_user(changed.get("configurable") or {})}
+    return cast(RunnableConfig, {name: value for name, value in kept.items() if name != "run_id"})
 
 
 def _require_sessions(served: ServedRunnable, configs: list[RunnableConfig], *, in_list: bool) -> None:

@@ -1,5 +1,6 @@
 """Recovery: keep the request of a run, with which another worker can make another attempt at the run."""
 
+import json
 import logging
 import time
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from streamserve.serving.request_body import read_kwargs
 from streamserve.serving.served import ServedRunnable
 from streamserve.settings import Settings
 from streamserve.stores import RunRecord, RunStore
+from streamserve.user import User
 from streamserve.wire.input_types import decode_input_types
 from streamserve.wire.serializer import to_line, typed_line
 
@@ -98,10 +100,16 @@ class Recovery:
         kept = {
             **{name: body.get(name) for name in ("input", "types", "kwargs")},
             "config": call.config,
+            "user": _packed_user(call.user),
             "configs": call.configs,
             "on_disconnect": on_disconnect,
             "seen_by": self._checkpoints.visible_to(served.graph),
         }
+        if not _is_json([kept["configs"], kept["user"]]):
+            if said is not None:
+                raise BadRequest(f"{HEADER}: the caller's claims or the chain's config hold values that JSON lacks")
+            logger.warning("claims or a config that JSON cannot hold: the run is not recovered")
+            return None
         packed = to_line(kept)
         if len(packed) <= MAX_REQUEST:
             return packed
@@ -138,6 +146,21 @@ class Recovery:
         return Attempt(run, context, kept["on_disconnect"])
 
 
+def _packed_user(user: User | None) -> dict[str, Any] | None:
+    if user is None:
+        return None
+    return {"permissions": user.permissions, "claims": user.claims, "is_authenticated": user.is_authenticated}
+
+
+def _is_json(value: Any) -> bool:
+    # The form of other values, such as callbacks, would not be theirs in the next attempt.
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _continued(
     served: ServedRunnable, graph: Graph, record: RunRecord, kept: dict[str, Any], store: RunStore
 ) -> tuple[Call, Events]:
@@ -148,6 +171,7 @@ def _continued(
         chain=record.chain,
         expose_errors=served.served.chain.expose_errors,
         principal=record.principal,
+        user=User(record.principal, **(kept.get("user") or {})),
         kwargs={**kwargs, "durability": "sync"},
         config=kept["config"],
         configs=kept["configs"],

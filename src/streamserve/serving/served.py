@@ -31,7 +31,8 @@ from streamserve.lcel.plans import plan_of
 from streamserve.lcel.traced_stream import close
 from streamserve.lcel.whole import Kept, Plan, Streamed
 from streamserve.serving.config_keys import ConfigKeys
-from streamserve.serving.histories import History, histories_in
+from streamserve.serving.histories import History, histories_in, without_defaults
+from streamserve.user import as_user
 from streamserve.wire.serializer import keep_output
 
 
@@ -75,7 +76,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     @cached_property
     def config_keys(self) -> ConfigKeys:
         """The keys of a config that the chain knows."""
-        return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs))
+        return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs), self.served.chain.configurable)
 
     @cached_property
     def histories(self) -> list[History]:
@@ -264,21 +265,14 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return bound_config(self, config) if self.config or self.config_factories else config or {}
 
     def _config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig | None:
-        """Return a config with the keys that LangServe dropped; for a graph, without those that it added."""
+        """Return a config with the keys that LangServe dropped and the caller; for a graph, without LangServe's own."""
         call = current_call.get()
         if config is None or call is None:
             return config
-        own = config if self.graph is None else graphs.as_sent(config)
         asked = call.configs[index if len(call.configs) > 1 else 0] if call.configs else RunnableConfig()
-        if self.histories:
-            own = self._without_defaults(own, asked)
-        return merge_configs(own, self.config_keys.beside(asked)) if asked else own
-
-    def _without_defaults(self, config: RunnableConfig, asked: RunnableConfig) -> RunnableConfig:
-        # LangServe's default would win over the session that the chain itself names.
-        names = {key for history in self.histories for key in history.keys} - set(asked.get("configurable") or ())
-        kept = {key: value for key, value in (config.get("configurable") or {}).items() if key not in names}
-        return {**config, "configurable": kept}
+        own = config if self.graph is None else graphs.as_sent(config)
+        own = merge_configs(own, self.config_keys.beside(asked)) if asked else own
+        return as_user(without_defaults(self.histories, own, asked) if self.histories else own, call.user)
 
     def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
         return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}

@@ -54,7 +54,7 @@ class Telemetry(Observer):
 
     def begin(self, record: RunRecord, call: Call) -> RunHooks:
         log_run(record.run_id, record.chain)
-        trace = self.tracing.begin(record.run_id, record.chain, record.endpoint) if self.tracing else None
+        trace = self.tracing.begin(call, record.endpoint) if self.tracing else None
         metrics = self.metrics
         if metrics is not None and record.attempt > 1:
             metrics.recoveries.labels(record.chain).inc()
@@ -71,7 +71,7 @@ class Telemetry(Observer):
     @contextmanager
     def calling(self, call: Call, endpoint: str) -> Iterator[None]:
         log_run(call.run_id, call.chain)
-        trace = self.tracing.begin(call.run_id, call.chain, endpoint) if self.tracing else None
+        trace = self.tracing.begin(call, endpoint) if self.tracing else None
         state: str = "done"
         code: str | None = None
         try:

@@ -19,6 +19,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from structlog.contextvars import bind_contextvars
 
+from streamserve.call import Call
 from streamserve.telemetry.steps import Steps
 
 # Seconds for the last spans: an unreachable collector must not delay the end of the server.
@@ -71,10 +72,15 @@ class Tracing:
         finally:
             otel_context.detach(token)
 
-    def begin(self, run_id: str, chain: str, endpoint: str) -> RunTrace:
+    def begin(self, call: Call, endpoint: str) -> RunTrace:
         """Start the span of a run, in the context that the run's task will copy."""
-        attributes = {"streamserve.run_id": run_id, "streamserve.chain": chain, "streamserve.endpoint": endpoint}
-        span = self._tracer.start_span(f"{endpoint} {chain}", kind=SpanKind.SERVER, attributes=attributes)
+        attributes = {
+            "streamserve.run_id": call.run_id,
+            "streamserve.chain": call.chain,
+            "streamserve.endpoint": endpoint,
+            "enduser.id": call.principal or "",
+        }
+        span = self._tracer.start_span(f"{endpoint} {call.chain}", kind=SpanKind.SERVER, attributes=attributes)
         bind_contextvars(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         # Never detached, because the context belongs to the request and ends with it.
         otel_context.attach(trace.set_span_in_context(span))

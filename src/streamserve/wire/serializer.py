@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from streamserve.call import current_call
+from streamserve.user import User
 from streamserve.wire.chunk_lines import ChunkLines
 from streamserve.wire.types import types_of
 from streamserve.wire.uncommon import uncommon_json
@@ -113,6 +114,8 @@ def _plain(value: Any) -> Any:
         return value.model_dump(serialize_as_any=True)
     if isinstance(value, Send):
         return {"node": value.node, "arg": value.arg}
+    if isinstance(value, User):
+        return value.public()
     if isinstance(value, BaseException):
         return {"exception": type(value).__name__}  # its text may hold secrets
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -89,3 +89,8 @@ def test_a_rejection_has_the_class_of_its_code_and_a_run_id():
 def test_types_beside_an_output_are_read():
     reply = Reply(200, httpx.Headers(), b'{"output":[[1],"AP8="],"types":{"/0":"set","/1":"bytes"}}')
     assert answer(WireSerializer(), REQUEST, reply).output == [{1}, b"\x00\xff"]
+
+
+def test_the_caller_of_a_surrounding_server_stays_there() -> None:
+    own = {"langgraph_auth_user": {"identity": "ann"}, "langgraph_auth_user_id": "ann", "streamserve_principal": "ann"}
+    assert for_server({"configurable": {**own, "model": "small"}}) == {"configurable": {"model": "small"}}

@@ -14,11 +14,13 @@ from langgraph.types import StateUpdate as GraphUpdate
 from pydantic import ValidationError
 
 from streamserve.api.threads.requests import StateUpdate, Update
+from streamserve.call import current_call
 from streamserve.errors import InvalidInput
 from streamserve.errors.places import Place, entry, invalid
 from streamserve.graphs.commands import Commands, is_command
 from streamserve.graphs.graph import Graph
 from streamserve.graphs.state_values import StateValues
+from streamserve.user import as_user
 
 Steps = list[list[GraphUpdate]]
 
@@ -45,7 +47,8 @@ class Updates:
             [parser.parse(update, place) for update, place in zip(step.updates, row, strict=True)]
             for step, row in zip(body.steps, places, strict=True)
         ]
-        config = body.place.config(thread_id)
+        call = current_call.get()
+        config = as_user(body.place.config(thread_id), call.user if call else None)
         # LangGraph stores the writes before the reducers see them, so an invalid one would stay with the thread.
         parser.try_out(steps, places, await _stored(self._graph, config))
         try:

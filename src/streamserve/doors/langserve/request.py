@@ -28,6 +28,8 @@ REQUIRED = {
 }
 
 
+# `ServedRunnable` adds these; callbacks, which only a record's function sets, would come twice.
+_LATER = ("configurable", "callbacks")
 # These endpoints make runs.
 STREAMS = ("stream", "stream_log", "stream_events", "runs")
 
@@ -69,7 +71,7 @@ def name_run(call: Call, config: Mapping[str, Any]) -> dict[str, Any]:
         config: the configurable fields.
     """
     asked = call.configs[0] if call.configs else {}
-    named = {**config, **{key: value for key, value in asked.items() if key != "configurable"}, "run_id": call.run_id}
+    named = {**config, **{key: value for key, value in asked.items() if key not in _LATER}, "run_id": call.run_id}
     call.config = with_run_id(named, call.run_id) if call.recover else named
     return call.config
 
@@ -91,7 +93,7 @@ def config_of(
     """
     own = _own(served, endpoint, agent)
     configs = [config for config in (in_path, call.body.get("config")) if config]
-    named = cast(RunnableConfig, name_run(call, {"configurable": _configurable(served, configs)}))
+    named = cast(RunnableConfig, name_run(call, {"configurable": _fields(served, call, configs)}))
     if configs or call.recover:
         return merge_configs(named, own)
     return {"tags": [], "callbacks": [], **named, **own}  # the same: merging takes 7 % of a short request
@@ -114,18 +116,25 @@ def configs_of(
     return [
         merge_configs(
             RunnableConfig(
-                configurable=_configurable(served, [config for config in (in_path, one) if config]),
+                configurable=_fields(served, call, [config for config in (in_path, one) if config], index),
                 run_id=UUID(new_run_id()),
             ),
             own,
         )
-        for one in each
+        for index, one in enumerate(each)
     ]
 
 
 def _own(served: ServedRunnable, endpoint: str, agent: str | None) -> RunnableConfig:
     metadata = {"__useragent": agent, "__langserve_version": __version__, "__langserve_endpoint": endpoint}
     return RunnableConfig(metadata=metadata, run_name=served.served.path)
+
+
+def _fields(served: ServedRunnable, call: Call, configs: Sequence[Mapping[str, Any]], index: int = 0) -> dict[str, Any]:
+    if served.served.chain.config is None:
+        return _configurable(served, configs)
+    # The record's function has made these from valid ones; the input's schema follows them.
+    return dict(call.configs[index if len(call.configs) > 1 else 0].get("configurable") or {})
 
 
 def _configurable(served: ServedRunnable, configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

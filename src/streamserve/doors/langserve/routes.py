@@ -189,7 +189,7 @@ class RunRoute(APIRoute):
         served = self.door.served
         body, call.events = read_body(await request.json(), self.endpoint_name, max_batch)
         said = request.headers.get(HEADER)
-        prepare(call, served, self.door.recovery, self.endpoint_name, body, config_hash, said)
+        await prepare(request, call, served, self.door.recovery, self.endpoint_name, body, config_hash, said)
         raw = await request.body()
         if len(raw) >= LARGE and (error := await aside(raw, locate, body, *served.request_schemas)):
             raise error  # LangServe would look for the places on the event loop

@@ -22,6 +22,8 @@ _GRAPH_MARK = "__pregel_"
 # Tells the server that a graph wrote this config: keys that its chain does not know are not mistakes of the caller.
 _NESTED = {"__pregel_nested": True}
 _OWN_CHECKPOINT = frozenset({"checkpoint_id", "checkpoint_map", "checkpoint_ns"})
+# Keys that a server sets; a chain in it hands them on to a client, and they may tell who calls that server.
+_SERVERS_OWN = ("__", "langgraph_auth_", "streamserve_")
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -64,7 +66,7 @@ def _without_graph(configurable: dict[str, Any]) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in configurable.items()
-        if not key.startswith("__") and not (nested and key in _OWN_CHECKPOINT)
+        if not key.startswith(_SERVERS_OWN) and not (nested and key in _OWN_CHECKPOINT)
     }
     return {**kept, **_NESTED} if nested else kept
 
