@@ -84,8 +84,8 @@ def classify(error: BaseException) -> ServeError | None:
 
 def _kind(error: BaseException) -> type[ServeError] | None:
     names = names_of(error, PACKAGES)
-    code = getattr(error, "code", None)
-    if names and isinstance(code, str) and code in CODES:
+    code = getattr(error, "code", None) if names else None
+    if isinstance(code, str) and code in CODES:
         return CODES[code]
     for kind, shown in KINDS.items():
         if isinstance(error, kind):

@@ -7,11 +7,18 @@ from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import httpx
 from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
+
+from streamserve.errors.providers import names_of
 
 
 class LoopBoundClient(DefaultAsyncHttpxClient):
-    """An HTTP client that delegates to a client of the running event loop and closes it with the loop."""
+    """An HTTP client that delegates to a client of the running event loop and closes it with the loop.
+
+    A failure of the connection is a `ConnectError`. The aiohttp client itself reports it as a timeout, or passes on an
+    exception of aiohttp that the `openai` package does not retry.
+    """
 
     def __init__(self, *, trust_env: bool = True) -> None:
         super().__init__(trust_env=trust_env)
@@ -19,7 +26,12 @@ class LoopBoundClient(DefaultAsyncHttpxClient):
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
         client = await self._client_of(asyncio.get_running_loop())
-        return await client.send(*args, **kwargs)
+        try:
+            return await client.send(*args, **kwargs)
+        except Exception as error:
+            if _is_of_connection(error):
+                raise httpx.ConnectError(str(error)) from error
+            raise
 
     async def _client_of(self, loop: asyncio.AbstractEventLoop) -> DefaultAsyncHttpxClient:
         if loop not in self._loops:
@@ -35,6 +47,11 @@ class LoopBoundClient(DefaultAsyncHttpxClient):
         finally:
             self._loops.pop(loop, None)
             await client.aclose()
+
+
+def _is_of_connection(error: Exception) -> bool:
+    found = next((cause for cause in (error, error.__cause__) if cause and names_of(cause, {"aiohttp"})), None)
+    return found is not None and not isinstance(found, TimeoutError)
 
 
 _Clients = tuple[AsyncGenerator[DefaultAsyncHttpxClient, None], DefaultAsyncHttpxClient]
