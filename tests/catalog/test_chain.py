@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from streamserve import Chain
 from streamserve.catalog.chain import InvalidChain
-from streamserve.serving.served import serve
+from streamserve.serving.chains import serve
 from tests.fakes import Conversation, Topic, echo, echo_graph, registered
 
 

@@ -28,7 +28,7 @@ from pydantic import PrivateAttr
 
 from streamserve import Chain
 from streamserve.lcel.fast_chain import fast
-from streamserve.serving.served import serve
+from streamserve.serving.chains import serve
 from tests.fakes import Topic, registered
 from tests.observed import AsyncRecorder, SyncRecorder, chunks_of, comparable
 from tests.streamed_chains import SETTINGS, breaking

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from langchain_core.runnables import Runnable
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
 
 from streamserve.user import CONFIG_KEYS
 
@@ -134,13 +134,20 @@ class Chain:
         runnable = self.runnable if isinstance(self.runnable, Runnable) else self.runnable()
         _require(isinstance(runnable, Runnable), f"runnable: the function made a {type(runnable).__name__}")
         _require(not self.recover or keeps_checkpoints(runnable), "recover: only a graph with checkpoints can resume")
-        self._check_examples(runnable.with_types(input_type=self.input_type, output_type=self.output_type))
+        if self.examples:
+            self._check_examples(runnable)
         return runnable
 
     def _check_examples(self, runnable: AnyRunnable) -> None:
+        from streamserve.catalog.substitutes import substitute
         from streamserve.catalog.widening import with_messages
 
-        schema = cast(type[BaseModel], with_messages(runnable.get_input_schema(), in_graph=True))
+        declared = runnable.with_types(input_type=self.input_type, output_type=self.output_type)
+        try:
+            made = declared.get_input_schema()
+        except PydanticUserError:
+            made = substitute(runnable, "input")
+        schema = cast(type[BaseModel], with_messages(made, in_graph=True))
         for number, example in enumerate(self.examples):
             try:
                 schema.model_validate(example)

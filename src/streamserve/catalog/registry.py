@@ -58,6 +58,16 @@ class BrokenModule:
     def __str__(self) -> str:
         return f"{self.place}: {self.cause}"
 
+    @classmethod
+    def of(cls, module: str, error: BaseException) -> Self:
+        """Return the report of a module's error, with the module's last line on the way to it."""
+        file = _source_file(module)
+        if isinstance(error, SyntaxError) and error.filename:
+            return cls(module, error.filename, error.lineno, f"SyntaxError: {error.msg}")
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return cls(module, file, own[-1].lineno if own else None, cause)
+
 
 class BrokenModules(Exception):
     """At least one broken chain module; the message reports all of them."""
@@ -109,7 +119,7 @@ def discover(package: str = "chains") -> Registry:
             _check_name(found, chains)
             chains[found.name] = found
         except (Exception, SystemExit) as error:
-            broken.append(_report(candidate.module, error))
+            broken.append(BrokenModule.of(candidate.module, error))
     return Registry(dict(sorted(chains.items())), tuple(broken))
 
 
@@ -157,15 +167,6 @@ def _check_name(found: RegisteredChain, seen: dict[str, RegisteredChain]) -> Non
         raise InvalidChain(f"the name {found.name!r} is not a valid path: use only letters, digits and _")
     if found.name in seen:
         raise InvalidChain(f"the name {found.name!r} is taken by {seen[found.name].file}")
-
-
-def _report(module: str, error: BaseException) -> BrokenModule:
-    file = _source_file(module)
-    if isinstance(error, SyntaxError) and error.filename:
-        return BrokenModule(module, error.filename, error.lineno, f"SyntaxError: {error.msg}")
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return BrokenModule(module, file, own[-1].lineno if own else None, cause)
 
 
 def _source_file(module: str) -> str:

@@ -1,7 +1,7 @@
 """The command `streamserve check`, which compares chains, langgraph.json and OpenAPI."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from streamserve.app import create_app
 from streamserve.catalog.registry import BrokenModules, RegisteredChain, Registry, discover
 from streamserve.doors.langserve.playground import playground_of
 from streamserve.doors.langserve.request import REQUIRED
-from streamserve.serving.served import serve
+from streamserve.serving.chains import serve_all
+from streamserve.serving.served import ServedRunnable
 from streamserve.settings import Settings
 
 
@@ -26,10 +27,11 @@ class _Declared(BaseModel):
 def check(root: Path, settings: Settings) -> list[str]:
     """Return one line for each problem of an application's folder, which has langgraph.json if there are graphs."""
     registry = discover(settings.chains)
+    chains, broken = serve_all(registry)
     return [
-        *(f"broken: {broken}" for broken in registry.broken),
+        *(f"broken: {module}" for module in broken),
         *_check_langgraph(root / "langgraph.json", registry),
-        *_check_openapi(Registry(registry.chains), settings),
+        *_check_openapi(chains, settings),
     ]
 
 
@@ -75,12 +77,13 @@ def _check_resolves(place: str, target: str) -> Iterator[str]:
         yield f"langgraph.json: {place}: {target} does not resolve: {error}"
 
 
-def _check_openapi(registry: Registry, settings: Settings) -> Iterator[str]:
-    app = create_app(registry, settings)
+def _check_openapi(chains: Sequence[ServedRunnable], settings: Settings) -> Iterator[str]:
+    app = create_app(Registry({served.served.name: served.served for served in chains}), settings)
     paths = app.openapi()["paths"]
-    for entry in registry.chains.values():
+    for served in chains:
+        entry = served.served
         for endpoint in (*REQUIRED, "input_schema", "output_schema", "config_schema"):
             if f"{entry.path}/{endpoint}" not in paths:
                 yield f"OpenAPI: {entry.path}/{endpoint} is missing"
-        if playground_of(serve(entry)) and not entry.chain.examples:
+        if playground_of(served) and not entry.chain.examples:
             yield f"{entry.file}: a playground without `examples` starts empty"

@@ -105,13 +105,16 @@ def _workers(settings: Settings) -> int:
 @main.command("list")
 def list_chains() -> None:
     """List the chains of this folder."""
-    registry = discover(read_settings().chains)
-    width = max((len(name) for name in registry.chains), default=0)
-    for name, entry in registry.chains.items():
-        click.echo(f"{name:{width}}  {entry.description.splitlines()[0] if entry.description else ''}")
-    for broken in registry.broken:
-        click.echo(f"broken: {broken}", err=True)
-    if registry.broken:
+    from streamserve.serving.chains import serve_all
+
+    chains, broken = serve_all(discover(read_settings().chains))
+    entries = [served.served for served in chains]
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        click.echo(f"{entry.name:{width}}  {entry.description.splitlines()[0] if entry.description else ''}")
+    for module in broken:
+        click.echo(f"broken: {module}", err=True)
+    if broken:
         sys.exit(1)
 
 

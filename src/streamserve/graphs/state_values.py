@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, NotRequired, Required, get_args, get_origin
+from typing import Any
 
 from langgraph.channels import BinaryOperatorAggregate
 from langgraph.channels.delta import DeltaChannel
@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import get_type_hints
 
 from streamserve.catalog.messages import merges_messages
+from streamserve.catalog.substitutes import unqualified
 from streamserve.catalog.widening import with_messages
 from streamserve.graphs.graph import Graph
 
@@ -122,8 +123,7 @@ def placed(error: ValidationError, *place: str | int) -> list[InitErrorDetails]:
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:
-    bare = get_args(hint)[0] if get_origin(hint) in (Required, NotRequired) else hint
     try:
-        return TypeAdapter(with_messages(bare, in_graph=True))
+        return TypeAdapter(with_messages(unqualified(hint), in_graph=True))
     except PydanticUserError:  # pydantic does not support the class
         return None

@@ -11,19 +11,19 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.utils import ConfigurableFieldSpec, gather_with_concurrency
 from langgraph.pregel import Pregel
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, PrivateAttr, PydanticUserError
 
 from streamserve.call import Call, current_call
 from streamserve.catalog.chain import StreamMode
 from streamserve.catalog.registry import RegisteredChain
 from streamserve.catalog.schemas import mended, with_enums, with_examples
+from streamserve.catalog.substitutes import Direction, substitute
 from streamserve.catalog.widening import with_messages
 from streamserve.events.compact import compact_events
 from streamserve.events.protocol import open_events
 from streamserve.graphs import graph as graphs
 from streamserve.graphs import input as graph_input
 from streamserve.graphs import modes
-from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_run_id
 from streamserve.graphs.thread_heads import starting_config
 from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
@@ -41,9 +41,16 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     served: RegisteredChain
     _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
+    _substitutes: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _context: Any) -> None:
-        """Compute the properties that every request reads."""
+        """Compute the properties that every request reads.
+
+        Raises:
+            PydanticUserError: pydantic cannot describe a type that the record declares.
+        """
+        self._substitute("input", self.custom_input_type)
+        self._substitute("output", self.custom_output_type)
         _ = self._streamed, self.graph, self._is_configurable
         if not self._is_configurable:
             _ = self._plan
@@ -51,6 +58,14 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     @cached_property
     def _streamed(self) -> Runnable[Any, Any]:
         return fast(self.bound)
+
+    def _substitute(self, direction: Direction, declared: Any) -> None:
+        try:
+            getattr(super(), f"get_{direction}_schema")().model_json_schema()
+        except PydanticUserError:
+            if declared is not None:
+                raise
+            self._substitutes[direction] = substitute(self.bound, direction)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Self:
         """As upstream, with `served`. LangServe uses the result for schemas only, which few configs change."""
@@ -122,7 +137,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return cast(type[BaseModel], with_messages(schema, in_graph=False))
 
     def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        schema = mended(cast(type[BaseModel], super().get_input_schema(config)))
+        schema = mended(self._substitutes.get("input") or cast(type[BaseModel], super().get_input_schema(config)))
         return with_examples(schema, self.served) if self.served.chain.examples else schema
 
     @cached_property
@@ -132,7 +147,8 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return cast(type[BaseModel], super().get_output_schema()) if declared else None
 
     def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        return with_enums(cast(type[BaseModel], super().get_output_schema(config)), self.served.name)
+        schema = self._substitutes.get("output") or cast(type[BaseModel], super().get_output_schema(config))
+        return with_enums(schema, self.served.name)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain; the call notes the phase of a failure."""
@@ -276,20 +292,6 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
         return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}
-
-
-def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
-    """Return the runnable to mount for a registered chain; without `checkpoints`, graphs keep nothing."""
-    runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
-    if isinstance(runnable, Pregel) and checkpoints is not None:
-        runnable = checkpoints.bind(runnable)
-    return ServedRunnable(
-        bound=runnable,
-        served=entry,
-        config_factories=[graphs.with_thread] if is_graph else [],
-        custom_input_type=entry.chain.input_type,
-        custom_output_type=entry.chain.output_type,
-    )
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""The runnables to mount for the chains of a registry, and the chains that cannot be served."""
+
+from langgraph.pregel import Pregel
+
+from streamserve.catalog.registry import BrokenModule, RegisteredChain, Registry
+from streamserve.graphs import graph as graphs
+from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.serving.served import ServedRunnable
+
+
+def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
+    """Return the runnable to mount for a registered chain; without `checkpoints`, graphs keep nothing."""
+    runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
+    if isinstance(runnable, Pregel) and checkpoints is not None:
+        runnable = checkpoints.bind(runnable)
+    return ServedRunnable(
+        bound=runnable,
+        served=entry,
+        config_factories=[graphs.with_thread] if is_graph else [],
+        custom_input_type=entry.chain.input_type,
+        custom_output_type=entry.chain.output_type,
+    )
+
+
+def serve_all(
+    registry: Registry, checkpoints: Checkpoints | None = None
+) -> tuple[list[ServedRunnable], tuple[BrokenModule, ...]]:
+    """Return the runnables to mount, and the broken modules: those of the registry, and those without a schema.
+
+    Args:
+        checkpoints: the checkpoints of the graphs; None: graphs keep nothing (default).
+    """
+    chains, broken = [], list(registry.broken)
+    for entry in registry.chains.values():
+        try:
+            served = serve(entry, checkpoints)
+            for schema in served.request_schemas:
+                schema.model_json_schema()
+            chains.append(served)
+        except Exception as error:
+            broken.append(BrokenModule.of(entry.module, error))
+    return chains, tuple(broken)
