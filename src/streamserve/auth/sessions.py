@@ -84,7 +84,9 @@ class Sessions:
         content = self._signer.read("session", cookie)
         if self._keys is not None:
             return self._keys.of_session(str(content["key"]))
-        return Identity(content["principal"], frozenset(content["scopes"]), None, content["exp"], content.get("claims", {}))
+        return Identity(
+            content["principal"], frozenset(content["scopes"]), None, content["exp"], content.get("claims", {})
+        )
 
     async def begin(self, body: SessionRequest, request: Request, response: Response) -> SessionState:
         """Set the session's cookie; the key itself is not stored."""

@@ -44,11 +44,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     _substitutes: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _context: Any) -> None:
-        """Compute the properties that every request reads.
-
-        Raises:
-            PydanticUserError: pydantic cannot describe a type that the record declares.
-        """
+        """Compute the properties that every request reads."""
         self._substitute("input", self.custom_input_type)
         self._substitute("output", self.custom_output_type)
         _ = self._streamed, self.graph, self._is_configurable
