@@ -33,7 +33,7 @@ class ThreadLock(Protocol):
 
 
 class Slot(Protocol):
-    """One of the runs that a principal may have at the same time."""
+    """One or more of the runs that a principal may have at the same time."""
 
     def keep(self) -> None:
         """Keep the slot for a run beyond the end of the request."""
@@ -53,6 +53,7 @@ class Call:
         user: the caller as the chain sees it; None until the guard has set it.
         configs: the request's configs, one for all inputs or one per input.
         lock: the lock of the threads that the caller named; None: the run waits for no other run.
+        places: how many items of a batch may run at once; None: no limit bounds them.
         body: the parsed request body; empty before it is read.
         events: the version of the events of /stream_events. Default: v2.
         output: the final output as JSON if it cannot be merged from the chunks, else None.
@@ -71,6 +72,7 @@ class Call:
     configs: list[RunnableConfig] = field(default_factory=list)
     slot: Slot | None = None
     lock: ThreadLock | None = None
+    places: int | None = None
     body: dict[str, Any] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
     events: EventVersion = "v2"

@@ -140,9 +140,10 @@ class Settings(BaseSettings):
     """Requests allowed per caller and chain, such as `60/minute` or `5/second; 1000/day`. A chain's record overrides
     it. Unset: unlimited."""
     max_concurrency: int | None = Field(None, ge=1)
-    """Maximum live runs per caller and chain in one worker. A chain's record overrides it. Unset: unlimited."""
+    """Maximum live runs per caller and chain in one worker. Each item of a batch that runs counts; the others wait. A
+    chain's record overrides it. Unset: unlimited."""
     max_runs: int = Field(1000, gt=0)
-    """Maximum live runs and calls in one worker; more get 503."""
+    """Maximum live runs and calls in one worker, with each item of a batch that runs; more get 503."""
     limits_store: str = ""
     """Store of the request counts: `memory:` (in each worker separately) or a Redis URL as for `store`. Unset: the
     Redis of `store`, else memory."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from fastapi import FastAPI, Request
 
 from streamserve.auth import Auth
+from streamserve.call import Call
 from streamserve.catalog.chain import Chain
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.runs.runs import Runs
@@ -18,6 +19,9 @@ class Admission(Protocol):
 
     async def admit(self, request: Request, name: str, chain: Chain, *, starts_run: bool) -> None:
         """Count a request, and take a place for its run; raise if the caller or the worker has too many."""
+
+    def spread(self, call: Call, chain: Chain, items: int, busy: int) -> int:
+        """Take a place for each item of a batch, as far as there are; return how many places it has."""
 
     async def close(self) -> None:
         """Close the connections of the counter."""

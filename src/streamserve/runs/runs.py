@@ -41,7 +41,7 @@ class Runs:
         self._live: dict[str, LiveRun] = {}
         self._readers = Readers(self.store, self._live, settings.max_readers)
         self._storing: set[asyncio.Future[None]] = set()
-        self._calls: set[asyncio.Task[object]] = set()
+        self._calls: dict[asyncio.Task[object], int] = {}
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._lost = LostRuns(self.store, settings.max_attempts, self._recover)
         self.reaper = Reaper(self.store, self._lost, settings.store_patience, lambda: self.draining)
@@ -121,8 +121,8 @@ class Runs:
 
     @property
     def busy(self) -> int:
-        """The number of runs and calls in this process."""
-        return len(self._live) + len(self._calls)
+        """The number of runs and calls in this process, with each item of a batch that may run."""
+        return len(self._live) + sum(self._calls.values())
 
     @contextmanager
     def cancellable(self, run_id: str, cancel: Callable[[ServeError], None]) -> Iterator[None]:
@@ -223,13 +223,13 @@ class Runs:
         return Load(len(self._live), len(self._calls), len(self._readers), self.reaper.store_down)
 
     @contextmanager
-    def calling(self, task: asyncio.Task[object]) -> Iterator[None]:
-        """Let a shutdown wait for a call of /invoke or /batch inside the `with` block."""
-        self._calls.add(task)
+    def calling(self, task: asyncio.Task[object], places: int = 1) -> Iterator[None]:
+        """Count a call of /invoke or /batch inside the `with` block, as so many runs; a shutdown waits for it."""
+        self._calls[task] = places
         try:
             yield
         finally:
-            self._calls.discard(task)
+            del self._calls[task]
 
     async def _recover(self, record: RunRecord) -> bool:
         if self.recovery is None or self.draining:

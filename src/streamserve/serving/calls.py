@@ -13,8 +13,8 @@ from streamserve.runs.sync_calls import SyncCalls, current_calls
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-async def while_connected(request: Request, runs: Runs, handler: Handler) -> Response:
-    """Run a handler until it is done, the caller leaves, or the server shuts down.
+async def while_connected(request: Request, runs: Runs, handler: Handler, places: int = 1) -> Response:
+    """Run a handler, which counts as so many runs, until it is done, the caller leaves, or the server shuts down.
 
     Raises:
         Cancelled: the caller left.
@@ -26,7 +26,7 @@ async def while_connected(request: Request, runs: Runs, handler: Handler) -> Res
     current_calls.set(calls)
     task = asyncio.create_task(handler(request))
     leaving = asyncio.create_task(_left(request))
-    with runs.calling(cast("asyncio.Task[object]", task)):
+    with runs.calling(cast("asyncio.Task[object]", task), places):
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
             stopped = not task.done()

@@ -28,13 +28,24 @@ ANSWER_LIMIT = 2.0  # seconds for an answer of Redis; a frozen Redis must not ho
 
 
 class RunSlot(Slot):
-    """One of the runs of a chain that a caller may have at the same time."""
+    """Places among the runs of a chain that a caller may have at the same time: one, or more for a batch."""
 
     def __init__(self, taken: Counter[tuple[str, str]], key: tuple[str, str]) -> None:
         self._taken = taken
         self._key = key
         self._kept = self._released = False
-        taken[key] += 1
+        self._places = 0
+        self.widen(1)
+
+    @property
+    def taken(self) -> int:
+        """The places that the caller has taken in all."""
+        return self._taken[self._key]
+
+    def widen(self, places: int) -> None:
+        """Take more places."""
+        self._places += places
+        self._taken[self._key] += places
 
     def keep(self) -> None:
         self._kept = True
@@ -43,7 +54,7 @@ class RunSlot(Slot):
         if self._released or self._kept is not kept:
             return
         self._released = True
-        self._taken[self._key] -= 1
+        self._taken[self._key] -= self._places
         if not self._taken[self._key]:
             del self._taken[self._key]
 
@@ -89,8 +100,29 @@ class Limits(Admission):
             self._take_slot(current_call.get(), chain, (principal, name))
         await self._count(chain, principal, name)
 
+    def spread(self, call: Call, chain: Chain, items: int, busy: int) -> int:
+        """Take a place for each item of an admitted batch, as far as there are; the other items wait.
+
+        Args:
+            busy: the runs and calls of the worker, without this one.
+
+        Returns:
+            The places, one or more; the call keeps them too if they bound its items.
+        """
+        places = min(items, self._settings.max_runs - busy)
+        slot, most = call.slot, self._most(chain)
+        if most is not None and isinstance(slot, RunSlot):
+            places = min(places, most - slot.taken + 1)
+            slot.widen(max(places, 1) - 1)
+        places = max(places, 1)
+        call.places = places if most is not None or places < items else None
+        return places
+
+    def _most(self, chain: Chain) -> int | None:
+        return chain.max_concurrency or self._settings.max_concurrency
+
     def _take_slot(self, call: Call | None, chain: Chain, key: tuple[str, str]) -> None:
-        most = chain.max_concurrency or self._settings.max_concurrency
+        most = self._most(chain)
         if most is None or call is None:
             return
         if self._taken[key] >= most:

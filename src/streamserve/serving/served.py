@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
-from langchain_core.runnables.utils import ConfigurableFieldSpec, gather_with_concurrency
+from langchain_core.runnables.utils import ConfigurableFieldSpec
 from langgraph.pregel import Pregel
 from pydantic import BaseModel, PrivateAttr, PydanticUserError
 
@@ -30,6 +30,7 @@ from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
 from streamserve.lcel.plans import plan_of
 from streamserve.lcel.traced_stream import close
 from streamserve.lcel.whole import Kept, Plan, Streamed
+from streamserve.serving.at_once import at_once
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.histories import History, histories_in, without_defaults
 from streamserve.user import as_user
@@ -161,8 +162,8 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """As the chain; if the request asks for them, exceptions are results."""
-        asked = self._asked()
+        """As the chain, at most as many at once as the call has places; exceptions are results if the request asks."""
+        asked, call = self._asked(), current_call.get()
         wanted = bool(asked.pop("return_exceptions", return_exceptions))
         configs = config if isinstance(config, list) else [config or {} for _ in inputs]
 
@@ -176,19 +177,18 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                 return error
 
         with _in_chain():
-            if self.graph is None:
+            if self.graph is None and (call is None or call.places is None):
                 own = [cast(RunnableConfig, self._config(each, index)) for index, each in enumerate(configs)]
                 return await super().abatch(inputs, own, return_exceptions=wanted, **asked, **kwargs)
-            # Each on a thread of its own.
-            most = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
-            return await gather_with_concurrency(most, *(one(index) for index in range(len(inputs))))
+            # A graph has a thread for each item. A place is for one item, and a step's own batch knows no places.
+            asked_for = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
+            return await at_once((call.places if call else None, asked_for), one, len(inputs))
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As the chain; a graph streams in the modes of the request."""
         call = current_call.get() or Call()
         call.phase, call.task = "chain", asyncio.current_task()
-        graph = self.graph
-        if graph is not None:
+        if (graph := self.graph) is not None:
             arguments = {**self._default_modes(graph), **call.kwargs}
             async with self._begun(input, config) as own:
                 async for chunk in modes.astream(graph, input, own, arguments, keep_output):

@@ -1,5 +1,6 @@
 """LangServe's requests: what the body of each endpoint must have, and the version of events that it asks for."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 from uuid import UUID
@@ -123,6 +124,12 @@ def configs_of(
         )
         for index, one in enumerate(each)
     ]
+
+
+def items_at_once(call: Call) -> int:
+    """Return how many items of a batch the request lets run at once; as LangChain, by the first config."""
+    most = call.configs[0].get("max_concurrency") if call.configs else None
+    return min(len(call.body["inputs"]), most or sys.maxsize)
 
 
 def _own(served: ServedRunnable, endpoint: str, agent: str | None) -> RunnableConfig:

@@ -29,7 +29,7 @@ from streamserve.call import Call
 from streamserve.doors.langserve.calls import batch, invoke
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
 from streamserve.doors.langserve.render import frames
-from streamserve.doors.langserve.request import REQUIRED, STREAMS, config_of, filters_of, read_body
+from streamserve.doors.langserve.request import REQUIRED, STREAMS, config_of, filters_of, items_at_once, read_body
 from streamserve.errors import (
     Cancelled,
     Internal,
@@ -182,7 +182,7 @@ class RunRoute(APIRoute):
             return await (playground_answer(request, handler) if is_playground(self.path) else handler(request))
         await self._prepare(request, call, config_hash, services.settings.max_batch)
         if self.endpoint_name in ("invoke", "batch"):
-            return await self._call(request, call, services.runs, config_hash)
+            return await self._call(request, call, services, config_hash)
         return await self._stream(request, call, services.runs, self._events(request, call, config_hash))
 
     async def _prepare(self, request: ChainRequest, call: Call, config_hash: str, max_batch: int) -> None:
@@ -194,13 +194,16 @@ class RunRoute(APIRoute):
         if len(raw) >= LARGE and (error := await aside(raw, locate, body, *served.request_schemas)):
             raise error  # LangServe would look for the places on the event loop
 
-    async def _call(self, request: ChainRequest, call: Call, runs: Runs, config_hash: str) -> Response:
-        served = self.door.served
+    async def _call(self, request: ChainRequest, call: Call, services: Services, config_hash: str) -> Response:
+        served, runs = self.door.served, services.runs
         call.lock = thread_lock.of_call(runs, call, self.endpoint_name, served.served.chain.multitask_strategy)
         reply = invoke if self.endpoint_name == "invoke" else batch
+        places = 1
+        if reply is batch:
+            places = services.limits.spread(call, served.served.chain, items_at_once(call), runs.busy)
         handler = partial(reply, served=served, call=call, in_path=served.config_keys.read_hash(config_hash))
         with runs.observer.calling(call, self.endpoint_name):
-            response = await while_connected(request, runs, handler)
+            response = await while_connected(request, runs, handler, places)
         response.headers["Run-Id"] = call.run_id
         return response
 
