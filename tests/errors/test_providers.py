@@ -14,9 +14,11 @@ from langchain_core.runnables import RunnableLambda
 
 from deploy.services import free_port
 from streamserve import Chain
-from streamserve.models.openai.chat import CompatibleChatOpenAI
+from streamserve.models import chat_model
 from tests.runs.support import app_of, client_of
-from tests.upstream.scripted import Reply, chat, scripted_server
+from tests.upstream.scripted import Reply, chat, event, scripted_server
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 SECRET = "sk-provider-secret"
 QUESTION = {"input": "hello"}
@@ -27,6 +29,11 @@ def refused(status: int, headers: dict[str, str] | None = None, **error: Any) ->
     return Reply([body], status, {"Content-Type": "application/json", "Connection": "close", **(headers or {})})
 
 
+def in_stream(error: object) -> Reply:
+    return Reply([chat({"content": "half"}) + event({"error": error})])
+
+
+PAGE = {"Content-Type": "text/html", "Connection": "close"}
 REFUSALS = {
     "rate limit": (refused(429, {"Retry-After": "7"}), 429, "upstream_rate_limited", True, "7"),
     "rate limit by a date": (refused(429, {"Retry-After": "Mon, 23 Nov 2026 10:00:00 GMT"}), 429, None, True, None),
@@ -40,6 +47,30 @@ REFUSALS = {
     "context": (refused(400, code="context_length_exceeded"), 400, "context_length_exceeded", False, None),
     "content": (refused(400, code="content_filter"), 400, "content_filtered", False, None),
     "failure": (refused(503, {"Retry-After": "2"}), 502, "upstream", True, "2"),
+    "no credit": (refused(402), 502, "upstream_rejected", False, None),
+    "too large": (refused(413), 502, "upstream_rejected", False, None),
+    "slow": (refused(408), 504, "upstream_timeout", True, None),
+    "conflict": (refused(409), 502, "upstream", True, None),
+    "rate limit in a stream": (in_stream({"message": SECRET, "code": 429}), 429, "upstream_rate_limited", True, None),
+    "rate limit by its type": (in_stream({"type": "rate_limit_error"}), 429, "upstream_rate_limited", True, None),
+    "no credit in a stream": (in_stream({"code": 402}), 502, "upstream_rejected", False, None),
+    "no money in a stream": (in_stream({"code": "insufficient_quota"}), 502, "upstream_rejected", False, None),
+    "context in a stream": (
+        in_stream({"code": 400, "type": "exceed_context_size_error"}),
+        400,
+        "context_length_exceeded",
+        False,
+        None,
+    ),
+    "failure in a stream": (in_stream({"code": 500, "type": "server_error"}), 502, "upstream", True, None),
+    "broken JSON in a stream": (Reply([b"data: {\n\n"]), 502, "upstream", True, None),
+    "text in a stream": (in_stream(SECRET), 502, "upstream", True, None),
+    "unknown model as success": (refused(200, code="model_not_found"), 502, "upstream_rejected", False, None),
+    "rate limit as success": (refused(200, code=429), 429, "upstream_rate_limited", True, None),
+    "failure as success": (refused(200), 502, "upstream", True, None),
+    "page": (Reply([b"<html>\n\nlog in</html>\n\n"], headers=PAGE), 502, "upstream", True, None),
+    "no choices": (Reply([b"{}"], headers={"Content-Type": "application/json"}), 502, "upstream", True, None),
+    "half an object": (Reply([b'{"err'], headers={"Content-Type": "application/json"}), 502, "upstream", True, None),
     "cut": (Reply([chat({"content": "half"})], cut=True), 502, None, True, None),
     "no end": (
         Reply([chat({"content": "half"})], headers={"Connection": "close"}),
@@ -53,7 +84,10 @@ REFUSALS = {
 
 @contextmanager
 def asking(base_url: str, **options: Any) -> Iterator[httpx.Client]:
-    model = CompatibleChatOpenAI(base_url=base_url, api_key=SECRET, model="m", max_retries=0, **options)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("STREAMSERVE_MODEL", raising=False)
+        environment.setenv("OPENAI_BASE_URL", base_url)
+        model = chat_model(api_key=SECRET, model="m", max_retries=0, **options)
     with client_of(app_of({"chain": model})) as client:
         yield client
 
@@ -71,7 +105,7 @@ def test_a_providers_refusal_is_told_with_its_kind_and_its_pause(
     case: tuple[Reply, int, str | None, bool, str | None],
 ) -> None:
     reply, status, code, retryable, pause = case
-    streams_only = reply.status == 200  # /invoke asks for no stream
+    streams_only = not reply.headers.get("Content-Type")  # /invoke asks for no stream
     with scripted_server(reply) as upstream, asking(upstream.base_url) as client:
         answer, event = failure_of(client)
     assert (event["status_code"], event["retryable"]) == (status, retryable)

@@ -1,6 +1,7 @@
 """Errors for the failures of a model's provider."""
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 from langchain_core import exceptions
@@ -33,6 +34,29 @@ CODES: dict[str, type[ServeError]] = {
     "content_policy_violation": ContentFiltered,
     # A 429 that does not pass with time.
     "insufficient_quota": UpstreamRejected,
+}
+
+# For errors without a status of their own: inside a stream, or in an answer with status 200.
+UNNUMBERED: dict[str, type[ServeError]] = {
+    "rate_limit_exceeded": UpstreamRateLimited,
+    "rate_limit_error": UpstreamRateLimited,
+    "invalid_api_key": UpstreamAuthentication,
+    "authentication_error": UpstreamAuthentication,
+    "permission_error": UpstreamAuthentication,
+    "exceed_context_size_error": ContextLengthExceeded,
+    "model_not_found": UpstreamRejected,
+    "not_found_error": UpstreamRejected,
+    "invalid_request_error": UpstreamRejected,
+}
+
+# Statuses that no class of the SDKs stands for; any other 4xx is a refusal.
+STATUSES: dict[int, type[ServeError]] = {
+    401: UpstreamAuthentication,
+    403: UpstreamAuthentication,
+    408: UpstreamTimeout,
+    409: UpstreamFailed,
+    425: UpstreamFailed,
+    429: UpstreamRateLimited,
 }
 
 
@@ -92,7 +116,20 @@ def _kind(error: BaseException) -> type[ServeError] | None:
             return shown
     if "BadRequestError" in names and TOO_LONG in text_of(error):
         return ContextLengthExceeded
-    return next((NAMES[name] for name in names if name in NAMES), None)
+    named = next((NAMES[name] for name in names if name in NAMES), None)
+    return _of_answer(error, code) if named is UpstreamFailed else named
+
+
+def _of_answer(error: Any, code: object) -> type[ServeError]:
+    """Return the kind of an error whose class does not tell it."""
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int) or status < HTTPStatus.BAD_REQUEST:
+        for word in (code, getattr(error, "type", None)):
+            if isinstance(word, str) and word in UNNUMBERED:
+                return UNNUMBERED[word]
+        status = int(code) if isinstance(code, str) and code.isdecimal() else 0
+    refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return STATUSES.get(status, UpstreamRejected if refused else UpstreamFailed)
 
 
 def names_of(error: BaseException, packages: set[str]) -> list[str]:

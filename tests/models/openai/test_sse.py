@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamserve.models.openai.sse import SSEDecoder
+from tests.upstream.scripted import pieces
 
 Found = list[tuple[str, str | None]]
 
@@ -86,3 +87,15 @@ def test_invalid_json_raises_the_standard_librarys_error() -> None:
     [event] = SSEDecoder().feed(b"data: {\n\n")
     with pytest.raises(json.JSONDecodeError, match="Expecting property name"):
         event.json()
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_an_error_object_instead_of_events_is_an_event(end: str) -> None:
+    body = (json.dumps({"error": {"code": "model_not_found"}}, indent=2) + end).encode()
+    [event] = SSEDecoder().iter_bytes(iter(pieces(body, 7)))
+    assert event.json() == {"error": {"code": "model_not_found"}}
+
+
+@pytest.mark.parametrize("body", [b'{"error', b'{"a": 1}', b'{"error": null}\n\n', b"data: cut", b"<html>"])
+def test_any_other_body_without_events_has_none(body: bytes) -> None:
+    assert list(SSEDecoder().iter_bytes(iter([body]))) == []

@@ -1,15 +1,17 @@
 """ChatOpenAI for servers other than OpenAI's.
 
-Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason raises an error,
-and llama.cpp's context overflow has the same type as OpenAI's.
+Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason or an answer that is no
+completion raises an error, and llama.cpp's context overflow has the same type as OpenAI's.
 """
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import openai
-from langchain_core.exceptions import ContextOverflowError, ModelConnectionError
+from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelConnectionError
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import OpenAIContextOverflowError
@@ -41,11 +43,11 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
                 yield chunk
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with _typed_overflow():
+        with _typed_errors():
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with _typed_overflow():
+        with _typed_errors():
             return await super()._agenerate(*args, **kwargs)
 
     def _convert_chunk_to_generation_chunk(
@@ -60,13 +62,22 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
+        body = response.model_dump(warnings=False) if isinstance(response, openai.BaseModel) else response
+        self._require_completion(body)
         result = super()._create_chat_result(response, generation_info)
-        body = response if isinstance(response, dict) else response.model_dump(warnings=False)
         for generation, choice in zip(result.generations, body["choices"], strict=True):
             self._keep_reasoning(generation.message, choice["message"])
         if self.openai_api_base and result.llm_output is not None:
             result.llm_output["model_provider"] = COMPATIBLE
         return result
+
+    def _require_completion(self, body: Any) -> None:
+        # LangChain raises a ValueError, KeyError or TypeError here, which look like faults of the chain.
+        if isinstance(body, dict) and (error := body.get("error")):
+            request: Any = httpx.Request("POST", str(self.root_async_client.base_url))
+            raise openai.APIError("The model server answered with an error.", request, body=error)
+        if not isinstance(body, dict) or body.get("choices") is None:
+            raise ModelAPIError("The model server answered with no completion.")
 
     def _get_generation_chunk_from_completion(self, completion: openai.BaseModel) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
@@ -94,12 +105,14 @@ def _require_finish() -> Iterator[Callable[[ChatGenerationChunk], None]]:
         finished = finished or _ends(chunk)
 
     try:
-        with _typed_overflow():
+        with _typed_errors():
             yield observe
     except ModelConnectionError as error:
         if not started:
             raise
         raise UpstreamTruncated("The model server broke off before its answer was complete.") from error
+    if not started:
+        raise ModelAPIError("The model server answered with no stream of chunks.")
     if not finished:
         raise UpstreamTruncated("The model server ended its stream without a finish reason.")
 
@@ -111,10 +124,12 @@ def _ends(chunk: ChatGenerationChunk) -> bool:
 
 
 @contextmanager
-def _typed_overflow() -> Iterator[None]:
+def _typed_errors() -> Iterator[None]:
     try:
         yield
     except openai.BadRequestError as error:
         if error.type != "exceed_context_size_error" or isinstance(error, ContextOverflowError):
             raise
         raise OpenAIContextOverflowError(error.message, response=error.response, body=error.body) from error
+    except json.JSONDecodeError as error:
+        raise ModelAPIError("The model server sent something other than JSON.") from error

@@ -1,7 +1,8 @@
 """Decoder of event streams for the `openai` package.
 
-Divergence from that package's decoder: an event without data is ignored, as the specification requires
-(https://html.spec.whatwg.org/multipage/server-sent-events.html#dispatchMessage); the package raises an error.
+Divergences from that package's decoder: an event without data is ignored, as the specification requires
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#dispatchMessage); the package raises an error. A body
+that is a JSON object with an error instead of events is one event, because servers send errors so with status 200.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 
 EVENT_END = b"\n\n"
+JSON_START = b"{"
 
 
 @dataclass(slots=True)
@@ -53,12 +55,18 @@ class SSEDecoder:
         """Yield the events of a stream; an incomplete last event is ignored."""
         for data in iterator:
             yield from self.feed(data)
+        yield from self._end()
 
     async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[SSEEvent]:
         """Yield the events of a stream; an incomplete last event is ignored."""
         async for data in iterator:
             for event in self.feed(data):
                 yield event
+        for event in self._end():
+            yield event
+
+    def _end(self) -> Iterator[SSEEvent]:
+        return self.feed(EVENT_END) if self._pending.startswith(JSON_START) else iter(())
 
     def _with_lf_only(self, data: bytes) -> bytes:
         after_cr, self._after_cr = self._after_cr, data.endswith(b"\r") if data else self._after_cr
@@ -85,6 +93,8 @@ def _event(block: bytes) -> SSEEvent | None:
     # Fast path: nearly every event is one line of data.
     if block.startswith(b"data: ") and b"\n" not in block:
         return SSEEvent(block.decode()[6:])
+    if block.startswith(JSON_START):
+        return _error(block)
     lines, kind = [], ""
     for line in block.decode().split("\n"):
         field, _, value = line.partition(":")
@@ -93,3 +103,12 @@ def _event(block: bytes) -> SSEEvent | None:
         elif field == "event":
             kind = value.removeprefix(" ")
     return SSEEvent("\n".join(lines), kind or None) if lines else None
+
+
+def _error(block: bytes) -> SSEEvent | None:
+    event = SSEEvent(block.decode())
+    try:
+        found = event.json()
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(found, dict) and found.get("error") else None
