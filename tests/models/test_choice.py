@@ -10,11 +10,19 @@ from langchain_openai import ChatOpenAI
 
 from streamserve.models import chat_model
 from streamserve.models.offline import OfflineChatModel
+from tests.upstream.scripted import DONE, Reply, chat, scripted_server
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_MODEL", "STREAMSERVE_MODEL"):
+    for name in (
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "OPENAI_API_BASE",
+        "OPENAI_MODEL",
+        "OPENAI_PROXY",
+        "STREAMSERVE_MODEL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -123,3 +131,32 @@ def test_requests_go_over_aiohttp_where_it_is_installed(monkeypatch: pytest.Monk
     carried.append(type(chat_model().http_async_client).__name__)  # type: ignore[attr-defined]
     assert "LoopBoundClient" not in carried[0]
     assert carried[1] == "LoopBoundClient"
+
+
+@pytest.mark.usefixtures("each_transport")
+@pytest.mark.parametrize("host", ["model.invalid", "127.0.0.1:9"])
+async def test_requests_go_over_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    body = chat({"role": "assistant", "content": "hi"}) + chat(finish="stop") + DONE
+    with scripted_server(Reply([body])) as proxy:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://{host}/v1")
+        monkeypatch.setenv("OPENAI_PROXY", proxy.base_url.removesuffix("/v1"))
+        model = openai_model(max_retries=0)
+        assert "".join(chunk.text for chunk in model.stream("hi")) == "hi"
+        assert "".join([chunk.text async for chunk in model.astream("hi")]) == "hi"
+        await model.root_async_client.close()
+    assert [path for path, _, _ in proxy.seen] == [f"http://{host}/v1/chat/completions"] * 2
+
+
+def test_openai_itself_is_reached_over_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_PROXY", "http://127.0.0.1:9")
+    assert openai_model().openai_proxy == "http://127.0.0.1:9"
+    assert openai_model(openai_proxy="http://127.0.0.1:10").openai_proxy == "http://127.0.0.1:10"
+
+
+def test_a_gguf_file_is_reached_without_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.setenv("STREAMSERVE_MODEL", f"gguf:{tmp_path / 'model.gguf'}")
+    monkeypatch.setenv("OPENAI_PROXY", "http://127.0.0.1:9")
+    assert openai_model().openai_proxy is None

@@ -34,6 +34,8 @@ class ModelSettings(BaseSettings):
         model: `STREAMSERVE_MODEL` or `OPENAI_MODEL`: a model's name, `gguf:PATH`, or `offline`.
         openai_api_key: `OPENAI_API_KEY`: the key, if the server asks for one.
         openai_base_url: `OPENAI_BASE_URL`: base URL of an OpenAI-compatible server, such as http://localhost:11434/v1.
+        openai_proxy: `OPENAI_PROXY`: URL of a proxy for model servers, such as http://proxy.internal:3128. All
+            requests then go over httpx and the proxy, those to this machine, too.
         model_timeout: `STREAMSERVE_MODEL_TIMEOUT`: maximum silence of a model server, in seconds (default 120: a
             small machine may read a long prompt for a minute before the first token).
         fast_openai: `STREAMSERVE_FAST_OPENAI`: whether to read a model server's stream without building an object for
@@ -48,6 +50,7 @@ class ModelSettings(BaseSettings):
     model: str | None = Field(None, validation_alias=AliasChoices("STREAMSERVE_MODEL", "OPENAI_MODEL"))
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE"))
+    openai_proxy: str | None = Field(None, validation_alias="OPENAI_PROXY")
     model_timeout: float = Field(120.0, gt=0, validation_alias="STREAMSERVE_MODEL_TIMEOUT")
     fast_openai: bool = Field(True, validation_alias="STREAMSERVE_FAST_OPENAI")
     openai_transport: Literal["auto", "httpx", "aiohttp"] = Field(
@@ -78,17 +81,24 @@ def chat_model(**kwargs: Any) -> BaseChatModel:
 def _openai(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
     url = settings.openai_base_url
     if url is None:
-        transport = _transport(settings, trust_env=True)
-        return _client(settings, {"model": settings.model or DEFAULT_OPENAI_MODEL} | transport | kwargs)
+        return _client(
+            settings, {"model": settings.model or DEFAULT_OPENAI_MODEL} | _clients(settings, kwargs) | kwargs
+        )
     compatible = {
         "base_url": url,
         "model": settings.model or DEFAULT_LOCAL_MODEL,
         # The client would choose OpenAI's newer API by the model's name, and other servers lack that API.
         "use_responses_api": False,
     }
-    is_loopback = urlsplit(url).hostname in LOOPBACK
-    clients = _loopback_clients() if is_loopback else {}
-    return _client(settings, compatible | clients | _transport(settings, trust_env=not is_loopback) | kwargs)
+    return _client(settings, compatible | _clients(settings, kwargs) | kwargs)
+
+
+def _clients(settings: ModelSettings, kwargs: dict[str, Any]) -> dict[str, Any]:
+    if proxy := kwargs.get("openai_proxy", settings.openai_proxy):
+        return {"openai_proxy": proxy}  # ChatOpenAI makes the clients of its proxy itself and refuses others
+    if urlsplit(settings.openai_base_url or "").hostname in LOOPBACK:
+        return _loopback_clients() | _transport(settings, trust_env=False)
+    return _transport(settings, trust_env=True)
 
 
 def _transport(settings: ModelSettings, *, trust_env: bool) -> dict[str, Any]:
@@ -109,6 +119,7 @@ def _embedded(path: Path, settings: ModelSettings, kwargs: dict[str, Any]) -> Ba
         "model": path.stem,
         "api_key": server.key,
         "use_responses_api": False,
+        "openai_proxy": None,
         **_loopback_clients(server),
     }
     return _client(settings, local | kwargs)
