@@ -91,7 +91,6 @@ BESIDE = {
     ),
     "unknown config key": Case(b'"config": {"temperature": 2}', ["body", "config", "temperature"]),
     "callbacks": Case(b'"config": {"callbacks": []}', ["body", "config", "callbacks"]),
-    "a run id": Case(b'"config": {"run_id": "1"}', ["body", "config", "run_id"]),
     "tags a text": Case(b'"config": {"tags": "a"}', ["body", "config", "tags"]),
     "metadata a list": Case(b'"config": {"metadata": []}', ["body", "config", "metadata"]),
     "a run name that is a number": Case(b'"config": {"run_name": 3}', ["body", "config", "run_name"]),
@@ -176,8 +175,11 @@ GRAPH_BESIDE = {
     "no mode": Case(b'"kwargs": {"stream_mode": []}', ["body", "kwargs", "stream_mode"]),
     "mode nested": Case(b'"kwargs": {"stream_mode": ["values", ["values"]]}', ["body", "kwargs", "stream_mode"]),
     "mode an object": Case(b'"kwargs": {"stream_mode": {"a": 1}}', ["body", "kwargs", "stream_mode"]),
-    "thread a number": Case(
-        b'"config": {"configurable": {"thread_id": 3}}', ["body", "config", "configurable", "thread_id"]
+    "thread a fraction": Case(
+        b'"config": {"configurable": {"thread_id": 3.5}}', ["body", "config", "configurable", "thread_id"]
+    ),
+    "thread a boolean": Case(
+        b'"config": {"configurable": {"thread_id": true}}', ["body", "config", "configurable", "thread_id"]
     ),
     "unknown configurable field": Case(
         b'"config": {"configurable": {"thread_id": "1", "thraed_id": "2"}}',

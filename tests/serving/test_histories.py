@@ -135,6 +135,12 @@ def test_a_session_without_its_key_is_refused(endpoint: str, config: Any, client
     assert "" not in store.kept
 
 
+def test_a_session_may_be_named_by_a_number(client: httpx.Client) -> None:
+    first, second = (ask(client, "/one/invoke", question=each, session_id=7).json()["output"] for each in "ab")
+    assert (first, second) == ("a", "a a b")
+    assert ask(client, "/one/invoke", question="c", session_id="7").json()["output"] == "a a b a a b c"
+
+
 def test_each_missing_key_of_a_history_is_named(client: httpx.Client) -> None:
     places = missing(ask(client, "/two/invoke"))
     assert places == [["body", "config", "configurable", key] for key in ("user", "topic")]

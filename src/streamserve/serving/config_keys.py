@@ -5,13 +5,13 @@ Keys that LangServe would drop reach the chain too.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from itertools import chain
 from typing import Any, cast
 
 from fastapi import HTTPException
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT
+from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT, merge_configs
 from langgraph.pregel import Pregel
 from langserve.lzstring import LZString
 from pydantic import TypeAdapter, ValidationError
@@ -25,7 +25,14 @@ from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSI
 from streamserve.user import CONFIG_KEYS
 
 # The names of LangChain.js.
-_NAMES = {"runName": "run_name", "maxConcurrency": "max_concurrency", "recursionLimit": "recursion_limit"}
+_NAMES = {
+    "runName": "run_name",
+    "maxConcurrency": "max_concurrency",
+    "recursionLimit": "recursion_limit",
+    "runId": "run_id",
+}
+# LangChain's clients fill these in, with their defaults, and add the keys of a chain around them to the config.
+_FILLED = {"tags", "metadata", "recursion_limit"}
 # The prefix of keys that a surrounding LangGraph run leaves in a config; the caller did not write such a config.
 _GRAPH_MARK = "__pregel_"
 # The characters that LZString writes for addresses; a space is a plus sign that a client has decoded.
@@ -37,7 +44,7 @@ MAX_DEPTH, MAX_ITEMS = 64, 2000
 MAX_TEXT = 128 * 2**10
 # A width or precision in a template, which makes a text of so many characters.
 _WIDE = re.compile(r"\{[^{}:]*+:[^{}]*?\d{5}")
-_OWN_CHECKPOINT = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
+_OWN_CHECKPOINT = {"checkpoint_id", "checkpoint_ns", "checkpoint_map"}
 
 
 def _is_count(value: Any) -> bool:
@@ -56,12 +63,16 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 class ConfigKeys:
     """The keys of a config that a chain knows."""
 
-    def __init__(self, runnable: AnyRunnable, configurable: frozenset[str], declared: Mapping[str, Any]) -> None:
+    def __init__(
+        self, runnable: AnyRunnable, configurable: Set[str], declared: Mapping[str, Any], ids: Set[str]
+    ) -> None:
         graph = runnable if isinstance(runnable, Pregel) else None
         # Nodes read these from `configurable`; LangServe's model of the config does not have them.
         self._beside = (context_fields(graph) if graph else frozenset[str]()) | set(declared)
         self._declared = {name: TypeAdapter(kind) for name, kind in declared.items()}
         self._configurable = configurable | self._beside
+        # In process, a number may name a thread or a session.
+        self._ids = ids
         own = (getattr(runnable, "config", None) or {}).get("recursion_limit")
         self._recursion_limit = own or (GRAPH_RECURSION_LIMIT if graph else DEFAULT_RECURSION_LIMIT)
 
@@ -84,7 +95,8 @@ class ConfigKeys:
                 config["configurable"] = {**in_path["configurable"], **config["configurable"]}
         if errors:
             raise InvalidInput(errors)
-        return [self._taken({**in_path, **config}) for _, config in _placed(said)]
+        configs = [config for _, config in _placed(said)]
+        return [self._taken(_merged(in_path, config) if in_path else config) for config in configs]
 
     def read_hash(self, config_hash: str) -> dict[str, Any]:
         """Return the config in a path; empty if there is none.
@@ -101,14 +113,14 @@ class ConfigKeys:
     def _check(self, place: Place, config: dict[str, Any]) -> list[dict[str, Any]]:
         for name in [name for name in config if name in _NAMES]:
             config[_NAMES[name]] = config.pop(name)
+        for name in [name for name, value in config.items() if value is None or name == "run_id"]:
+            del config[name]  # as LangServe: the server gives each run its id
         errors = []
         for name, value in config.items():
-            if value is None:
-                continue
             if name in ("configurable", "metadata") and isinstance(value, dict):
                 _drop_user(value)
             if name == "configurable":
-                errors += self._check_configurable((*place, name), value)
+                errors += self._check_configurable((*place, name), value, is_filled=config.keys() >= _FILLED)
             elif name not in _CHECKS:
                 errors.append(entry((*place, name), "No such config key can be sent", "extra_forbidden"))
             elif not _CHECKS[name][0](value):
@@ -117,11 +129,15 @@ class ConfigKeys:
                 errors.append(entry((*place, name), _TOO_LONG, "string_too_long"))
         return errors
 
-    def _check_configurable(self, place: Place, configurable: Any) -> list[dict[str, Any]]:
+    def _check_configurable(self, place: Place, configurable: Any, *, is_filled: bool) -> list[dict[str, Any]]:
         if not isinstance(configurable, dict):
             return [entry(place, "Input should be an object", "dict_type")]
-        if any(name.startswith(_GRAPH_MARK) for name in configurable):
-            self._keep_known(configurable)
+        in_graph = any(name.startswith(_GRAPH_MARK) for name in configurable)
+        if in_graph or is_filled:
+            _keep(configurable, self._configurable - (_OWN_CHECKPOINT if in_graph else set()))
+        for name in self._ids & configurable.keys():
+            if type(configurable[name]) is int:
+                configurable[name] = str(configurable[name])
         unknown = [name for name in configurable if name not in self._configurable]
         errors = [entry((*place, name), "This chain does not know this key", "extra_forbidden") for name in unknown]
         for name, value in configurable.items():
@@ -140,13 +156,8 @@ class ConfigKeys:
                 errors += [entry((*place, name, *at["loc"]), at["msg"], at["type"]) for at in error.errors()]
         return errors
 
-    def _keep_known(self, configurable: dict[str, Any]) -> None:
-        for name in list(configurable):
-            if name not in self._configurable or name in _OWN_CHECKPOINT:
-                del configurable[name]
-
     def _taken(self, config: Mapping[str, Any]) -> RunnableConfig:
-        taken = {name: value for name, value in config.items() if value is not None}
+        taken = dict(config)
         limit = taken.pop("recursion_limit", DEFAULT_RECURSION_LIMIT)
         # LangChain's clients send their default without being asked.
         if limit != DEFAULT_RECURSION_LIMIT and limit < self._recursion_limit:
@@ -158,6 +169,16 @@ class ConfigKeys:
         configurable = config.get("configurable") or {}
         kept = {name: value for name, value in configurable.items() if name in self._beside}
         return cast(RunnableConfig, {**config, "configurable": kept})
+
+
+def _keep(configurable: dict[str, Any], names: Collection[str]) -> None:
+    for name in configurable.keys() - names:
+        del configurable[name]
+
+
+def _merged(in_path: dict[str, Any], in_body: dict[str, Any]) -> dict[str, Any]:
+    merged = merge_configs(cast(RunnableConfig, in_path), cast(RunnableConfig, in_body))
+    return {name: value for name, value in merged.items() if name in in_path or name in in_body}
 
 
 _TOO_LONG = f"A text has at most {MAX_TEXT} characters"

@@ -88,7 +88,9 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     @cached_property
     def config_keys(self) -> ConfigKeys:
         """The keys of a config that the chain knows."""
-        return ConfigKeys(self.bound, frozenset(spec.id for spec in self.config_specs), self.served.chain.configurable)
+        ids = {"thread_id"} if self.graph else set()
+        ids |= {key for history in self.histories for key in history.keys}
+        return ConfigKeys(self.bound, {spec.id for spec in self.config_specs}, self.served.chain.configurable, ids)
 
     @cached_property
     def histories(self) -> list[History]:

@@ -12,7 +12,7 @@ from langchain_core.tracers.log_stream import RunLogPatch
 from typing_extensions import TypeVar
 
 from streamserve_sdk.chain_client import ChainClient, OnAttempt, OnRun
-from streamserve_sdk.codec import shapes
+from streamserve_sdk.codec import payload, shapes
 from streamserve_sdk.codec.merge import merge
 from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.events.callbacks import areplay, replay
@@ -243,7 +243,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
     def _invoke(
         self, input: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Output:
-        answer = self._client.call("invoke", input, config, kwargs)
+        answer = self._client.call("invoke", input, payload.of_caller(config, run_manager), kwargs)
         self._replay(answer.callback_events, run_manager)
         return cast("Output", answer.output)
 
@@ -254,7 +254,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Output:
-        answer = await self._client.acall("invoke", input, config, kwargs)
+        answer = await self._client.acall("invoke", input, payload.of_caller(config, run_manager), kwargs)
         await self._areplay(answer.callback_events, run_manager)
         return cast("Output", answer.output)
 
@@ -265,7 +265,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
         config: list[RunnableConfig],
         **kwargs: Any,
     ) -> list[Exception | Output]:
-        answer = self._client.batch(inputs, config, kwargs)
+        answer = self._client.batch(inputs, list(map(payload.of_caller, config, run_manager)), kwargs)
         for manager, events in zip(run_manager, answer.callback_events, strict=True):
             self._replay(events, manager)
         return cast("list[Exception | Output]", answer.output)
@@ -277,7 +277,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
         config: list[RunnableConfig],
         **kwargs: Any,
     ) -> list[Exception | Output]:
-        answer = await self._client.abatch(inputs, config, kwargs)
+        answer = await self._client.abatch(inputs, list(map(payload.of_caller, config, run_manager)), kwargs)
         for manager, events in zip(run_manager, answer.callback_events, strict=True):
             await self._areplay(events, manager)
         return cast("list[Exception | Output]", answer.output)

@@ -5,6 +5,8 @@ from uuid import UUID
 import httpx
 import orjson
 import pytest
+from langchain_core.callbacks import CallbackManager
+from langchain_core.runnables.config import ensure_config
 from streamserve_sdk import ProtocolError, RunTimeout, WireSerializer
 from streamserve_sdk.codec.payload import answer, body, for_server
 from streamserve_sdk.transport.wire import Reply, Request
@@ -40,6 +42,14 @@ def test_local_parts_of_a_config_are_not_sent():
 def test_the_keys_of_a_surrounding_graph_are_not_sent():
     config = {"configurable": {"__pregel_task_id": "t", "checkpoint_ns": "n", "thread_id": "1"}}
     assert for_server(config) == {"configurable": {"thread_id": "1", "__pregel_nested": True}}
+
+
+def test_defaults_are_sent_for_a_surrounding_chain_only():
+    filled = ensure_config({"configurable": {"a": 1}})
+    assert for_server(filled) == {"configurable": {"a": 1}}
+    assert for_server({**filled, "callbacks": CallbackManager([])}) == {"configurable": {"a": 1}}
+    nested = {**filled, "callbacks": CallbackManager([], parent_run_id=UUID(int=1))}
+    assert for_server(nested) == {"tags": [], "metadata": {}, "recursion_limit": 25, "configurable": {"a": 1}}
 
 
 def test_a_thread_may_be_named_by_a_uuid():

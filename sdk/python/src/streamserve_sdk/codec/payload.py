@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
-from langchain_core.runnables.config import RunnableConfig
+from langchain_core.callbacks.base import BaseCallbackManager
+from langchain_core.callbacks.manager import BaseRunManager
+from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT, RunnableConfig
 
 from streamserve_sdk.codec import encode
 from streamserve_sdk.codec.input_types import types_of
@@ -24,6 +26,9 @@ _NESTED = {"__pregel_nested": True}
 _OWN_CHECKPOINT = frozenset({"checkpoint_id", "checkpoint_map", "checkpoint_ns"})
 # Keys that a server sets; a chain in it hands them on to a client, and they may tell who calls that server.
 _SERVERS_OWN = ("__", "langgraph_auth_", "streamserve_")
+# LangChain's fillings. A server takes a config with all of these keys for one of a chain around its own, whose further
+# keys are no mistakes; so the config of a caller who calls this chain directly is sent without them.
+_FILLINGS = {"tags": [], "metadata": {}, "recursion_limit": DEFAULT_RECURSION_LIMIT}
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -56,9 +61,21 @@ def for_server(config: RunnableConfig) -> dict[str, Any]:
         config: the caller's config.
     """
     sent = {key: _sendable(value) for key, value in config.items() if key in SENT_KEYS and value is not None}
+    if not _is_nested(config):
+        sent = {key: value for key, value in sent.items() if key not in _FILLINGS or value != _FILLINGS[key]}
     if configurable := sent.get("configurable"):
         sent["configurable"] = _without_graph(configurable)
     return sent
+
+
+def of_caller(config: RunnableConfig, run: BaseRunManager) -> RunnableConfig:
+    """Return the config of a call as its caller made it, without the callbacks of the call's own run."""
+    return config if run.parent_run_id else {**config, "callbacks": None}
+
+
+def _is_nested(config: RunnableConfig) -> bool:
+    callbacks = config.get("callbacks")
+    return isinstance(callbacks, BaseCallbackManager) and callbacks.parent_run_id is not None
 
 
 def _without_graph(configurable: dict[str, Any]) -> dict[str, Any]:
