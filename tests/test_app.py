@@ -191,6 +191,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     return found
 
 
+async def test_openapi_names_the_path_that_a_proxy_serves(app: FastAPI) -> None:
+    transport = httpx.ASGITransport(app, root_path="/ai")
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        assert (await client.get("/ai/openapi.json")).json()["servers"] == [{"url": "/ai"}]
+
+
 def test_openapi_names_every_endpoint_of_every_chain(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     for name in ("greeting", "graph", "chat", "hidden"):

@@ -65,6 +65,7 @@ def create_app(
         title="StreamServe",
         description="LangChain chains and LangGraph graphs, streamed without losing a token.",
         lifespan=lifespan,
+        openapi_url=None,  # `reference` has a document for each caller
         docs_url=None,  # FastAPI's own pages load their scripts from another server
         redoc_url=None,
     )
@@ -92,7 +93,6 @@ def create_app(
     app.add_middleware(Intake, settings=settings)
     app.add_middleware(RequestContext, **telemetry.request_hooks())
     app.add_middleware(ShareTokens)
-    pages.guard_docs(app, auth)
     browsers.allow_origins(app, settings)
     _answer_errors(app)
     _document(app)

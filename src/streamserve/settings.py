@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     """Answer all callers without authentication. Everybody who can reach the server can then run chains at your
     cost."""
     public_docs: bool = False
-    """Show /docs and /openapi.json to callers without a credential too."""
+    """Show /docs and /openapi.json with all chains to everybody. Otherwise a caller sees those that it may call."""
     secret: SecretStr | None = None
     """Key that signs sessions and share tokens: 32 characters or more, the same for all workers. Unset: a random key,
     so sessions and tokens do not survive a restart."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +169,27 @@ def test_the_home_page_shows_what_the_caller_may_call(server: Server) -> None:
     assert all("/greeting" in page for page in pages.values())
     assert 'id="bot"' in pages["the right one"]
     assert 'id="bot"' not in pages["without the scope"]
+
+
+def test_the_document_shows_what_the_caller_may_call(server: Server) -> None:
+    found = {who: server.client.get("/openapi.json", headers=server.headers(who)).json() for who in WHO[3:]}
+    narrow, whole = found["without the scope"], found["the right one"]
+    assert [path for path in narrow["paths"] if "bot" in path] == []
+    assert narrow["paths"] == {path: of for path, of in whole["paths"].items() if not path.startswith("/bot")}
+    schemas = whole["components"]["schemas"]
+    assert [name for name in schemas if "bot" in name.lower()]
+    assert [name for name in narrow["components"]["schemas"] if "bot" in name.lower()] == []
+    assert (
+        set(re.findall(r'"#/components/schemas/([^"]*)"', json.dumps(narrow))) <= narrow["components"]["schemas"].keys()
+    )
+    assert narrow["components"]["schemas"].items() <= schemas.items()
+    assert narrow["components"]["securitySchemes"] == whole["components"]["securitySchemes"]
+
+
+def test_the_page_of_the_document_shows_the_same(server: Server) -> None:
+    pages = {who: server.client.get("/docs", headers=server.headers(who)).text for who in WHO[3:]}
+    assert all("/greeting/invoke" in page for page in pages.values())
+    assert ["bot" in pages[who] for who in WHO[3:]] == [False, True, True]
 
 
 def test_no_log_or_answer_shows_a_credential(server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

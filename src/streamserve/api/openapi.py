@@ -1,6 +1,7 @@
 """The OpenAPI document with event streams, and every status that an operation may answer with."""
 
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 EVENT_STREAM = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -54,6 +55,41 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
             _complete(path, method, operation)
     openapi.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR_SCHEMA
     return openapi
+
+
+def shown(openapi: dict[str, Any], allows: Callable[[str], bool]) -> dict[str, Any]:
+    """Return a document without the chains that a caller may not call, and without their schemas.
+
+    Args:
+        allows: function that tells whether the caller may call the chain of a name; true for other names.
+    """
+    paths = {path: found for path, found in openapi["paths"].items() if allows(path.split("/")[1])}
+    if len(paths) == len(openapi["paths"]):
+        return openapi
+    parts = openapi["components"]
+    kept = _with_referred(parts["schemas"], {"Error", *_referred(paths)})
+    return {**openapi, "paths": paths, "components": {**parts, "schemas": kept}}
+
+
+def _with_referred(schemas: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    while names:
+        found = {name: schemas[name] for name in sorted(names)}
+        kept |= found
+        names = set(_referred(found)) - kept.keys()
+    return kept
+
+
+def _referred(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        reference = value.get("$ref")
+        if isinstance(reference, str):
+            yield reference.rpartition("/")[2]
+        for inner in value.values():
+            yield from _referred(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _referred(inner)
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""The page /docs: the OpenAPI document as plain HTML, without scripts and without requests to other servers."""
+"""The OpenAPI document, and /docs: the same as plain HTML, without scripts and without requests to other servers.
+
+Each caller sees the chains that it may call; if the documentation is public, everybody sees all of them.
+"""
 
 import json
 from collections import defaultdict
@@ -7,8 +10,10 @@ from html import escape
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, params
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
+from streamserve.api import openapi
+from streamserve.api.services import services_of
 from streamserve.pages.assets import PAGE_HEADERS, root_of, version
 
 _PAGE = """<!DOCTYPE html>
@@ -20,14 +25,27 @@ _PAGE = """<!DOCTYPE html>
 
 
 def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
-    """Return the page's route. The dependencies are checks before the page, such as the guard."""
+    """Return the routes of the document and the page. The dependencies are checks before them, such as the guard."""
     routes = APIRouter(include_in_schema=False, dependencies=list(dependencies))
 
     @routes.get("/docs")
     async def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(page(app.openapi(), root_of(request)), headers=PAGE_HEADERS)
+        return HTMLResponse(page(_document(app, request), root_of(request)), headers=PAGE_HEADERS)
+
+    @routes.api_route("/openapi.json", methods=["GET", "HEAD"])
+    async def document(request: Request) -> JSONResponse:
+        root = root_of(request)
+        servers = {"servers": [{"url": root}]} if root else {}
+        return JSONResponse({**_document(app, request), **servers})
 
     return routes
+
+
+def _document(app: FastAPI, request: Request) -> dict[str, Any]:
+    services, whole = services_of(request), app.openapi()
+    if services.settings.public_docs:
+        return whole
+    return openapi.shown(whole, lambda name: services.auth.allows(request, name))
 
 
 def page(document: dict[str, Any], root: str) -> str:
