@@ -27,8 +27,8 @@ from streamserve.app import create_app
 from streamserve.call import Call, current_call
 from streamserve.catalog.chain import InvalidChain
 from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.serving.chains import serve
 from streamserve.serving.recovery import Recovery
-from streamserve.serving.served import serve
 from streamserve.settings import Settings
 from streamserve.stores import RunRecord
 from streamserve.stores.memory import MemoryStore

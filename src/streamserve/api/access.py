@@ -11,6 +11,11 @@ ANONYMOUS = "anonymous"
 # Maximum length of an Idempotency-Key, which is usually a UUID.
 MAX_KEY_LENGTH = 255
 
+_NO_RUN = (
+    "Last-Event-ID: this request would start a new run. Continue with GET /runs/{run_id}/stream, where the id is the "
+    "Run-Id header of the first answer, or send the Idempotency-Key of the first request again"
+)
+
 
 def principal_of(request: Request) -> str:
     """Return the principal that the guard has set in `request.state.principal`."""
@@ -27,10 +32,13 @@ def idempotency_key(request: Request, path: str) -> str | None:
     """Return the store's idempotency key, made of principal, path and the request's key, or None.
 
     Raises:
-        BadRequest: The key is empty or too long.
+        BadRequest: The key is empty or too long; or there is none, but the request continues after a block.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
+        # The run would be another one, and its reader would see the text twice.
+        if request.headers.get("Last-Event-ID"):
+            raise BadRequest(_NO_RUN)
         return None
     if not 0 < len(key) <= MAX_KEY_LENGTH:
         raise BadRequest(f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} characters")

@@ -106,9 +106,20 @@ def test_a_join_at_the_end_has_nothing_to_send(bench: Bench, client: httpx.Clien
     assert client.post("/count/stream", json={"input": "x"}, headers=headers).status_code == 204
 
 
-def test_a_last_event_id_on_a_new_run_gets_all_of_it(bench: Bench, client: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/count", f"/count/c/{config_hash({})}"], ids=["plain", "config"])
+@pytest.mark.parametrize("endpoint", ["stream", "stream_log", "stream_events", "runs"])
+def test_a_last_event_id_without_a_key_is_refused(bench: Bench, client: httpx.Client, path: str, endpoint: str) -> None:
     bench.gate.open(5)
-    with streaming(client, "/count/stream", Last_Event_ID="3") as reader:
+    answer = client.post(f"{path}/{endpoint}", json={"input": "x"}, headers={"Last-Event-ID": "3"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (400, "bad_request", False)
+    assert "GET /runs/{run_id}/stream" in answer.json()["detail"]
+    assert "Idempotency-Key" in answer.json()["detail"]
+    assert bench.calls == 0
+
+
+def test_an_empty_last_event_id_names_no_block(bench: Bench, client: httpx.Client) -> None:
+    bench.gate.open(5)
+    with streaming(client, "/count/stream", Last_Event_ID="") as reader:
         assert len(reader.rest()) == 7
 
 
