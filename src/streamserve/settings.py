@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     """OS threads for synchronous models and tools. Each call occupies one thread until it returns."""
     max_body_bytes: int = Field(16 * 2**20, gt=0)
     """Maximum bytes of a request body; a larger one gets 413."""
+    max_incoming_bytes: int = Field(64 * 2**20, gt=0)
+    """Maximum bytes of all bodies above 64 KiB that a worker receives or parses at the same time; the body that exceeds
+    it gets 503. One body alone is always taken."""
     max_header_bytes: int = Field(32 * 2**10, gt=0)
     """Maximum bytes of a request's address and headers together; a larger request gets 431."""
     body_timeout: float = Field(30.0, gt=0)

@@ -12,6 +12,7 @@ from fastapi import Request
 from starlette.types import Receive, Scope
 
 from streamserve.errors.places import invalid
+from streamserve.http.intake import BODY
 from streamserve.http.json_bounds import exceeded_bound
 from streamserve.settings import Settings
 
@@ -42,6 +43,8 @@ class ChainRequest(Request):
         if not hasattr(self, "_parsed"):
             body = await self.body()
             self._parsed = await aside(body, parse_bounded, body, self._settings)
+            if held := self.scope.get(BODY):
+                held.release()
         return self._parsed
 
     async def fingerprint(self) -> str:

@@ -1,5 +1,7 @@
 """Bounds of a request: the bytes of its head and body, the time of its body, and a body declared as JSON.
 
+All large bodies that arrive or wait for their parser have a bound together.
+
 A plain ASGI middleware. It bounds the body while the body is read, so an answer need not wait for the whole body.
 """
 
@@ -10,23 +12,48 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, ServeError, UnsupportedMediaType
+from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, Overloaded, ServeError, UnsupportedMediaType
 from streamserve.settings import Settings
 
 # Seconds in which a caller that still sends may read its answer: a connection closed at once would lose the answer.
 LINGER = 2.0
-# Bytes of an unread body for which a connection is kept.
+# Bytes of an unread body for which a connection is kept, and of a body that does not count among the incoming ones.
 SMALL = 64 * 2**10
+# Name of the body in a request's scope.
+BODY = "streamserve.body"
+
+
+class Incoming:
+    """The bytes of all large bodies that are not parsed yet."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+
+    def add(self, more: int, of_body: int) -> None:
+        """Count more bytes of a body that has so many so far; one body alone is always taken.
+
+        Raises:
+            Overloaded: all bodies have too many.
+        """
+        self._bytes += more
+        if self._bytes > self._most and self._bytes > of_body:
+            raise Overloaded("The server is receiving as many large bodies as it takes")
+
+    def remove(self, of_body: int) -> None:
+        """Count a body no longer."""
+        self._bytes -= of_body
 
 
 class Body:
     """The body of one request; bounds what is received, and closes the connection of a caller that still sends."""
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send, settings: Settings) -> None:
+    def __init__(self, headers: Headers, receive: Receive, send: Send, settings: Settings, incoming: Incoming) -> None:
         self._receive = receive
         self._send = send
         self._settings = settings
-        self._received = 0
+        self._incoming = incoming
+        self._received = self._counted = 0
         self._whole = False
         self._closing = False
         self._deadline = asyncio.get_running_loop().time() + settings.body_timeout
@@ -41,6 +68,7 @@ class Body:
         Raises:
             BodyTooLarge: the body has more bytes than the settings allow.
             BodyTimeout: the body takes longer than the settings allow.
+            Overloaded: all bodies have more bytes than the settings allow.
         """
         if self._whole:
             return await self._receive()
@@ -53,7 +81,15 @@ class Body:
         self._received += len(message.get("body", b""))
         if self._received > self._settings.max_body_bytes:
             raise _too_large(self._settings)
+        if self._received > SMALL:
+            more, self._counted = self._received - self._counted, self._received
+            self._incoming.add(more, self._counted)
         return message
+
+    def release(self) -> None:
+        """Count the bytes of this body no longer: it is parsed, or its request has ended."""
+        self._incoming.remove(self._counted)
+        self._counted = 0
 
     async def send(self, message: Message) -> None:
         """Send a message, as ASGI's `send`; close the connection of a caller that still sends."""
@@ -83,16 +119,20 @@ class Intake:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._incoming = Incoming(settings.max_incoming_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = Body(headers, receive, send, self._settings)
+        body = scope[BODY] = Body(headers, receive, send, self._settings, self._incoming)
         refused = self._refusal(scope, headers, body)
         if refused is None:
-            await self._app(scope, body.receive, body.send)
+            try:
+                await self._app(scope, body.receive, body.send)
+            finally:
+                body.release()
         else:
             answer = JSONResponse(refused.body(), status_code=refused.status, headers=refused.answer_headers)
             await answer(scope, receive, body.send)
