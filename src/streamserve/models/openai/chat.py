@@ -1,12 +1,15 @@
 """ChatOpenAI for servers other than OpenAI's.
 
 Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason or an answer that is no
-completion raises an error, and llama.cpp's context overflow has the same type as OpenAI's.
+completion raises an error, llama.cpp's context overflow has the same type as OpenAI's, and a server that refuses
+`stream_options` is asked again without.
 """
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -23,6 +26,12 @@ from streamserve.models.openai.completions import ChunkChatOpenAI
 COMPATIBLE = "openai-compatible"
 
 
+# A stream is asked for as configured, then without `stream_options` if the server refuses them.
+TRIES: tuple[dict[str, bool], ...] = ({}, {"stream_usage": False})
+
+logger = logging.getLogger(__name__)
+
+
 class CompatibleChatOpenAI(ChunkChatOpenAI):
     """The chat model for OpenAI and for every server with OpenAI's protocol.
 
@@ -31,16 +40,38 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
     """
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with _require_finish() as observe:
-            for chunk in super()._stream(*args, **kwargs):
-                observe(chunk)
-                yield chunk
+        for usage in TRIES:
+            try:
+                with _require_finish() as observe:
+                    for chunk in super()._stream(*args, **kwargs | usage):
+                        observe(chunk)
+                        yield chunk
+            except openai.APIStatusError as error:
+                if usage or not _refuses_usage(error):
+                    raise
+            else:
+                self._remember(usage)
+                return
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with _require_finish() as observe:
-            async for chunk in super()._astream(*args, **kwargs):
-                observe(chunk)
-                yield chunk
+        for usage in TRIES:
+            try:
+                with _require_finish() as observe:
+                    async for chunk in super()._astream(*args, **kwargs | usage):
+                        observe(chunk)
+                        yield chunk
+            except openai.APIStatusError as error:
+                if usage or not _refuses_usage(error):
+                    raise
+            else:
+                self._remember(usage)
+                return
+
+    def _remember(self, usage: dict[str, bool]) -> None:
+        # After a whole answer only: a refusal may quote a caller's text, and that must not change the model.
+        if usage and self.stream_usage:
+            self.stream_usage = False
+            logger.warning("the model server refuses stream_options: its streams come without token counts")
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
         with _typed_errors():
@@ -93,6 +124,11 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
         # `reasoning_content`: DeepSeek, llama.cpp, LM Studio; `reasoning`: vLLM, Ollama, OpenRouter.
         if reasoning := (source or {}).get("reasoning_content") or (source or {}).get("reasoning"):
             message.additional_kwargs["reasoning_content"] = reasoning
+
+
+def _refuses_usage(error: openai.APIStatusError) -> bool:
+    refused = error.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+    return refused and "stream_options" in str(error.body)
 
 
 @contextmanager

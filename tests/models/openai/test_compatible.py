@@ -1,0 +1,66 @@
+"""Servers that differ from OpenAI's: what they refuse, and what they send in another form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+
+from streamserve.models import chat_model
+from tests.models.openai.test_chat import joined
+from tests.upstream.scripted import DONE, Reply, Requests, chat, scripted_server
+
+pytestmark = pytest.mark.usefixtures("each_transport")
+
+both = pytest.mark.parametrize("how", ["sync", "async"])
+JSON = {"Content-Type": "application/json"}
+ANSWER = Reply([chat({"role": "assistant", "content": "hi"}) + chat(finish="stop") + DONE])
+
+
+def model_of(server: Requests, **environment: str) -> BaseChatModel:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("STREAMSERVE_MODEL", "OPENAI_API_KEY"):
+            patch.delenv(name, raising=False)
+        for name, value in {"OPENAI_BASE_URL": server.base_url, **environment}.items():
+            patch.setenv(name, value)
+        return chat_model(max_retries=0)
+
+
+async def streamed(model: Any, how: str, question: Any = "hi") -> AIMessageChunk:
+    if how == "sync":
+        return joined(list(model.stream(question)))
+    return joined([chunk async for chunk in model.astream(question)])
+
+
+def refusal(status: int, place: str) -> Reply:
+    detail = [{"type": "extra_forbidden", "loc": ["body", place], "input": "stream_options"}]
+    return Reply([json.dumps({"detail": detail}).encode()], status, JSON)
+
+
+@both
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_without_stream_options_streams(status: int, how: str) -> None:
+    with scripted_server(refusal(status, "stream_options"), ANSWER) as server:
+        model = model_of(server)
+        assert [(await streamed(model, how)).text for _ in range(2)] == ["hi", "hi"]
+    assert ["stream_options" in body for _, _, body in server.seen] == [True, False, False]
+
+
+@both
+async def test_another_refusal_does_not_turn_usage_off(how: str) -> None:
+    with scripted_server(refusal(422, "messages"), refusal(422, "messages"), ANSWER) as server:
+        model = model_of(server)
+        with pytest.raises(openai.UnprocessableEntityError):
+            await streamed(model, how)
+        assert (await streamed(model, how)).text == "hi"
+    assert ["stream_options" in body for _, _, body in server.seen] == [True, False, True]
+
+
+async def test_a_server_that_takes_stream_options_is_asked_once() -> None:
+    with scripted_server(ANSWER) as server:
+        assert (await streamed(model_of(server), "async")).text == "hi"
+    assert ["stream_options" in body for _, _, body in server.seen] == [True]
