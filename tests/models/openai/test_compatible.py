@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessageChunk
 
 from streamserve.models import chat_model
 from tests.models.openai.test_chat import joined
-from tests.upstream.scripted import DONE, Reply, Requests, chat, scripted_server
+from tests.upstream.scripted import DONE, META, Reply, Requests, chat, event, scripted_server
 
 pytestmark = pytest.mark.usefixtures("each_transport")
 
@@ -64,3 +64,24 @@ async def test_a_server_that_takes_stream_options_is_asked_once() -> None:
     with scripted_server(ANSWER) as server:
         assert (await streamed(model_of(server), "async")).text == "hi"
     assert ["stream_options" in body for _, _, body in server.seen] == [True]
+
+
+COUNTS = {
+    "prompt_tokens": 3.0,
+    "completion_tokens": 2.0,
+    "total_tokens": 5.0,
+    "prompt_tokens_details": {"cached_tokens": 1.0},
+}
+
+
+@both
+@pytest.mark.parametrize("own_chunk", [True, False])
+async def test_token_counts_may_be_floats(own_chunk: bool, how: str) -> None:
+    last = [chat(finish="stop"), event({**META, "choices": [], "usage": COUNTS})]
+    end = last if own_chunk else [chat(finish="stop", usage=COUNTS)]
+    with scripted_server(Reply([chat({"content": "one"}), chat({"content": "two"}), *end, DONE])) as server:
+        usage = (await streamed(model_of(server), how)).usage_metadata
+    assert usage is not None
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (3, 2, 5)
+    assert usage["input_token_details"] == {"cache_read": 1}
+    assert not any(isinstance(count, float) for count in usage.values())

@@ -94,6 +94,8 @@ def chunk_of(data: object) -> object:
 def is_plain(chunk: dict[str, Any]) -> bool:
     """Return whether LangChain reads the same from this dict as from the package's object."""
     choices = chunk.get("choices")
+    if (usage := chunk.get("usage")) and not _are_counts(usage):
+        return False
     if not choices:
         return True
     try:
@@ -109,3 +111,12 @@ def is_plain(chunk: dict[str, Any]) -> bool:
 
 def _are_plain(calls: Any) -> bool:
     return not calls or all("index" in call and isinstance(call["function"], dict) for call in calls)
+
+
+def _are_counts(usage: Any) -> bool:
+    # The package's object turns 3.0 into 3, and LangChain adds only integers.
+    if not isinstance(usage, dict):
+        return False
+    return not any(
+        isinstance(count, float) or (isinstance(count, dict) and not _are_counts(count)) for count in usage.values()
+    )
