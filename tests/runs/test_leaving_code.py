@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
@@ -13,11 +14,17 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from typing_extensions import TypedDict
 
 from streamserve import Chain
+from streamserve.call import Call, current_call
+from streamserve.lifespan import lifespan
+from streamserve.runs.chain_tasks import Exited, contained
 from tests.fakes import GatedModel
 from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, streaming
+from tests.servers import serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 
@@ -46,6 +53,14 @@ async def leave_async(way: str) -> str:
 
 async def leave_in_task(way: str) -> str:
     return await asyncio.create_task(leave_async(way))
+
+
+async def say(word: str) -> str:
+    return f"said {word}"
+
+
+async def say_in_task(word: str) -> str:
+    return await asyncio.create_task(say(word))
 
 
 async def leave_later(ways: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -248,3 +263,34 @@ def test_a_step_may_catch_the_exit_of_its_own_code(client: httpx.Client) -> None
 
 def test_a_task_that_is_cancelled_before_it_starts_is_closed(client: httpx.Client) -> None:
     assert client.post("/hasty/invoke", json={"input": "x"}).json()["output"] == "hasty"
+
+
+def test_two_applications_of_one_loop_run_their_chains() -> None:
+    first, second = (app_of({"tasks": Chain(runnable=RunnableLambda(say_in_task))}) for _ in range(2))
+
+    @asynccontextmanager
+    async def both(_app: Starlette) -> AsyncIterator[None]:
+        async with lifespan(first), lifespan(second):
+            yield
+
+    outer = Starlette(routes=[Mount("/first", first), Mount("/second", second)], lifespan=both)
+    with serving(outer) as url:
+        for path in ("first", "second"):
+            for endpoint in ("invoke", "stream"):
+                answer = httpx.post(f"{url}/{path}/tasks/{endpoint}", json={"input": "cats"})
+                assert answer.status_code == 200
+                assert "said cats" in answer.text
+
+
+async def test_an_exit_is_contained_until_the_last_server_ends() -> None:
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    first, second = contained(loop), contained(loop)
+    first.__enter__()
+    with second:
+        first.__exit__(None, None, None)
+        token = current_call.set(Call())
+        with pytest.raises(Exited):
+            await asyncio.create_task(leave_async("exit"))
+        current_call.reset(token)
+    assert loop.get_task_factory() is before

@@ -4,14 +4,12 @@ asyncio passes SystemExit and KeyboardInterrupt on from a task to the event loop
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import coroutine
 from typing import Any
 
 from streamserve.call import current_call
-
-Factory = Callable[..., asyncio.Future[Any]]
 
 
 class Exited(BaseException):
@@ -26,13 +24,21 @@ class Exited(BaseException):
 
 @contextmanager
 def contained(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Keep the event loop alive inside the `with` block if a task of a request exits."""
-    before = loop.get_task_factory()
-    loop.set_task_factory(_factory(before or _task))
+    """Keep the event loop alive inside the `with` block if a task of a request exits.
+
+    The applications of one event loop share a factory: two would both wrap a task, which then cannot begin.
+    """
+    factory = loop.get_task_factory()
+    if not isinstance(factory, _Factory):
+        factory = _Factory(factory)
+        loop.set_task_factory(factory)
+    factory.users += 1
     try:
         yield
     finally:
-        loop.set_task_factory(before)
+        factory.users -= 1
+        if not factory.users:
+            loop.set_task_factory(factory.before)
 
 
 def is_cancellation(error: BaseException) -> bool:
@@ -45,19 +51,22 @@ def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **opt
     return asyncio.Task(work, loop=loop, **options)
 
 
-def _factory(make: Any) -> Any:
-    def make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+class _Factory:
+    def __init__(self, before: Any) -> None:
+        self.before = before
+        self.users = 0
+        self._make = before or _task
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
         call = current_call.get()
         if call is None:
-            return make(loop, work, **options)
+            return self._make(loop, work, **options)
         wrapped = _without_exit(work)
         wrapped.send(None)
-        task = make(loop, wrapped, **options)
+        task = self._make(loop, wrapped, **options)
         if call.expects_task:
             call.expects_task, call.task = False, task
         return task
-
-    return make_task
 
 
 async def _without_exit(work: Coroutine[Any, Any, Any]) -> Any:
