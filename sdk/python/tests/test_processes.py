@@ -148,6 +148,16 @@ def test_a_fork_while_a_thread_makes_a_client_locks_nothing(scripted):
     assert (ended.stdout, ended.stderr) == ("'0'\n", "")
 
 
+def test_a_forked_process_closes_no_connection_of_its_parent(scripted):
+    server = scripted(answer(0))
+    ended = run(
+        f"{FORK}\njoke.invoke('x'); first = joke._client.clients.sync(); all = globals()\n"
+        "print(in_child(lambda: (all.pop('joke'), gc.collect()) and first.is_closed), first.is_closed)",
+        server.url,
+    )
+    assert (ended.stdout, ended.stderr) == ("False False\n", "")
+
+
 def test_a_forked_process_leaves_its_parents_stream_alone(scripted, wire):
     server = scripted([*held(wire, "a")[:2], wire.sent(wire.block(2, "data", '"b"'), wire.block(3, "end")), wire.EOF])
     ended = run(

@@ -48,6 +48,15 @@ async def test_a_loop_closes_a_forgotten_client_without_blocking(stock):
     assert client.is_closed
 
 
+def test_a_forgotten_client_closes_its_synchronous_connections(stock):
+    remote = RemoteRunnable(f"{stock}/odd")
+    remote.invoke("a")
+    client = remote._client.clients.sync()
+    del remote
+    gc.collect()
+    assert client.is_closed
+
+
 async def test_after_aclose_a_call_opens_a_new_client(stock):
     remote = RemoteRunnable(f"{stock}/odd")
     for _ in range(2):

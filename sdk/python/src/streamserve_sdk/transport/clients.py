@@ -76,6 +76,7 @@ class HttpClients:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._sync: httpx.Client | None = None
+        self._forgotten: weakref.finalize[..., Any] | None = None
         self._async: _Table = WeakKeyDictionary()
         self._threads: set[threading.Thread] = set()
         self._open: dict[object, Callable[[], None]] = {}
@@ -84,6 +85,8 @@ class HttpClients:
         """Leave all connections and streams to the parent of this new process."""
         # Garbage would be closed, and closing may wait for a lock of a thread that this process does not have.
         _OF_PARENTS.append((self._sync, self._async, self._open))
+        if self._forgotten is not None:
+            self._forgotten.detach()
         self.process += 1
         self._begin()
 
@@ -113,6 +116,8 @@ class HttpClients:
         with self._lock:
             if self._sync is None:
                 self._sync = httpx.Client(verify=self._context(), **self._watched(asynchronous=False))
+                self._forgotten = weakref.finalize(self, self._sync.close)
+                self._forgotten.atexit = False  # streams are left first
             return self._sync
 
     async def current(self) -> httpx.AsyncClient:
@@ -157,9 +162,9 @@ class HttpClients:
         for thread in list(self._threads):
             thread.join(CANCEL_WAIT)
         with self._lock:
-            client, self._sync = self._sync, None
-        if client is not None:
-            client.close()
+            self._sync, forgotten, self._forgotten = None, self._forgotten, None
+        if forgotten is not None:
+            forgotten()
 
     async def aclose(self) -> None:
         """Close the running loop's client, and the synchronous one."""
