@@ -3,7 +3,18 @@
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
-from streamserve_sdk.events.callbacks import replay
+from langchain_core.messages import HumanMessage
+from streamserve_sdk.events.callbacks import areplay, replay
+
+
+class Prompts(BaseCallbackHandler):
+    """A handler without a method for chat models."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_llm_start(self, serialized, prompts, **kwargs):
+        self.seen += prompts
 
 
 class Parents(BaseCallbackHandler):
@@ -23,3 +34,13 @@ def test_remote_runs_get_fresh_ids_below_the_local_run():
     (first, above), (second, between) = handler.calls
     assert (above, between) == (local, first)
     assert {first, second}.isdisjoint({UUID(root), UUID(child)})
+
+
+CHAT = {"type": "on_chat_model_start", "serialized": None, "messages": [[HumanMessage("Hi").model_dump()]]}
+
+
+async def test_a_handler_without_chat_models_sees_their_prompts():
+    handler = Prompts()
+    replay([handler], uuid4(), [{**CHAT, "run_id": "1"}])
+    await areplay([handler], uuid4(), [{**CHAT, "run_id": "1"}])
+    assert handler.seen == ["Human: Hi"] * 2

@@ -22,6 +22,13 @@ IGNORED_BY = {
     for moment in ("start", "end", "error")
 }
 
+# The arguments by place, of all events.
+_BY_PLACE = (
+    "serialized",
+    *("inputs", "messages", "prompts", "query", "input_str"),
+    *("outputs", "response", "documents", "output", "error"),
+)
+
 
 class RemoteCallbackError(Exception):
     """An error that the server reported in a callback; its details stay there."""
@@ -36,13 +43,13 @@ def replay(handlers: list[BaseCallbackHandler], parent: UUID, events: Any) -> No
         events: the field `callback_events` of an answer.
     """
     for name, arguments in _calls(parent, events):
-        handle_event(handlers, name, IGNORED_BY[name], **arguments)
+        handle_event(handlers, name, IGNORED_BY[name], *_first(arguments), **arguments)
 
 
 async def areplay(handlers: list[BaseCallbackHandler], parent: UUID, events: Any) -> None:
     """Call the handlers with a server's callback events; arguments are those of `replay`."""
     for name, arguments in _calls(parent, events):
-        await ahandle_event(handlers, name, IGNORED_BY[name], **arguments)
+        await ahandle_event(handlers, name, IGNORED_BY[name], *_first(arguments), **arguments)
 
 
 def _calls(parent: UUID, events: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,6 +57,11 @@ def _calls(parent: UUID, events: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for event in events if isinstance(events, list) else []:
         if isinstance(event, dict) and event.get("type") in IGNORED_BY and event.get("run_id"):
             yield event["type"], _arguments(event, ids)
+
+
+def _first(arguments: dict[str, Any]) -> list[Any]:
+    """Take the arguments that LangChain passes by place: it reads them there for handlers without chat models."""
+    return [arguments.pop(key) for key in _BY_PLACE if key in arguments]
 
 
 def _arguments(event: dict[str, Any], ids: dict[str | None, UUID]) -> dict[str, Any]:
