@@ -91,7 +91,7 @@ def test_a_failing_stream_has_one_typed_terminal_and_one_record(
     error = error_of(blocks[-1])
     assert error == {
         "status_code": 500,
-        "message": "Internal server error",
+        "message": "Internal Server Error",
         "code": "internal",
         "retryable": False,
         "run_id": reader.run_id,
@@ -114,7 +114,7 @@ def test_a_failing_call_has_one_typed_answer_and_one_record(
     run_id = answer.headers["Run-Id"]
     assert answer.status_code == 500
     assert answer.json() == {
-        "detail": "Internal server error",
+        "detail": "Internal Server Error",
         "code": "internal",
         "retryable": False,
         "run_id": run_id,

@@ -429,13 +429,13 @@ def test_an_agent_started_by_a_tool_call_keeps_name_and_cause() -> None:
         {**begun, "cause": {"type": "toolCall", "tool_call_id": "call 1"}},
         {"event": "started", "namespace": ["tools:7", "ask:8"], "graph_name": "ask", "trigger_call_id": "8"},
         {"event": "interrupted", "namespace": ["tools:7", "ask:8"]},
-        {"event": "failed", "namespace": ["tools:7"], "error": "Internal server error"},
+        {"event": "failed", "namespace": ["tools:7"], "error": "Internal Server Error"},
     ]
     run = run_stream(({"method": "lifecycle", "namespace": [], "data": one} for one in lifecycle), Expander(0), [])
     items = list(run.interleave("lifecycle", "subgraphs"))
     assert [item for name, item in items if name == "lifecycle"] == lifecycle
     (handle,) = [item for name, item in items if name == "subgraphs"]
-    assert (handle.graph_name, handle.status, handle.error) == ("helper", "failed", "Internal server error")
+    assert (handle.graph_name, handle.status, handle.error) == ("helper", "failed", "Internal Server Error")
 
 
 @both_ways
@@ -471,7 +471,7 @@ async def test_a_message_cut_by_a_fallback_is_marked_as_failed(url: str) -> None
                 errors.append(str(error))
         output = await run.output()
     assert texts == [output] == [await (OFFLINE | StrOutputParser()).ainvoke(QUESTION)]
-    assert errors == ["Internal server error"]
+    assert errors == ["Internal Server Error"]
 
 
 @pytest.mark.parametrize("version", ["v1", "v4", "", 3, True, ["v3"], {"v": 3}])

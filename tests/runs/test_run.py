@@ -189,8 +189,8 @@ class Unspeakable(Exception):
     ("error", "message"),
     [
         (RuntimeError("half \ud83d"), "half ?"),
-        (Unspeakable(), "Internal server error"),
-        (ServeError(object()), "Internal server error"),  # type: ignore[arg-type]
+        (Unspeakable(), "Internal Server Error"),
+        (ServeError(object()), "Internal Server Error"),  # type: ignore[arg-type]
         (ServeError([{"loc": ("\ud83d",), "msg": "m", "type": "t"}]), "?: m"),
     ],
 )

@@ -103,7 +103,7 @@ class ServeError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
-    message: ClassVar[str] = "Internal server error"
+    message: ClassVar[str] = "Internal Server Error"
     headers: ClassVar[dict[str, str]] = {}
 
     def __init__(
