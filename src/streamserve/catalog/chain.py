@@ -52,6 +52,8 @@ class Chain:
         max_concurrency: maximum active runs of one caller in one worker (default: the server's setting).
         expose_errors: whether callers see the texts of the chain's own exceptions, which may hold secrets (default
             false).
+        callback_events: whether answers of /invoke and /batch have the callbacks of every step, which clients pass on
+            to their own handlers. They show prompts, values between the steps and settings of models (default false).
         multitask_strategy: for graphs, the rule for a second run on the same thread. "reject" answers it with 409,
             "enqueue" lets it wait, "interrupt" cancels the runs before it and resumes where they stopped, "rollback"
             cancels them and starts where they started (default "reject").
@@ -82,6 +84,7 @@ class Chain:
     rate_limit: str | None = None
     max_concurrency: int | None = None
     expose_errors: bool = False
+    callback_events: bool = False
     multitask_strategy: MultitaskStrategy = "reject"
     recover: bool = False
     share_sessions: bool = False

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from streamserve.call import current_call
+from streamserve.errors import InvalidOutput
 from streamserve.user import User
 from streamserve.wire.chunk_lines import ChunkLines
 from streamserve.wire.types import types_of
@@ -77,6 +78,18 @@ def to_line(value: Any) -> bytes:
     return escape_line_breaks(data)
 
 
+def known_line(value: Any) -> bytes:
+    """Return JSON on one line, with null for each part that has no JSON form.
+
+    Raises:
+        InvalidOutput: the value contains itself.
+    """
+    try:
+        return to_line(value)
+    except InvalidOutput:
+        return escape_line_breaks(uncommon_json(value, _plain_or_none))
+
+
 def escape_line_breaks(data: bytes) -> bytes:
     """Return JSON with all line breaks escaped."""
     if not data.isascii():
@@ -106,6 +119,13 @@ def keep_output(output: Any) -> None:
     """Keep the current call's final output, for outputs that cannot be merged from chunks."""
     if call := current_call.get():
         call.output = typed_line(output)
+
+
+def _plain_or_none(value: Any) -> Any:
+    try:
+        return _plain(value)
+    except Exception:  # a class's own code may raise anything
+        return None
 
 
 def _plain(value: Any) -> Any:

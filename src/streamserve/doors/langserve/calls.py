@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from streamserve.call import Call
+from streamserve.doors.langserve.callback_events import line_of, watch
 from streamserve.doors.langserve.request import config_of, configs_of
 from streamserve.errors.failures import explain, record
 from streamserve.serving.inputs import input_of
@@ -35,9 +36,11 @@ async def invoke(request: Request, served: ServedRunnable, call: Call, in_path: 
         given = input_of(served, call.body["input"], config)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
+    collectors = watch(served, [config])
     output = await served.ainvoke(given, config)
     line = check_output(served, call, output)
-    return _answer(line, output, metadata=_named(call.run_id))
+    callbacks = b"".join(line_of(one, call) for one in collectors)
+    return _answer(line, output, callbacks, metadata=_named(call.run_id))
 
 
 async def batch(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Response:
@@ -51,16 +54,18 @@ async def batch(request: Request, served: ServedRunnable, call: Call, in_path: M
         given = [input_of(served, value, config) for value, config in pairs]
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
+    collectors = watch(served, configs)
     results = await served.abatch(given, configs)
+    callbacks = b"[%s]" % b",".join(line_of(one, call) for one in collectors) if collectors else b""
     run_ids = [str(config["run_id"]) for config in configs]
     metadata = {"run_ids": run_ids, "responses": [_named(run_id) for run_id in run_ids]}
     if not call.kwargs.get("return_exceptions"):
         lines = [check_output(served, call, result) for result in results]
-        return _answer(b"[%s]" % b",".join(lines), results, metadata=metadata)
+        return _answer(b"[%s]" % b",".join(lines), results, callbacks, metadata=metadata)
     items = [_item(served, call, result) for result in results]
     outputs = [None if error else result for result, (_, error) in zip(results, items, strict=True)]
     line = b"[%s]" % b",".join(line for line, _ in items)
-    return _answer(line, outputs, errors=[error for _, error in items], metadata=metadata)
+    return _answer(line, outputs, callbacks, errors=[error for _, error in items], metadata=metadata)
 
 
 def _named(run_id: str) -> dict[str, Any]:
@@ -78,7 +83,8 @@ def _item(served: ServedRunnable, call: Call, result: Any) -> tuple[bytes, dict[
         return b"null", shown.body(call.run_id)
 
 
-def _answer(line: bytes, output: Any, **fields: Any) -> Response:
+def _answer(line: bytes, output: Any, callbacks: bytes, **fields: Any) -> Response:
     if types := types_of(output):
         fields["types"] = types
-    return Response(b'{"output":%s,%s' % (line, to_line(fields)[1:]), media_type="application/json")
+    beside = b'"callback_events":%s,' % callbacks if callbacks else b""
+    return Response(b'{"output":%s,%s%s' % (line, beside, to_line(fields)[1:]), media_type="application/json")
