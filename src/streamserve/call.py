@@ -85,5 +85,9 @@ class Call:
     expects_task: bool = False
     started_at: float = field(default_factory=monotonic)
 
+    def input_place(self, index: int) -> tuple[str | int, ...]:
+        """Return the place of an input in the request's body."""
+        return ("body", "inputs", index) if "inputs" in self.body else ("body", "input")
+
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

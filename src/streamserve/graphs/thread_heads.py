@@ -10,10 +10,11 @@ from langgraph.types import Command
 
 from streamserve.call import ThreadLock
 from streamserve.errors import UnknownThread
-from streamserve.errors.places import invalid
+from streamserve.errors.places import Place, invalid
 from streamserve.graphs.commands import is_command
 from streamserve.graphs.graph import Graph
 from streamserve.graphs.progress import RUN_ID
+from streamserve.graphs.state_writes import is_doubtful, stored_values, try_out, writes_of
 
 
 def is_resume(graph: Graph, given: Any) -> bool:
@@ -48,21 +49,37 @@ async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> Non
 
 @asynccontextmanager
 async def starting_config(
-    graph: Graph, lock: ThreadLock | None, thread_id: str | None, config: RunnableConfig, given: Any
+    graph: Graph, lock: ThreadLock | None, thread_id: str | None, config: RunnableConfig, given: Any, place: Place
 ) -> AsyncIterator[RunnableConfig]:
     """Lock the thread for a run, if the caller named one, and yield the config that the run starts with.
 
+    Args:
+        graph: the graph.
+        lock: the lock of threads.
+        thread_id: the thread that the caller named.
+        config: the run's whole config.
+        given: the input.
+        place: the place of the input in the request.
+
     Raises:
-        ServeError: The thread is busy or unknown.
+        ServeError: The thread is busy or unknown, or the state does not take the input.
     """
     if lock is None or not thread_id:
         await require_thread(graph, thread_id, given)
+        await _try_out(graph, config, given, place)
         yield config
         return
     async with lock(thread_id, str(config["run_id"])) as cancelled:
         own = await config_before(graph, config, cancelled)
         await require_thread(graph, thread_id, given)
+        await _try_out(graph, own, given, place)
         yield own
+
+
+async def _try_out(graph: Graph, config: RunnableConfig, given: Any, place: Place) -> None:
+    writes = writes_of(given, place)
+    if is_doubtful(graph, writes):
+        try_out(graph, [writes], await stored_values(graph, config))
 
 
 async def config_before(graph: Graph, config: RunnableConfig, run_ids: Collection[str]) -> RunnableConfig:

@@ -271,7 +271,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         thread_id = ((config or {}).get("configurable") or {}).get("thread_id")
         if self.served.chain.multitask_strategy == "rollback":
             own = cast(RunnableConfig, with_run_id(own, str(own.get("run_id"))))
-        async with starting_config(graph, call.lock, thread_id, own, input) as placed:
+        async with starting_config(graph, call.lock, thread_id, own, input, call.input_place(index)) as placed:
             yield placed
 
     def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:

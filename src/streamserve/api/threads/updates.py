@@ -1,15 +1,12 @@
 """Updates of a thread's state: values from JSON, applied by the graph's own reducers or refused with their place."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.channels.base import BaseChannel
-from langgraph.channels.delta import DeltaChannel
-from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import InvalidUpdateError
 from langgraph.pregel import Pregel
-from langgraph.types import Command
 from langgraph.types import StateUpdate as GraphUpdate
 from pydantic import ValidationError
 
@@ -20,12 +17,10 @@ from streamserve.errors.places import Place, entry, invalid
 from streamserve.graphs.commands import Commands, is_command
 from streamserve.graphs.graph import Graph
 from streamserve.graphs.state_values import StateValues
+from streamserve.graphs.state_writes import WRONG_KIND, misfit, stored_values, try_out, writes_of
 from streamserve.user import as_user
 
 Steps = list[list[GraphUpdate]]
-
-# The exceptions of a reducer or of an edge's condition for a value of the wrong kind.
-_WRONG_KIND = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
 
 
 class Updates:
@@ -49,14 +44,13 @@ class Updates:
         ]
         call = current_call.get()
         config = as_user(body.place.config(thread_id), call.user if call else None)
-        # LangGraph stores the writes before the reducers see them, so an invalid one would stay with the thread.
-        parser.try_out(steps, places, await _stored(self._graph, config))
+        parser.try_out(steps, places, await stored_values(self._graph, config))
         try:
             return await self._graph.abulk_update_state(config, steps)
         except InvalidUpdateError as error:
             raise _refusal(error, body) from error
-        except _WRONG_KIND as error:
-            raise _misfit(error, _values_place(body)) from error
+        except WRONG_KIND as error:
+            raise misfit(error, _values_place(body)) from error
 
     def _parser(self, namespace: str) -> "_Parser":
         # Like LangGraph, by the names of the nodes, without the ids of their tasks.
@@ -87,18 +81,11 @@ class _Parser:
         return GraphUpdate(values, update.as_node, update.task_id)
 
     def try_out(self, steps: Steps, places: list[list[Place]], stored: Mapping[str, Any]) -> None:
-        channels: dict[str, BaseChannel[Any, Any, Any]] = {}
+        writes = []
         for step, row in zip(steps, places, strict=True):
-            writes: dict[str, list[tuple[Place, Any]]] = {}
-            for update, place in zip(step, row, strict=True):
-                for key, value, at in _written(update.values, (*place, "values")):
-                    writes.setdefault(key, []).append((at, value))
-            for key, made in writes.items():
-                channel = self._graph.channels.get(key)
-                if isinstance(channel, BaseChannel) and not isinstance(channel, DeltaChannel):
-                    if key not in channels:
-                        channels[key] = channel.from_checkpoint(stored[key]) if key in stored else channel.copy()
-                    channels[key] = _updated(channels[key], made)
+            of_updates = (writes_of(one.values, (*at, "values")) for one, at in zip(step, row, strict=True))
+            writes.append(list(chain.from_iterable(of_updates)))
+        try_out(self._graph, writes, stored)
 
     def _parse_values(self, values: Any) -> Any:
         if not isinstance(values, dict):
@@ -106,34 +93,6 @@ class _Parser:
         if is_command(values, self._graph):
             return self._commands.read(values)
         return dict(self._values.read_update(values.items()))
-
-
-async def _stored(graph: Graph, config: RunnableConfig) -> Mapping[str, Any]:
-    saver = graph.checkpointer
-    assert isinstance(saver, BaseCheckpointSaver)
-    found = await saver.aget_tuple(config)
-    return found.checkpoint["channel_values"] if found else {}
-
-
-def _written(values: Any, place: Place) -> Iterator[tuple[str, Any, Place]]:
-    if isinstance(values, Command):
-        values, place = values.update, (*place, "update")
-    for key, value in values.items() if isinstance(values, dict) else ():
-        yield key, value, (*place, key)
-
-
-def _updated(channel: BaseChannel[Any, Any, Any], writes: list[tuple[Place, Any]]) -> BaseChannel[Any, Any, Any]:
-    for count in range(1, len(writes) + 1):  # one more each time, to find the first invalid write
-        made = channel.copy()
-        try:
-            made.update([value for _, value in writes[:count]])
-        except (InvalidUpdateError, *_WRONG_KIND) as error:
-            raise _misfit(error, writes[count - 1][0]) from error
-    return made
-
-
-def _misfit(error: Exception, place: Place) -> InvalidInput:
-    return invalid(place, f"The graph does not take this value: {type(error).__name__}", "invalid_update")
 
 
 def _places(body: StateUpdate) -> list[list[Place]]:
