@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 
 from streamserve.models import chat_model
-from tests.models.openai.test_chat import joined
+from tests.models.openai.test_chat import add, joined
 from tests.upstream.scripted import DONE, META, Reply, Requests, chat, event, scripted_server
 
 pytestmark = pytest.mark.usefixtures("each_transport")
@@ -85,3 +85,40 @@ async def test_token_counts_may_be_floats(own_chunk: bool, how: str) -> None:
     assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (3, 2, 5)
     assert usage["input_token_details"] == {"cache_read": 1}
     assert not any(isinstance(count, float) for count in usage.values())
+
+
+CALL = [{"index": 0, "id": "call-1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}]
+QUESTION = HumanMessage("1 + 2?")
+RESULT = ToolMessage("3", tool_call_id="call-1")
+
+
+def thought(field: str) -> Reply:
+    return Reply(
+        [chat({field: "I "}), chat({field: "add."}), chat({"tool_calls": CALL}), chat(finish="tool_calls"), DONE]
+    )
+
+
+def sent_reasoning(server: Requests) -> list[dict[str, str]]:
+    """Return the reasoning in each message of the last request."""
+    return [{k: v for k, v in sent.items() if "reasoning" in k} for sent in server.seen[-1][2]["messages"]]
+
+
+@both
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_reasoning_goes_back_in_a_tool_loop(field: str, how: str) -> None:
+    with scripted_server(thought(field), ANSWER) as server:
+        model = model_of(server).bind_tools([add])
+        call = await streamed(model, how, [QUESTION])
+        answer = await streamed(model, how, [QUESTION, call, RESULT])
+        assert sent_reasoning(server) == [{}, {field: "I add."}, {}]
+        await streamed(model, how, [QUESTION, call, RESULT, answer, HumanMessage("And 3 + 4?")])
+        assert sent_reasoning(server) == [{}] * 5
+
+
+async def test_no_server_gets_the_reasoning_of_another() -> None:
+    kept = {"reasoning_content": "I add."}
+    call = AIMessage("", tool_calls=[{"name": "add", "args": {}, "id": "call-1"}], additional_kwargs=kept)
+    call.response_metadata["model_provider"] = "deepseek"
+    with scripted_server(ANSWER) as server:
+        await streamed(model_of(server), "async", [QUESTION, call, RESULT])
+        assert sent_reasoning(server) == [{}] * 3

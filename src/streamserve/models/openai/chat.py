@@ -1,8 +1,8 @@
 """ChatOpenAI for servers other than OpenAI's.
 
-Divergences from the base class: `reasoning_content` is kept, a stream without a finish reason or an answer that is no
-completion raises an error, llama.cpp's context overflow has the same type as OpenAI's, and a server that refuses
-`stream_options` is asked again without.
+Divergences from the base class: `reasoning_content` is kept and goes back in a tool loop, a stream without a finish
+reason or an answer that is no completion raises an error, llama.cpp's context overflow has the same type as OpenAI's,
+and a server that refuses `stream_options` is asked again without.
 """
 
 import json
@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import openai
 from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelConnectionError
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import OpenAIContextOverflowError
+from pydantic import PrivateAttr
 
 from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models.openai.completions import ChunkChatOpenAI
@@ -38,6 +40,19 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
     The arguments and errors are ChatOpenAI's. In addition, a stream that stops before its end raises
     `UpstreamTruncated`, and a prompt that is too long raises `langchain_core.exceptions.ContextOverflowError`.
     """
+
+    # Names of the field in which the server has sent its reasoning; copies of the model share them.
+    _reasoning_fields: set[str] = PrivateAttr(default_factory=set)
+
+    def _get_request_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        if self.openai_api_base and (sent := payload.get("messages")):
+            field = "reasoning" if "reasoning" in self._reasoning_fields else "reasoning_content"
+            for place, reasoning in _open_reasoning(self._convert_input(input_).to_messages()):
+                sent[place][field] = reasoning
+        return payload
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for usage in TRIES:
@@ -122,8 +137,27 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
         if self.openai_api_base:
             message.response_metadata["model_provider"] = COMPATIBLE
         # `reasoning_content`: DeepSeek, llama.cpp, LM Studio; `reasoning`: vLLM, Ollama, OpenRouter.
-        if reasoning := (source or {}).get("reasoning_content") or (source or {}).get("reasoning"):
+        reasoning = (source or {}).get("reasoning_content")
+        if not reasoning and (reasoning := (source or {}).get("reasoning")):
+            self._reasoning_fields.add("reasoning")
+        if reasoning:
             message.additional_kwargs["reasoning_content"] = reasoning
+
+
+def _open_reasoning(messages: list[BaseMessage]) -> Iterator[tuple[int, Any]]:
+    """Yield the place and the reasoning of each message that called a tool since the last question.
+
+    DeepSeek refuses a tool's answer without the reasoning, and reasoning for an earlier question.
+    """
+    for place in reversed(range(len(messages))):
+        message = messages[place]
+        if isinstance(message, HumanMessage):
+            return
+        if not isinstance(message, AIMessage) or not message.tool_calls:
+            continue
+        reasoning = message.additional_kwargs.get("reasoning_content")
+        if reasoning and message.response_metadata.get("model_provider") == COMPATIBLE:
+            yield place, reasoning
 
 
 def _refuses_usage(error: openai.APIStatusError) -> bool:
