@@ -40,6 +40,9 @@ class ModelSettings(BaseSettings):
             small machine may read a long prompt for a minute before the first token).
         fast_openai: `STREAMSERVE_FAST_OPENAI`: whether to read a model server's stream without building an object for
             every part of every chunk (default true). If false, ChatOpenAI reads it; the chunks are the same.
+        require_finish: `STREAMSERVE_REQUIRE_FINISH`: whether a model server's stream without a finish reason fails with
+            `upstream_truncated` (default true). Set it to false only for a server that never sends one: an answer
+            that breaks off may then look complete.
         openai_transport: `STREAMSERVE_OPENAI_TRANSPORT`: HTTP client for model servers: `httpx`, or `aiohttp` (extra
             `aiohttp`), which takes less CPU per token. `auto` uses aiohttp if it is installed (default auto).
         offline_pace: `STREAMSERVE_OFFLINE_PACE`: seconds per token of the offline model (default 0.03).
@@ -53,6 +56,7 @@ class ModelSettings(BaseSettings):
     openai_proxy: str | None = Field(None, validation_alias="OPENAI_PROXY")
     model_timeout: float = Field(120.0, gt=0, validation_alias="STREAMSERVE_MODEL_TIMEOUT")
     fast_openai: bool = Field(True, validation_alias="STREAMSERVE_FAST_OPENAI")
+    require_finish: bool = Field(True, validation_alias="STREAMSERVE_REQUIRE_FINISH")
     openai_transport: Literal["auto", "httpx", "aiohttp"] = Field(
         "auto", validation_alias="STREAMSERVE_OPENAI_TRANSPORT"
     )
@@ -149,6 +153,7 @@ def _client(settings: ModelSettings, kwargs: dict[str, Any]) -> BaseChatModel:
         "api_key": settings.openai_api_key or NO_KEY,
         "stream_usage": True,
         "fast_stream": settings.fast_openai,
+        "require_finish": settings.require_finish,
         "timeout": Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT),
         # `timeout` limits the wait for bytes, this one the wait for chunks: comments must not hide a stalled model.
         "stream_chunk_timeout": settings.model_timeout,

@@ -10,6 +10,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 
+from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models import chat_model
 from tests.models.openai.test_chat import add, joined
 from tests.upstream.scripted import DONE, META, Reply, Requests, chat, event, scripted_server
@@ -122,3 +123,18 @@ async def test_no_server_gets_the_reasoning_of_another() -> None:
     with scripted_server(ANSWER) as server:
         await streamed(model_of(server), "async", [QUESTION, call, RESULT])
         assert sent_reasoning(server) == [{}] * 3
+
+
+@both
+@pytest.mark.parametrize("end", [DONE, b""])
+async def test_a_server_may_never_send_a_finish_reason(end: bytes, how: str) -> None:
+    with scripted_server(Reply([chat({"content": "hi"}), end] if end else [chat({"content": "hi"})])) as server:
+        assert (await streamed(model_of(server, STREAMSERVE_REQUIRE_FINISH="false"), how)).text == "hi"
+        with pytest.raises(UpstreamTruncated):
+            await streamed(model_of(server), how)
+
+
+@both
+async def test_a_cut_is_an_error_without_finish_reasons(how: str) -> None:
+    with scripted_server(Reply([chat({"content": "hi"})], cut=True)) as server, pytest.raises(UpstreamTruncated):
+        await streamed(model_of(server, STREAMSERVE_REQUIRE_FINISH="false"), how)

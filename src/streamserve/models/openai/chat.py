@@ -19,7 +19,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import OpenAIContextOverflowError
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models.openai.completions import ChunkChatOpenAI
@@ -39,7 +39,12 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
 
     The arguments and errors are ChatOpenAI's. In addition, a stream that stops before its end raises
     `UpstreamTruncated`, and a prompt that is too long raises `langchain_core.exceptions.ContextOverflowError`.
+
+    Args:
+        require_finish: whether a stream without a finish reason raises `UpstreamTruncated` (default true).
     """
+
+    require_finish: bool = Field(True, exclude=True)
 
     # Names of the field in which the server has sent its reasoning; copies of the model share them.
     _reasoning_fields: set[str] = PrivateAttr(default_factory=set)
@@ -57,7 +62,7 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for usage in TRIES:
             try:
-                with _require_finish() as observe:
+                with _whole_stream(self.require_finish) as observe:
                     for chunk in super()._stream(*args, **kwargs | usage):
                         observe(chunk)
                         yield chunk
@@ -71,7 +76,7 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         for usage in TRIES:
             try:
-                with _require_finish() as observe:
+                with _whole_stream(self.require_finish) as observe:
                     async for chunk in super()._astream(*args, **kwargs | usage):
                         observe(chunk)
                         yield chunk
@@ -166,7 +171,7 @@ def _refuses_usage(error: openai.APIStatusError) -> bool:
 
 
 @contextmanager
-def _require_finish() -> Iterator[Callable[[ChatGenerationChunk], None]]:
+def _whole_stream(require_finish: bool) -> Iterator[Callable[[ChatGenerationChunk], None]]:
     started = finished = False
 
     def observe(chunk: ChatGenerationChunk) -> None:
@@ -183,7 +188,7 @@ def _require_finish() -> Iterator[Callable[[ChatGenerationChunk], None]]:
         raise UpstreamTruncated("The model server broke off before its answer was complete.") from error
     if not started:
         raise ModelAPIError("The model server answered with no stream of chunks.")
-    if not finished:
+    if require_finish and not finished:
         raise UpstreamTruncated("The model server ended its stream without a finish reason.")
 
 
