@@ -12,12 +12,13 @@ import httpx
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 
+from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.auth import AuthError, Identity
 from streamserve.auth.guard import is_loopback
 from streamserve.settings import Settings
 from tests.auth.support import CHAINS, SECRET, app_with
-from tests.fakes import registry_of
+from tests.fakes import Topic, greeting, registry_of
 from tests.servers import serving
 
 TEAM = """
@@ -82,6 +83,21 @@ def test_a_setting_names_the_teams_own_dependency(tmp_path: Path, monkeypatch: p
 )
 def test_a_dependency_must_name_the_caller(guard: Any, status: int) -> None:
     assert get(guarded_by(guard), "/greeting/input_schema").status_code == status
+
+
+def has_named_scopes(request: Request) -> Identity:
+    return Identity("ann", frozenset(request.headers["X-Scopes"].split()))
+
+
+@pytest.mark.parametrize(
+    ("scopes", "status"), [("", 403), ("read", 403), ("write", 403), ("read write", 200), ("read write more", 200)]
+)
+def test_a_caller_needs_each_scope_of_a_chain(scopes: str, status: int) -> None:
+    chain = Chain(runnable=greeting(), input_type=Topic, scopes=["write", "read"])
+    app = create_app(registry_of({"both": chain}), Settings(_env_file=None), guard=has_named_scopes)
+    answer = get(app, "/both/input_schema", **{"X-Scopes": scopes})
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["detail"] == "This needs the scopes: read, write"
 
 
 def test_a_dependency_without_scopes_grants_none() -> None:

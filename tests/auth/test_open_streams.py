@@ -78,6 +78,16 @@ def test_with_checks_a_revoked_key_ends_its_stream(tmp_path: Path) -> None:
     assert '"unauthenticated"' in data
 
 
+def test_with_checks_a_key_that_lost_a_scope_ends_its_stream(tmp_path: Path) -> None:
+    served, file, _ = keys_of(tmp_path, credential_check=0.02)
+    with served.stream(file.add("bob", ["read", "write"])) as lines:
+        file.path.write_text(file.path.read_text().replace('"write"', '"other"'))
+        kind, data = last_event(lines)
+        served.gate.open(2)
+    assert kind == "error"
+    assert "lost a permission" in data
+
+
 def test_with_checks_a_valid_key_keeps_its_stream(tmp_path: Path) -> None:
     served, file, key = keys_of(tmp_path, credential_check=0.001)
     with served.stream(key) as lines:

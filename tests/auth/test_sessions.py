@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from streamserve.auth.keys import KeyFile
 from streamserve.auth.sessions import COOKIE
-from tests.auth.support import SCOPE, app_with
+from tests.auth.support import AUDIENCE, ISSUER, SCOPE, SECRET, app_with, token
 from tests.servers import serving
 
 INPUT = {"input": {"topic": "cats"}}
@@ -142,6 +143,22 @@ def test_a_session_expires(file: KeyFile, key: str) -> None:
         client.post("/session", json={"key": key}).raise_for_status()
         refused = client.get("/bot/input_schema")
     assert (refused.status_code, refused.json()["detail"]) == (401, "The session token has expired")
+
+
+def test_a_session_ends_no_later_than_its_key(client: httpx.Client, file: KeyFile, key: str) -> None:
+    soon = time.time() + 60
+    begun = client.post("/session", json={"key": file.add("ann", expires_at=soon)})
+    assert begun.json()["expires_at"] == soon
+    assert client.post("/session", json={"key": key}).json()["expires_at"] > soon
+
+
+def test_a_session_of_a_token_ends_with_it() -> None:
+    jwt = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": SECRET}
+    soon = time.time() + 60
+    with serving(app_with(auth="jwt:", **jwt)) as url, httpx.Client(base_url=url) as client:
+        begun = client.post("/session", json={"key": token(key=SECRET, algorithm="HS256", exp=soon, scope=SCOPE)})
+        assert begun.json()["expires_at"] == soon
+        assert client.get("/bot/input_schema").status_code == 200
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "e30.e30", "." * 9, "a" * 5000])

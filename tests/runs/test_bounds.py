@@ -57,6 +57,9 @@ class Bench:
             yield "x" * 100_000
 
 
+LARGE = 10_000
+
+
 @pytest.mark.parametrize(
     ("settings", "blocks"), [({"max_run_events": 10}, 10), ({"max_run_bytes": 400}, None)], ids=["events", "bytes"]
 )
@@ -69,6 +72,8 @@ def test_a_run_with_too_many_blocks_is_stopped(settings: dict[str, int], blocks:
     error = error_of(got[-1])
     assert (error["code"], error["status_code"], error["retryable"]) == ("log_full", 507, False)
     assert blocks is None or len(got) == blocks
+    assert sum(map(len, got[1:-1])) <= settings.get("max_run_bytes", LARGE)
+    assert len(got) < 20
     assert [int(block.split(b"id: ")[1].split(b"\n")[0]) for block in got] == list(range(1, len(got) + 1))
 
 

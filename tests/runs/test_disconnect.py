@@ -1,4 +1,4 @@
-"""Cancellation reaches the model: the provider's HTTP stream closes within a second, without garbage collection."""
+"""Cancellation reaches the model: the provider's HTTP stream closes without garbage collection."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ import pytest
 
 from streamserve.call import Call
 from streamserve.runs import readers as reading
+from streamserve.runs.readers import Readers
 from streamserve.runs.run import Events
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
-from streamserve.stores import MemoryStore, RunRecord, StoreDown
+from streamserve.stores import Fenced, MemoryStore, RunRecord, StoreDown
 from tests.runs.support import LIMIT
 
 
@@ -80,3 +81,117 @@ async def test_a_store_that_is_away_is_asked_again(bench: Any, monkeypatch: pyte
     (await store.asked.get()).set_result(False)
     await runs._live["r"].run.ended
     assert record.status == "cancelled"
+
+
+async def test_a_run_that_is_read_elsewhere_continues(bench: Any) -> None:
+    runs, store, record = bench
+    (await store.asked.get()).set_result(True)
+    await asyncio.gather(*runs._readers._background)
+    assert not record.ended
+    store.on_readers("r")  # the readers elsewhere have left
+    (await store.asked.get()).set_result(False)
+    await runs._live["r"].run.ended
+    assert record.status == "cancelled"
+
+
+async def test_news_of_other_readers_is_nothing_to_a_read_run(bench: Any) -> None:
+    runs, store, record = bench
+    (await store.asked.get()).set_result(True)
+    with runs.reading("r", lambda: None):
+        store.on_readers("r")
+        assert not runs._live["r"].is_waiting
+    (await store.asked.get()).set_result(False)
+    await runs._live["r"].run.ended
+    assert record.status == "cancelled"
+
+
+class SharedStore(MemoryStore):
+    """A store with runs of other processes, which are told of readers here."""
+
+    immediate = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+
+    async def set_reading(self, run_id: str, reading: bool) -> None:
+        self.told.put_nowait((run_id, reading))
+
+
+@pytest.fixture
+def shared() -> tuple[Readers, SharedStore]:
+    store = SharedStore()
+    return Readers(store, {}, 2), store
+
+
+async def told(store: SharedStore) -> tuple[str, bool]:
+    async with asyncio.timeout(LIMIT):
+        return await store.told.get()
+
+
+async def in_a_task(readers: Readers, run_id: str) -> tuple[asyncio.Task[None], asyncio.Event]:
+    reads, leave = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        with readers.reading(run_id, leave.set):
+            reads.set()
+            await leave.wait()
+
+    task = asyncio.create_task(read())
+    async with asyncio.timeout(LIMIT):
+        await reads.wait()
+    return task, leave
+
+
+async def test_the_owner_elsewhere_is_told_of_first_and_last_reader(shared: Any) -> None:
+    readers, store = shared
+    first, leave_first = await in_a_task(readers, "r")
+    assert await told(store) == ("r", True)
+    second, leave_second = await in_a_task(readers, "r")
+    assert (len(readers), readers.tasks) == (2, {first, second})
+    leave_first.set()
+    await first
+    with readers.reading("other", lambda: None):
+        assert await told(store) == ("other", True)  # nothing of `r` before it
+    assert await told(store) == ("other", False)
+    leave_second.set()
+    await second
+    assert await told(store) == ("r", False)
+
+
+async def test_a_run_that_changes_its_owner_takes_its_readers_along(shared: Any) -> None:
+    readers, store = shared
+    readers.release_run("r")
+    readers.adopt_run("r")
+    with readers.reading("r", lambda: None):
+        assert await told(store) == ("r", True)
+        readers.release_run("r")
+        assert await told(store) == ("r", True)
+        readers.adopt_run("r")
+        assert await told(store) == ("r", False)
+
+
+async def test_an_outage_while_readers_change_is_logged(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
+    readers, store = shared
+
+    async def away(run_id: str, reading: bool) -> None:
+        store.told.put_nowait((run_id, reading))
+        raise StoreDown("away")
+
+    store.set_reading = away
+    with readers.reading("r", lambda: None):
+        assert await told(store) == ("r", True)
+    assert await told(store) == ("r", False)
+    assert "a change of readers was not stored" in caplog.text
+
+
+async def test_a_run_given_up_tells_its_next_owner_of_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SharedStore()
+    runs = Runs(Settings(_env_file=None), store)
+    record = RunRecord("r", "c", "stream", "p", created_at=0)
+    await runs.start(record, waiting(), Call("r"), timeout=None, on_disconnect="cancel")
+    with runs.reading("r", lambda: None):
+        monkeypatch.setattr(store, "post", lambda *append: append[-1](Fenced("r")))
+        runs.end_all(reading.Cancelled())
+        assert await told(store) == ("r", True)
+    assert await told(store) == ("r", False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from streamserve.errors import Cancelled, RunTimeout, ServeError
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Run
 from streamserve.stores import MemoryStore, Outcome, RunRecord
+from streamserve.wire.blocks import data_block
 from tests.runs.support import LIMIT
 
 Events = AsyncGenerator[dict[str, Any], None]
@@ -45,7 +47,7 @@ class Bench:
         self.inner_closed = asyncio.Event()
         self.waiting = asyncio.Event()
 
-    async def run(self, chain: Callable[[], Events], **limits: Any) -> Run:
+    async def run(self, chain: Callable[[], Events], stored: Sequence[bytes] = (), **limits: Any) -> Run:
         record = RunRecord(run_id="r", chain="c", endpoint="stream", principal="p", created_at=0)
         await self.store.acquire(record)
         bounds = {
@@ -56,7 +58,7 @@ class Bench:
             "store_patience": LIMIT,
             **limits,
         }
-        return Run(record, self.store, self._as_langserve(chain), Call(), RunLimits(**bounds))
+        return Run(record, self.store, self._as_langserve(chain), Call(), RunLimits(**bounds), stored)
 
     async def _as_langserve(self, chain: Callable[[], Events]) -> Events:
         try:
@@ -176,6 +178,58 @@ async def test_a_cancel_after_the_end_changes_nothing() -> None:
     run.cancel(Cancelled())
     assert run.record.status == "done"
     assert (await bench.blocks())[-1] == b"id: 3\nevent: end\ndata:\n\n"
+
+
+async def two() -> Events:
+    yield DATA
+    yield DATA
+
+
+@pytest.mark.parametrize(("missing", "status", "blocks"), [(0, "done", 4), (1, "error", 3)])
+async def test_a_run_may_have_as_many_bytes_as_its_bound(missing: int, status: str, blocks: int) -> None:
+    bench = Bench()
+    enough = len(data_block(2, "1") + data_block(3, "1"))
+    run = await bench.run(two, bytes=enough - missing)
+    await run.start()
+    await finish(run)
+    assert (run.record.status, len(await bench.blocks())) == (status, blocks)
+    assert status == "done" or (run.record.error and run.record.error["code"] == "log_full")
+
+
+@pytest.mark.parametrize(("missing", "status"), [(0, "done"), (1, "error")])
+async def test_blocks_of_earlier_attempts_count_to_the_bound(missing: int, status: str) -> None:
+    bench = Bench()
+    first = [data_block(1, "1")]
+    enough = len(first[0] + data_block(3, "1") + data_block(4, "1"))
+    run = await bench.run(two, stored=first, bytes=enough - missing)
+    await bench.store.append("r", 1, 1, first)
+    await run.start()
+    await finish(run)
+    assert run.record.status == status
+
+
+async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
+    bench, late = Bench(), asyncio.Event()
+
+    async def ignoring() -> Events:
+        yield DATA
+        bench.waiting.set()
+        while not late.is_set():
+            with suppress(asyncio.CancelledError):
+                await late.wait()
+
+    run = await bench.run(ignoring, cancel_grace=0.01)
+    await run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    (chain,) = (task for task in asyncio.all_tasks() if task.get_name() == "chain of run r")
+    run.cancel(Cancelled())
+    await finish(run)
+    before = await bench.blocks()
+    late.set()
+    await asyncio.wait({chain}, timeout=LIMIT)
+    await asyncio.sleep(0)  # what follows the chain's end is called
+    assert (chain.done(), run.given_up, run.outcome and run.outcome.status) == (True, False, "cancelled")
+    assert await bench.blocks() == before
 
 
 class Unspeakable(Exception):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamserve.runs import writer as writing
 from streamserve.runs.writer import Writer
-from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, StoreDown
 from streamserve.stores.base import Stored
 from streamserve.stores.sqlite import SqliteStore
 
@@ -25,6 +26,8 @@ class GatedStore(SqliteStore):
         super().__init__(path)
         self.gate = asyncio.Event()
         self.sizes: list[int] = []
+        self.firsts: list[int] = []
+        self.tries: asyncio.Queue[int] = asyncio.Queue()
         self.failures: list[Exception] = []
         self.posts: set[asyncio.Task[None]] = set()
 
@@ -43,6 +46,8 @@ class GatedStore(SqliteStore):
     async def _post_later(self, *append: Any) -> None:
         await self.gate.wait()
         self.sizes.append(len(append[3]))
+        self.firsts.append(append[2])
+        self.tries.put_nowait(append[2])
         if self.failures:
             append[-1](self.failures.pop(0))
         else:
@@ -62,7 +67,12 @@ class ObservedWriter(Writer):
 
     def __init__(self, record: RunRecord, store: GatedStore, patience: float, **options: Any) -> None:
         self.failed: list[Exception] = []
-        super().__init__(record, store, patience, self.failed.append, **options)
+        self.has_failed = asyncio.Event()
+        super().__init__(record, store, patience, self.note, **options)
+
+    def note(self, failure: Exception) -> None:
+        self.failed.append(failure)
+        self.has_failed.set()
 
 
 async def writer_of(store: GatedStore, **options: Any) -> ObservedWriter:
@@ -138,3 +148,69 @@ async def test_a_failure_between_two_blocks_is_reported(store: GatedStore, failu
         async with asyncio.timeout(LIMIT):
             await writer.finish(b"end", DONE)
     assert [type(error) for error in writer.failed] == [type(failure)]
+
+
+async def test_a_gap_is_closed_from_the_first_missing_block(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 0)  # `drain` waits for each block
+    store.gate.set()
+    writer = await writer_of(store)
+    async with asyncio.timeout(LIMIT):
+        for block in (b"a", b"b"):
+            writer.write(block)
+            await writer.drain()
+        store.failures = [Gap(2)]  # the store lost the second block
+        await writer.finish(b"end", DONE)
+    assert store.firsts == [1, 2, 3, 2]
+    assert list((await store.read("run", 0, 10)).blocks) == [b"a", b"b", b"end"]
+    assert writer.failed == []
+
+
+PATIENCE = 100.0
+
+
+@pytest.fixture
+async def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that moves the event loop's clock on by a share of the writer's patience."""
+    loop = asyncio.get_running_loop()
+    real, moved = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: real() + moved[0])
+
+    def move(share: float) -> None:
+        moved[0] += share * PATIENCE
+
+    return move
+
+
+async def test_patience_is_counted_from_the_first_try(store: GatedStore, leap: Callable[[float], None]) -> None:
+    store.failures = [StoreDown("away")] * 100
+    writer = await writer_of(store, patience=PATIENCE)
+    writer.write(b"a")
+    await asyncio.sleep(0)
+    leap(0.6)  # while the store does not answer
+    store.gate.set()
+    for _ in range(2):
+        await store.tries.get()
+        assert writer.failed == []
+        leap(0.3)
+    await writer.has_failed.wait()
+    assert [type(error) for error in writer.failed] == [StoreDown]
+    with pytest.raises(StoreDown):
+        await writer.finish(b"end", DONE)
+
+
+async def test_an_outage_that_has_ended_costs_no_patience(
+    store: GatedStore, leap: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 0)
+    store.gate.set()
+    writer = await writer_of(store, patience=PATIENCE)
+    for block in (b"a", b"b"):
+        store.failures = [StoreDown("away")]
+        writer.write(block)
+        await store.tries.get()
+        leap(0.6)
+        await writer.drain()
+        await store.tries.get()
+    leap(0.6)
+    await writer.finish(b"end", DONE)
+    assert writer.failed == []

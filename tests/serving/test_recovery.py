@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from streamserve_sdk import RemoteRunnable
 from typing_extensions import TypedDict
 
 from streamserve import Chain
+from streamserve.api.access import ANONYMOUS
 from streamserve.app import create_app
 from streamserve.call import Call
 from streamserve.catalog.chain import InvalidChain
@@ -30,10 +34,11 @@ from streamserve.stores import Fenced, RunRecord
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.wire.blocks import data_block, end_block, metadata_block
 from tests.doors.langserve.test_stock_clients import langchain_js  # noqa: F401 - a fixture
-from tests.fakes import registry_of
-from tests.runs.support import client_of
+from tests.fakes import Gate, registry_of
+from tests.runs.support import LIMIT, client_of, ended
 from tests.servers import serving
 
+TIMEOUT = 1000.0
 RUN_ID = "6ff61ac8-1a26-4c26-9b3c-b2f8ab7d3d0c"
 
 
@@ -131,6 +136,48 @@ async def test_an_owner_is_fenced_before_it_stores_a_checkpoint(tmp_path: Path) 
     with pytest.raises(Fenced):
         await late.guard()
     await second.close()
+
+
+class Slow:
+    """A graph whose step waits for a gate."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.gate = Gate()
+
+    async def step(self, state: State) -> State:
+        self.begun.set()
+        await self.gate.await_()
+        return state
+
+    def chain(self) -> Chain:
+        step = StateGraph(State).add_node("step", self.step).add_edge(START, "step")
+        return Chain(runnable=step.compile(), recover=True, timeout=TIMEOUT)
+
+
+async def lose_a_run(path: Path, age: float) -> None:
+    """Store a run that began some seconds ago, and whose owner is dead."""
+    request = {"input": {"text": "x"}, "types": None, "kwargs": None, "config": {}, "configs": [{}]}
+    kept = json.dumps({**request, "on_disconnect": "continue", "seen_by": ""}).encode()
+    record = RunRecord(RUN_ID, "slow", "runs", ANONYMOUS, time.time() - age, request=kept)
+    store = SqliteStore(path)
+    await store.open()
+    await store.acquire(record)
+    await store.close()
+
+
+@pytest.mark.parametrize(("age", "code"), [(TIMEOUT + 1, "timeout"), (0, None)])
+def test_a_recovered_run_has_the_time_that_is_left(age: float, code: str | None, tmp_path: Path) -> None:
+    asyncio.run(lose_a_run(tmp_path / "runs.sqlite", age))
+    slow = Slow()
+    with client_of(
+        app(f"sqlite:///{tmp_path}/runs.sqlite", f"sqlite:///{tmp_path}/p.sqlite", slow=slow.chain())
+    ) as client:
+        if code is None:
+            assert slow.begun.wait(LIMIT)
+            slow.gate.open()
+        state = ended(client, RUN_ID)
+    assert (state["status"], state.get("error", {}).get("code")) == ("error" if code else "done", code)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,15 +181,40 @@ async def test_a_lost_run_is_handed_out_after_a_lost_reply(
         assert sorted(lost) == ["a", "b"]
 
 
-async def test_a_start_that_failed_halfway_is_undone_once(server: RedisServer) -> None:
-    async with worker(server) as store:
-        for number in range(20):
-            run = a_run(f"run-{number}")
-            await store._worker.own(run)
-            store._worker.pending_discard[run.run_id] = run
-        await asyncio.gather(*(store.check() for _ in range(8)))
-        assert not store._worker.pending_discard
-        assert [await store.get(f"run-{number}") for number in range(20)] == [None] * 20
+@pytest.mark.parametrize("leaves", [True, False], ids=["caller left", "store away"])
+async def test_a_start_that_failed_halfway_is_undone_once(
+    server: RedisServer, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worker(server, lease=60.0) as store, worker(server, lease=60.0) as other:
+        answers = asyncio.Barrier(21)
+        claim = store._claim
+
+        async def without_answer(run: RunRecord) -> RunRecord | None:
+            await claim(run)
+            await answers.wait()  # by now, Redis has whole runs with keys and threads
+            if leaves:
+                await asyncio.Event().wait()
+            raise StoreDown("away")
+
+        monkeypatch.setattr(store, "_claim", without_answer)
+        runs = [replace(a_run(f"run-{number}", f"key-{number}"), thread="thread") for number in range(20)]
+        starts = [asyncio.create_task(store.acquire(run)) for run in runs]
+        async with asyncio.timeout(LIMIT):
+            await answers.wait()
+            assert len(await other.ahead(replace(a_run("next"), thread="thread"))) == 20
+            await other.set_reading("run-0", True)
+            for start in starts:
+                if leaves:
+                    start.cancel()
+            await asyncio.wait(starts)
+            await asyncio.gather(*(store.check() for _ in range(8)))
+            assert [run.run_id for run in await store.take_over_lost()] == ["run-0"]  # its reader sees its end
+            assert [await store.get(run.run_id) for run in runs[1:]] == [None] * 19
+            assert await other.ahead(replace(a_run("next"), thread="thread")) == ["run-0"]
+            with server.client() as client:
+                assert client.exists(*(store._keys.key(f"key-{number}") for number in range(1, 20))) == 0
+            for number in range(1, 20):
+                assert (await other.acquire(a_run(f"again-{number}", f"key-{number}")))[1]
 
 
 async def test_a_cancellation_while_redis_is_asked_is_not_lost(server: RedisServer) -> None:

@@ -1,0 +1,88 @@
+"""Steps without a run of their own: a model waits for its rate limiter, and a step closes the stream before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from streamserve.lcel.fast_chain import RunnableSequence, fast
+from streamserve.lcel.silent_steps import silent
+from tests.streamed_chains import AsyncSayer
+
+LIMIT = 10.0
+prompt = ChatPromptTemplate([("human", "Hi")])
+
+
+class Turnstile(BaseRateLimiter):
+    """A rate limiter that lets a call pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked, self.free = asyncio.Event(), asyncio.Event()
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        raise NotImplementedError
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        self.asked.set()
+        if blocking:
+            await self.free.wait()
+        return self.free.is_set()
+
+
+@pytest.mark.parametrize("observed", [False, True])
+async def test_a_model_waits_for_its_rate_limiter(observed: bool) -> None:
+    called = asyncio.Event()
+
+    class Called(AsyncSayer):
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            called.set()
+            async for chunk in super()._astream(*args, **kwargs):
+                yield chunk
+
+    turnstile = Turnstile()
+    chain = fast(prompt | Called(rate_limiter=turnstile))
+    assert isinstance(chain, RunnableSequence)
+    stream = chain.astream({}) if observed else chain.without_runs({}, RunnableConfig())
+    assert stream is not None
+    async with asyncio.timeout(LIMIT):
+        first = asyncio.ensure_future(anext(aiter(stream)))
+        await turnstile.asked.wait()
+        assert not called.is_set()
+        turnstile.free.set()
+        assert (await first).content == "Cats"
+        assert [chunk.content async for chunk in stream][:3] == [" ", "purr", "."]
+
+
+class Unaddable:
+    """A chunk whose addition fails."""
+
+    def __add__(self, other: object) -> Unaddable:
+        raise ValueError("not added")
+
+
+@pytest.mark.parametrize("step", [prompt, AsyncSayer()], ids=["prompt", "model"])
+async def test_a_step_that_fails_at_its_inputs_closes_them(step: Runnable[Any, Any]) -> None:
+    closed = asyncio.Event()
+
+    async def inputs() -> AsyncIterator[Any]:
+        try:
+            while True:
+                yield Unaddable()
+        finally:
+            closed.set()
+
+    make = silent(step)
+    assert make is not None
+    source = inputs()
+    stream = make(source, {})
+    assert stream is not None
+    with pytest.raises(ValueError, match="not added"):
+        await anext(aiter(stream))
+    assert closed.is_set()
