@@ -240,6 +240,11 @@ async def test_a_run_can_be_joined_and_cancelled_without_blocking(scripted, wire
         assert await joke.acancel("r1") == {"status": "running"}
 
 
+@pytest.mark.parametrize("url", ["http://h/joke", "http://h/joke/"])
+def test_its_url_ends_with_a_slash_as_that_of_the_stock_client(url):
+    assert RemoteRunnable(url).url == StockRunnable(url).url == "http://h/joke/"
+
+
 def test_its_name_shows_no_credentials():
     assert repr(RemoteRunnable("http://me:s3cret@h/joke")) == "RemoteRunnable('http://h/joke')"
 

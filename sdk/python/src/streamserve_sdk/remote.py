@@ -23,7 +23,7 @@ from streamserve_sdk.runs import Runs
 from streamserve_sdk.schemas import Schemas
 from streamserve_sdk.transport.clients import CertTypes, HttpClients, Transport
 from streamserve_sdk.transport.failures import public_url
-from streamserve_sdk.transport.links import runs_beside
+from streamserve_sdk.transport.links import endpoint, runs_beside
 from streamserve_sdk.transport.retry import RetryPolicy
 
 # Only a caller who names the types narrows them: a URL tells none.
@@ -81,7 +81,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
             ModuleNotFoundError: at the first asynchronous call, if `transport` is "aiohttp" and it is not installed.
         """
         options = {"timeout": timeout, "auth": auth, "headers": headers, "cookies": cookies}
-        self.url = url
+        self.url = endpoint(url, "")  # as LangServe's client has it, for urljoin
         self._client = ChainClient(
             url,
             runs_url or runs_beside(url),
@@ -95,7 +95,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
 
     def __repr__(self) -> str:
         """Show the URL without credentials."""
-        return f"{type(self).__name__}({str(public_url(self.url))!r})"
+        return f"{type(self).__name__}({str(public_url(self._client.url))!r})"
 
     def invoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
         """Return the chain's output.

@@ -21,13 +21,8 @@ IGNORED_BY = {
     )
     for moment in ("start", "end", "error")
 }
-
-# The arguments by place, of all events.
-_BY_PLACE = (
-    "serialized",
-    *("inputs", "messages", "prompts", "query", "input_str"),
-    *("outputs", "response", "documents", "output", "error"),
-)
+# LangChain reads these by their place, for handlers that know only `on_llm_start`.
+_BY_PLACE = {"on_chat_model_start": ("serialized", "messages")}
 
 
 class RemoteCallbackError(Exception):
@@ -43,13 +38,13 @@ def replay(handlers: list[BaseCallbackHandler], parent: UUID, events: Any) -> No
         events: the field `callback_events` of an answer.
     """
     for name, arguments in _calls(parent, events):
-        handle_event(handlers, name, IGNORED_BY[name], *_first(arguments), **arguments)
+        handle_event(handlers, name, IGNORED_BY[name], *_first(name, arguments), **arguments)
 
 
 async def areplay(handlers: list[BaseCallbackHandler], parent: UUID, events: Any) -> None:
     """Call the handlers with a server's callback events; arguments are those of `replay`."""
     for name, arguments in _calls(parent, events):
-        await ahandle_event(handlers, name, IGNORED_BY[name], *_first(arguments), **arguments)
+        await ahandle_event(handlers, name, IGNORED_BY[name], *_first(name, arguments), **arguments)
 
 
 def _calls(parent: UUID, events: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,9 +54,8 @@ def _calls(parent: UUID, events: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield event["type"], _arguments(event, ids)
 
 
-def _first(arguments: dict[str, Any]) -> list[Any]:
-    """Take the arguments that LangChain passes by place: it reads them there for handlers without chat models."""
-    return [arguments.pop(key) for key in _BY_PLACE if key in arguments]
+def _first(name: str, arguments: dict[str, Any]) -> list[Any]:
+    return [arguments.pop(key, None) for key in _BY_PLACE.get(name, ())]
 
 
 def _arguments(event: dict[str, Any], ids: dict[str | None, UUID]) -> dict[str, Any]:
