@@ -21,6 +21,17 @@ def with_messages(annotation: Any, *, in_graph: bool) -> Any:
     return _Widening(in_graph).of(annotation)
 
 
+def without_required(kind: type[BaseModel]) -> type[BaseModel]:
+    """Return a model like another one whose fields may all be missing; the values of given fields are validated."""
+    fields = {name: info.asdict() for name, info in kind.model_fields.items() if info.is_required()}
+    names = [key for key in _KEPT if not key.startswith("default")]
+    made: dict[str, Any] = {
+        name: (_annotation(field), Field(default=None, **{key: field["attributes"][key] for key in names}))
+        for name, field in fields.items()
+    }
+    return create_model(kind.__name__, __base__=kind, __module__=kind.__module__, **made)
+
+
 class _Widening:
     def __init__(self, in_graph: bool) -> None:
         self._in_graph = in_graph

@@ -9,10 +9,11 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command
 
 from streamserve.call import ThreadLock
-from streamserve.errors import UnknownThread
-from streamserve.errors.places import Place, invalid
+from streamserve.errors import InvalidInput, UnknownThread
+from streamserve.errors.places import entry, invalid
 from streamserve.graphs.commands import is_command
 from streamserve.graphs.graph import Graph
+from streamserve.graphs.input import Given
 from streamserve.graphs.progress import RUN_ID
 from streamserve.graphs.state_writes import is_doubtful, stored_values, try_out, writes_of
 
@@ -29,17 +30,26 @@ async def thread_exists(graph: Graph, thread_id: str) -> bool:
     saver = graph.checkpointer
     if not isinstance(saver, BaseCheckpointSaver):
         return True
-    return await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}) is not None
+    return await saver.aget_tuple(_latest(thread_id)) is not None
 
 
-async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> None:
-    """Raise an error if an input resumes a thread that does not exist.
+def _latest(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+
+
+async def require_thread(graph: Graph, thread_id: str | None, given: Given) -> None:
+    """Raise an error if an input resumes a thread that does not exist, or leaves keys to it that it does not have.
 
     Raises:
         UnknownThread: The input resumes a thread without a checkpoint.
-        InvalidInput: The input resumes, and the config names no thread.
+        InvalidInput: The input resumes, and the config names no thread; or required keys are missing.
     """
-    if not is_resume(graph, given) or not isinstance(graph.checkpointer, BaseCheckpointSaver):
+    if given.missing:
+        stored = await stored_values(graph, _latest(thread_id)) if thread_id else {}
+        missing = [key for key in given.missing if key not in stored]
+        if missing:
+            raise InvalidInput([entry((*given.place, key), "Field required", "missing") for key in missing])
+    if not is_resume(graph, given.value) or not isinstance(graph.checkpointer, BaseCheckpointSaver):
         return
     if not thread_id:
         raise invalid(("body",), "Cannot resume: config.configurable.thread_id is missing", "missing")
@@ -49,7 +59,7 @@ async def require_thread(graph: Graph, thread_id: str | None, given: Any) -> Non
 
 @asynccontextmanager
 async def starting_config(
-    graph: Graph, lock: ThreadLock | None, thread_id: str | None, config: RunnableConfig, given: Any, place: Place
+    graph: Graph, lock: ThreadLock | None, thread_id: str | None, config: RunnableConfig, given: Given
 ) -> AsyncIterator[RunnableConfig]:
     """Lock the thread for a run, if the caller named one, and yield the config that the run starts with.
 
@@ -59,25 +69,24 @@ async def starting_config(
         thread_id: the thread that the caller named.
         config: the run's whole config.
         given: the input.
-        place: the place of the input in the request.
 
     Raises:
         ServeError: The thread is busy or unknown, or the state does not take the input.
     """
     if lock is None or not thread_id:
         await require_thread(graph, thread_id, given)
-        await _try_out(graph, config, given, place)
+        await _try_out(graph, config, given)
         yield config
         return
     async with lock(thread_id, str(config["run_id"])) as cancelled:
         own = await config_before(graph, config, cancelled)
         await require_thread(graph, thread_id, given)
-        await _try_out(graph, own, given, place)
+        await _try_out(graph, own, given)
         yield own
 
 
-async def _try_out(graph: Graph, config: RunnableConfig, given: Any, place: Place) -> None:
-    writes = writes_of(given, place)
+async def _try_out(graph: Graph, config: RunnableConfig, given: Given) -> None:
+    writes = writes_of(given.value, given.place)
     if is_doubtful(graph, writes):
         try_out(graph, [writes], await stored_values(graph, config))
 
@@ -89,7 +98,7 @@ async def config_before(graph: Graph, config: RunnableConfig, run_ids: Collectio
         return config
     thread_id = configurable["thread_id"]
     # No saver can delete the checkpoints of one run, so they stay as a branch of the thread.
-    async for found in saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}):
+    async for found in saver.alist(_latest(thread_id)):
         if found.metadata.get(RUN_ID) not in run_ids:
             checkpoint_id = found.config["configurable"]["checkpoint_id"]
             return {**config, "configurable": {**configurable, "checkpoint_id": checkpoint_id}}

@@ -49,8 +49,7 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         self._substitute("input", self.custom_input_type)
         self._substitute("output", self.custom_output_type)
         _ = self._streamed, self.graph, self._is_configurable
-        if not self._is_configurable:
-            _ = self._plan
+        _ = None if self._is_configurable else self._plan
 
     @cached_property
     def _streamed(self) -> Runnable[Any, Any]:
@@ -271,7 +270,8 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         thread_id = ((config or {}).get("configurable") or {}).get("thread_id")
         if self.served.chain.multitask_strategy == "rollback":
             own = cast(RunnableConfig, with_run_id(own, str(own.get("run_id"))))
-        async with starting_config(graph, call.lock, thread_id, own, input, call.input_place(index)) as placed:
+        given = graph_input.given(graph, self.served.chain, input, call.input_place(index))
+        async with starting_config(graph, call.lock, thread_id, own, given) as placed:
             yield placed
 
     def _own_config(self, config: RunnableConfig | None, index: int = 0) -> RunnableConfig:

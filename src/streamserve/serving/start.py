@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from streamserve.call import Call
 from streamserve.errors import BadRequest
+from streamserve.graphs import input as graph_input
 from streamserve.graphs.thread_heads import require_thread
 from streamserve.graphs.thread_keys import thread_key
 from streamserve.runs import thread_lock
@@ -92,4 +93,5 @@ async def _put_on_thread(runs: Runs, served: ServedRunnable, call: Call, record:
         call.lock = thread_lock.of_run(runs.store, record, served.served.chain.multitask_strategy)
     # A run ahead may begin the thread.
     if not await runs.store.ahead(record):
-        await require_thread(graph, thread_id, given)
+        of_graph = graph_input.given(graph, served.served.chain, given, call.input_place(0))
+        await require_thread(graph, thread_id, of_graph)
