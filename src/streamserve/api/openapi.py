@@ -6,6 +6,7 @@ from typing import Any
 
 EVENT_STREAM = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 ACCEPTED = {"description": "The run continues in the background; `Location` is its stream"}
+UNDER_WAY = {"description": "With an Idempotency-Key and `wait`: the run continues; `Content-Location` is its address"}
 
 ERROR_SCHEMA = {
     "type": "object",
@@ -98,6 +99,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         answers["200"] = EVENT_STREAM
     if method == "post" and path.endswith("/runs"):
         answers["202"] = ACCEPTED
+    if method == "post" and path.endswith(("/invoke", "/batch")):
+        answers["202"] = UNDER_WAY
     errors = {**COMMON, **(OF_BODIES | OF_RUNS if method == "post" else {})}
     for status, description in errors.items():
         own = answers.get(str(status), {}).get("description", "")

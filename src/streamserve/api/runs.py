@@ -3,20 +3,15 @@
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base
 from streamserve.api.openapi import EVENT_STREAM
-from streamserve.api.response import resume, run_headers
+from streamserve.api.records import output_answer, state_answer
+from streamserve.api.response import resume
 from streamserve.api.services import services_of
+from streamserve.api.waiting import MAX_WAIT, wait_for_end
 from streamserve.auth import Auth, shares
-from streamserve.errors import NoOutput, RunExpired
-from streamserve.runs.output import output_of
-from streamserve.runs.runs import Runs
-from streamserve.stores import RunRecord, Status
-
-# Maximum seconds that a request may wait, because it holds a connection; a caller repeats it to wait longer.
-MAX_WAIT = 60.0
+from streamserve.stores import RunRecord
 
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -71,7 +66,7 @@ def _add_shared(routes: APIRouter, auth: Auth) -> None:
 async def status(run_id: str, request: Request) -> Response:
     """Return the state of the run."""
     record = await _find(run_id, request)
-    return _state(record, request, status=await _status_of(record, services_of(request).runs))
+    return await state_answer(services_of(request).runs, record, request)
 
 
 async def stream(
@@ -93,32 +88,15 @@ async def stream(
 async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:
     """Return the whole output of a run that is done; 202 while it runs, 409 with the run's error if it failed."""
     runs = services_of(request).runs
-    record = await runs.wait(await _find(run_id, request), wait)
-    if not record.ended:
-        return _state(record, request, 202)
-    if record.error is not None:
-        error = record.error
-        body = {"detail": error["message"], **{key: error[key] for key in ("code", "retryable", "run_id")}}
-        return JSONResponse(body, 409, headers={"Run-Id": run_id})
-    if record.purged:
-        raise RunExpired(None, record.last_id, record.status)
-    return await _output(runs, record)
-
-
-async def _output(runs: Runs, record: RunRecord) -> Response:
-    found = await output_of(runs.store, record)
-    if found is None:
-        raise NoOutput()
-    data, types = found
-    metadata = b'{"run_id":"%s","feedback_tokens":[]}' % record.run_id.encode()
-    body = b'{"output":%s,"metadata":%s%s}' % (data, metadata, b',"types":' + types if types else b"")
-    return Response(body, media_type="application/json", headers={"Run-Id": record.run_id})
+    record = await wait_for_end(request, runs, await _find(run_id, request), wait)
+    return await output_answer(runs, record, request, 409)
 
 
 async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:
     """Cancel the run: 200 once it has ended, 202 while the chain still runs. A repeated cancel changes nothing."""
-    record = await services_of(request).runs.cancel(await _find(run_id, request), wait)
-    return _state(record, request, 200 if record.ended else 202)
+    runs = services_of(request).runs
+    record = await runs.cancel(await _find(run_id, request), wait)
+    return await state_answer(runs, record, request, 200 if record.ended else 202)
 
 
 async def delete(run_id: str, request: Request) -> Response:
@@ -143,27 +121,3 @@ async def _find(run_id: str, request: Request) -> RunRecord:
     if not shares.is_shared(request):
         services_of(request).auth.check(request, record.chain)
     return record
-
-
-async def _status_of(record: RunRecord, runs: Runs) -> Status:
-    # A run with a first block may still wait for its thread, and a call of /invoke has no blocks: the queue knows.
-    if record.ended or record.thread is None:
-        return record.status
-    return "queued" if await runs.store.ahead(record) else "running"
-
-
-def _state(record: RunRecord, request: Request, answered: int = 200, *, status: Status | None = None) -> JSONResponse:
-    body: dict[str, Any] = {
-        "run_id": record.run_id,
-        "chain": record.chain,
-        "status": status or record.status,
-        "first_id": None if record.purged else 1,
-        "last_id": record.last_id,
-        "created_at": record.created_at,
-        "ended_at": record.ended_at,
-        "expires_at": record.expires_at,
-        "attempt": record.attempt,
-    }
-    if record.error is not None:
-        body["error"] = record.error
-    return JSONResponse(body, answered, headers=run_headers(record.run_id, runs_base(request, record.run_id)))

@@ -12,6 +12,8 @@ from streamserve.wire.serializer import split_types, typed_line
 
 # Endpoints whose blocks are the chain's chunks.
 CHUNKED = ("stream", "runs")
+# Endpoints whose runs have no chunks; their output is the whole answer.
+CALLS = ("invoke", "batch")
 # Blocks read from the store at once.
 PAGE = 1000
 

@@ -42,6 +42,7 @@ class Runs:
         self._readers = Readers(self.store, self._live, settings.max_readers)
         self._storing: set[asyncio.Future[None]] = set()
         self._calls: dict[asyncio.Task[object], int] = {}
+        self._further = 0
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._lost = LostRuns(self.store, settings.max_attempts, self._recover)
         self.reaper = Reaper(self.store, self._lost, settings.store_patience, lambda: self.draining)
@@ -122,7 +123,16 @@ class Runs:
     @property
     def busy(self) -> int:
         """The number of runs and calls in this process, with each item of a batch that may run."""
-        return len(self._live) + sum(self._calls.values())
+        return len(self._live) + sum(self._calls.values()) + self._further
+
+    @contextmanager
+    def further(self, places: int) -> Iterator[None]:
+        """Count so many runs more inside the `with` block: the items of a batch that is one run."""
+        self._further += places
+        try:
+            yield
+        finally:
+            self._further -= places
 
     @contextmanager
     def cancellable(self, run_id: str, cancel: Callable[[ServeError], None]) -> Iterator[None]:
@@ -193,8 +203,8 @@ class Runs:
         await self.store.request_cancel(record.run_id)
         return await self.wait(record, wait)
 
-    async def wait(self, record: RunRecord, seconds: float) -> RunRecord:
-        """Return the record once the run has ended, or after this number of seconds."""
+    async def wait(self, record: RunRecord, seconds: float | None) -> RunRecord:
+        """Return the record once the run has ended, or after this number of seconds, if there is one."""
         woken = asyncio.Event()
         unsubscribe = self.store.subscribe(record.run_id, woken.set)
         try:

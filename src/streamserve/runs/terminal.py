@@ -26,7 +26,9 @@ def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | No
     except Exception:  # a chain may raise a ServeError with any detail
         logger.exception("the error of a run has no JSON form", extra={"run_id": run_id})
         return terminal(seq, run_id, Internal())
-    return error_block(seq, body), Outcome(_status_of(error), body)
+    # The block has the places of invalid input as one text.
+    kept = body if isinstance(error.detail, str) else {**body, "detail": error.detail}
+    return error_block(seq, body), Outcome(_status_of(error), kept)
 
 
 def _status_of(error: ServeError) -> Status:

@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from fastapi import Request, Response
+from fastapi import Request
 
+from streamserve.api.waiting import disconnected
+from streamserve.call import Call
 from streamserve.errors import Cancelled, ShuttingDown
+from streamserve.runs.run import Events
 from streamserve.runs.runs import Runs
 from streamserve.runs.sync_calls import SyncCalls, current_calls
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+# Calls the chain, and returns the body of the answer.
+Work = Callable[[], Coroutine[Any, Any, bytes]]
 
 
-async def while_connected(request: Request, runs: Runs, handler: Handler, places: int = 1) -> Response:
-    """Run a handler, which counts as so many runs, until it is done, the caller leaves, or the server shuts down.
+async def while_connected(request: Request, runs: Runs, work: Work, places: int = 1) -> bytes:
+    """Work, which counts as so many runs, until the answer is there, the caller leaves, or the server shuts down.
 
     Raises:
         Cancelled: the caller left.
@@ -24,8 +28,8 @@ async def while_connected(request: Request, runs: Runs, handler: Handler, places
         raise ShuttingDown()
     calls = SyncCalls()
     current_calls.set(calls)
-    task = asyncio.create_task(handler(request))
-    leaving = asyncio.create_task(_left(request))
+    task = asyncio.create_task(work())
+    leaving = asyncio.create_task(disconnected(request))
     with runs.calling(cast("asyncio.Task[object]", task), places):
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -43,6 +47,8 @@ async def while_connected(request: Request, runs: Runs, handler: Handler, places
     return task.result()
 
 
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def as_run(runs: Runs, call: Call, work: Work, places: int = 1) -> Events:
+    """Yield the events of a run, which counts as so many, that does the work and has the answer's body as its output."""
+    with runs.further(places - 1):
+        call.output = await work()
+    yield {"event": "end"}

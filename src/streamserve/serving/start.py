@@ -85,7 +85,7 @@ async def start(
 
 async def _put_on_thread(runs: Runs, served: ServedRunnable, call: Call, record: RunRecord, given: Any) -> None:
     graph = served.graph
-    if graph is None:
+    if graph is None or record.endpoint == "batch":  # each input of a batch has a thread and a lock of its own
         return
     thread_id = (call.configs[0].get("configurable") or {}).get("thread_id") or None
     if thread_id is not None:

@@ -1,16 +1,19 @@
 """The answers of /invoke and /batch: what the chain returns, encoded as in a stream."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
 from streamserve.call import Call
 from streamserve.doors.langserve.callback_events import line_of, watch
 from streamserve.doors.langserve.request import config_of, configs_of
 from streamserve.errors.failures import explain, record
+from streamserve.serving.calls import Work
 from streamserve.serving.inputs import input_of
 from streamserve.serving.outputs import check_output
 from streamserve.serving.served import ServedRunnable
@@ -18,8 +21,8 @@ from streamserve.wire.serializer import to_line
 from streamserve.wire.types import types_of
 
 
-async def invoke(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Response:
-    """Return the answer of /invoke.
+def invoke(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
+    """Read the input and config of /invoke, and return the work that makes its answer.
 
     Args:
         request: the request.
@@ -29,13 +32,16 @@ async def invoke(request: Request, served: ServedRunnable, call: Call, in_path: 
 
     Raises:
         RequestValidationError: the input or a configurable field does not fit.
-        InvalidOutput: the output has no JSON form, or does not fit the record's type.
     """
     try:
         config = config_of(served, call, in_path, "invoke", request.headers.get("user-agent"))
         given = input_of(served, call.body["input"], config)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
+    return partial(_invoke, served, call, given, config)
+
+
+async def _invoke(served: ServedRunnable, call: Call, given: Any, config: RunnableConfig) -> bytes:
     collectors = watch(served, [config])
     output = await served.ainvoke(given, config)
     line = check_output(served, call, output)
@@ -43,10 +49,11 @@ async def invoke(request: Request, served: ServedRunnable, call: Call, in_path: 
     return _answer(line, output, callbacks, metadata=_named(call.run_id))
 
 
-async def batch(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Response:
-    """Return the answer of /batch: with `return_exceptions`, `errors` holds null or an error for each output.
+def batch(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
+    """Read the inputs and configs of /batch, and return the work that makes its answer.
 
-    Arguments and errors are those of `invoke`.
+    With `return_exceptions`, `errors` holds null or an error for each output. Arguments and errors are those of
+    `invoke`.
     """
     try:
         configs = configs_of(served, call, in_path, request.headers.get("user-agent"))
@@ -54,6 +61,10 @@ async def batch(request: Request, served: ServedRunnable, call: Call, in_path: M
         given = [input_of(served, value, config) for value, config in pairs]
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
+    return partial(_batch, served, call, given, configs)
+
+
+async def _batch(served: ServedRunnable, call: Call, given: list[Any], configs: list[RunnableConfig]) -> bytes:
     collectors = watch(served, configs)
     results = await served.abatch(given, configs)
     callbacks = b"[%s]" % b",".join(line_of(one, call) for one in collectors) if collectors else b""
@@ -83,8 +94,8 @@ def _item(served: ServedRunnable, call: Call, result: Any) -> tuple[bytes, dict[
         return b"null", shown.body(call.run_id)
 
 
-def _answer(line: bytes, output: Any, callbacks: bytes, **fields: Any) -> Response:
+def _answer(line: bytes, output: Any, callbacks: bytes, **fields: Any) -> bytes:
     if types := types_of(output):
         fields["types"] = types
     beside = b'"callback_events":%s,' % callbacks if callbacks else b""
-    return Response(b'{"output":%s,%s%s' % (line, beside, to_line(fields)[1:]), media_type="application/json")
+    return b'{"output":%s,%s%s' % (line, beside, to_line(fields)[1:])

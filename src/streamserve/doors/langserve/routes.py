@@ -7,7 +7,6 @@ request on that connection would fail.
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, cast
 
 from fastapi import APIRouter, HTTPException, Request, Response, params
@@ -22,9 +21,11 @@ from starlette.types import Scope
 
 from streamserve.api.access import idempotency_key, last_event_id, principal_of, runs_base
 from streamserve.api.answers import answer
+from streamserve.api.records import output_answer
 from streamserve.api.response import StreamResponse, resume, run_headers
 from streamserve.api.services import Services, services_of
 from streamserve.api.threads.routes import add_thread_routes
+from streamserve.api.waiting import parse_wait, wait_for_end
 from streamserve.call import Call
 from streamserve.doors.langserve.calls import batch, invoke
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
@@ -48,7 +49,7 @@ from streamserve.runs import thread_lock
 from streamserve.runs.chain_tasks import is_cancellation
 from streamserve.runs.run import Events
 from streamserve.runs.runs import OnDisconnect, Runs
-from streamserve.serving.calls import Handler, while_connected
+from streamserve.serving.calls import as_run, while_connected
 from streamserve.serving.config_keys import require_plausible
 from streamserve.serving.inputs import input_of
 from streamserve.serving.prepare import admit, begin_call, prepare
@@ -143,7 +144,7 @@ class RunRoute(APIRoute):
         """The last part of the path: invoke, stream, ..."""
         return self.path.rpartition("/")[2]
 
-    def get_route_handler(self) -> Handler:
+    def get_route_handler(self) -> direct.Handler:
         """Return LangServe's handler with ours around it; FastAPI's hook."""
         guard, handler = self._guard(), handler_without_dependencies(self)
         served = self.door.served
@@ -174,7 +175,7 @@ class RunRoute(APIRoute):
         plain = direct.admission(self.dependencies)
         return plain or APIRoute(self.path, _admitted, dependencies=self.dependencies).get_route_handler()
 
-    async def _answer(self, request: ChainRequest, call: Call, services: Services, handler: Handler) -> Response:
+    async def _answer(self, request: ChainRequest, call: Call, services: Services, handler: direct.Handler) -> Response:
         config_hash = str(request.path_params.get("config_hash", ""))
         require_plausible(config_hash, services.settings.max_config_hash)
         if request.method != "POST" or self.endpoint_name not in REQUIRED:
@@ -197,15 +198,23 @@ class RunRoute(APIRoute):
     async def _call(self, request: ChainRequest, call: Call, services: Services, config_hash: str) -> Response:
         served, runs = self.door.served, services.runs
         call.lock = thread_lock.of_call(runs, call, self.endpoint_name, served.served.chain.multitask_strategy)
-        reply = invoke if self.endpoint_name == "invoke" else batch
+        read = invoke if self.endpoint_name == "invoke" else batch
         places = 1
-        if reply is batch:
+        if read is batch:
             places = services.limits.spread(call, served.served.chain, items_at_once(call), runs.busy)
-        handler = partial(reply, served=served, call=call, in_path=served.config_keys.read_hash(config_hash))
+        in_path = served.config_keys.read_hash(config_hash)
+        if "Idempotency-Key" in request.headers:
+            work = read(request, served, call, in_path)
+            return await self._keyed_call(request, call, runs, as_run(runs, call, work, places))
         with runs.observer.calling(call, self.endpoint_name):
-            response = await while_connected(request, runs, handler, places)
-        response.headers["Run-Id"] = call.run_id
-        return response
+            body = await while_connected(request, runs, read(request, served, call, in_path), places)
+        return Response(body, media_type="application/json", headers={"Run-Id": call.run_id})
+
+    async def _keyed_call(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
+        wait = parse_wait(request)
+        order = await self._order(request, call, runs)
+        record, _ = await start(runs, self.door.served, call, order, call.body.get("input"), events)
+        return await output_answer(runs, await wait_for_end(request, runs, record, wait), request)
 
     def _events(self, request: Request, call: Call, config_hash: str) -> Events:
         served = self.door.served

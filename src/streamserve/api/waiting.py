@@ -1,0 +1,69 @@
+"""A request that waits for a run."""
+
+import asyncio
+from math import isfinite
+
+from fastapi import Request
+
+from streamserve.errors import BadRequest, Cancelled, ShuttingDown
+from streamserve.runs.output import CALLS
+from streamserve.runs.runs import Runs
+from streamserve.stores import RunRecord
+
+# Maximum seconds that a request may wait, because it holds a connection; a caller repeats it to wait longer.
+MAX_WAIT = 60.0
+
+
+def parse_wait(request: Request) -> float | None:
+    """Return the seconds in a request's `wait`, or None.
+
+    Raises:
+        BadRequest: the parameter is not a number of seconds up to the maximum.
+    """
+    text = request.query_params.get("wait")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not (isfinite(seconds) and 0 <= seconds <= MAX_WAIT):
+        raise BadRequest(f"wait: 0 to {MAX_WAIT:g} seconds, not {text[:40]!r}")
+    return seconds
+
+
+async def wait_for_end(request: Request, runs: Runs, record: RunRecord, seconds: float | None) -> RunRecord:
+    """Return the record once the run has ended, or after this number of seconds.
+
+    The caller of /invoke or /batch is the run's reader meanwhile: the run has no blocks to read.
+
+    Args:
+        seconds: None: as long as the run takes.
+
+    Raises:
+        Cancelled: the caller left.
+        ShuttingDown: the server shuts down.
+    """
+    if record.ended or record.endpoint not in CALLS:
+        return await runs.wait(record, seconds)
+    left = asyncio.create_task(disconnected(request))
+    end = asyncio.create_task(runs.wait(record, seconds))
+
+    def drop() -> None:
+        left.cancel()
+
+    try:
+        with runs.reading(record.run_id, drop):
+            await asyncio.wait({end, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not end.done():
+                raise ShuttingDown() if left.cancelled() else Cancelled("The caller left")
+            return end.result()
+    finally:
+        left.cancel()
+        end.cancel()
+
+
+async def disconnected(request: Request) -> None:
+    """Return once the caller has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
