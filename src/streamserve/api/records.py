@@ -32,11 +32,8 @@ async def state_answer(runs: Runs, record: RunRecord, request: Request, answered
     return JSONResponse(body, answered, headers=_headers(record, request))
 
 
-async def output_answer(runs: Runs, record: RunRecord, request: Request, failed: int | None = None) -> Response:
-    """Return the output of a run as from /invoke: 202 while it runs, its error if it failed.
-
-    Args:
-        failed: the status for a failed run. Default: that of its error.
+async def output_answer(runs: Runs, record: RunRecord, request: Request) -> Response:
+    """Return the output of a run as from /invoke: 202 while it runs, 409 if it failed. A call fails with its own status.
 
     Raises:
         RunExpired: the output is past its retention.
@@ -46,7 +43,7 @@ async def output_answer(runs: Runs, record: RunRecord, request: Request, failed:
         return await state_answer(runs, record, request, 202)
     headers = _headers(record, request)
     if record.error is not None:
-        return _error_answer(record.error, headers, failed)
+        return _error_answer(record.error, headers, None if record.endpoint in CALLS else 409)
     if record.purged:
         raise RunExpired(None, record.last_id, record.status)
     if record.endpoint in CALLS and record.output is not None:
@@ -62,8 +59,6 @@ async def output_answer(runs: Runs, record: RunRecord, request: Request, failed:
 
 def _error_answer(error: dict[str, Any], headers: dict[str, str], failed: int | None) -> Response:
     body = error_body(error.get("detail", error["message"]), error["code"], error["retryable"], error["run_id"])
-    if failed is not None:
-        body["status_code"] = error["status_code"]
     if later := error.get("retry_after"):
         headers = {**headers, "Retry-After": str(max(1, math.ceil(later)))}
     return JSONResponse(body, failed or error["status_code"], headers=headers)

@@ -89,7 +89,7 @@ async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:
     """Return the whole output of a run that is done; 202 while it runs, 409 with the run's error if it failed."""
     runs = services_of(request).runs
     record = await wait_for_end(request, runs, await _find(run_id, request), wait)
-    return await output_answer(runs, record, request, 409)
+    return await output_answer(runs, record, request)
 
 
 async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:

@@ -14,8 +14,9 @@ from streamserve_sdk.codec.batch_parts import BatchParts, largest_batch
 from streamserve_sdk.codec.json_text import parse
 from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import ProtocolError, ServerError
+from streamserve_sdk.transport.call import Call
 from streamserve_sdk.transport.clients import HttpClients
-from streamserve_sdk.transport.http import aread, asend, read, send
+from streamserve_sdk.transport.http import aask, aread, ask, read, send
 from streamserve_sdk.transport.links import endpoint, run_url
 from streamserve_sdk.transport.retry import RetryPolicy
 from streamserve_sdk.transport.session import STREAM_HEADERS, StreamSession
@@ -48,7 +49,7 @@ class ChainClient:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     keepalive: float = 15.0
     detach: bool = False
-    _one_shot: bool = False
+    _has_runs: bool | None = None
     _largest_batch: int = 0
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -71,15 +72,23 @@ class ChainClient:
         Raises:
             StreamServeError: the call failed.
         """
-        request = self._call(name, value, config, kwargs)
-        return payload.answer(self.serializer, request, send(self.clients, request))
+        call = self._call(name, value, config, kwargs)
+        try:
+            reply = ask(self.clients, call)
+        finally:
+            self._has_runs = call.has_runs
+        return payload.answer(self.serializer, call.first, reply)
 
     async def acall(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> payload.Answer:
         """Call `invoke` or `batch`, and return the answer; arguments and errors are those of `call`."""
-        request = self._call(name, value, config, kwargs)
-        return payload.answer(self.serializer, request, await asend(self.clients, request))
+        call = self._call(name, value, config, kwargs)
+        try:
+            reply = await aask(self.clients, call)
+        finally:
+            self._has_runs = call.has_runs
+        return payload.answer(self.serializer, call.first, reply)
 
     def batch(self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]) -> payload.Answer:
         """Call `batch` with as many inputs at once as the server takes, and return all answers as one.
@@ -165,7 +174,7 @@ class ChainClient:
             self.runs_url,
             self.retry,
             self.keepalive,
-            one_shot=self._one_shot,
+            one_shot=self._has_runs is False,
             detach=detach,
             on_run=on_run,
             on_attempt=on_attempt,
@@ -232,11 +241,13 @@ class ChainClient:
 
     def _call(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
-    ) -> Request:
+    ) -> Call:
         shapes.check_names(kwargs)
         field_name = "inputs" if name == "batch" else "input"
         body = payload.body(self.serializer, field_name, value, config, kwargs=kwargs)
-        return Request("POST", endpoint(self.url, name), JSON_HEADERS, body)
+        request = Request("POST", endpoint(self.url, name), JSON_HEADERS, body)
+        key, limit = str(uuid4()), self.clients.limit
+        return Call(request, key, self.runs_url, self.retry, self._has_runs, limit, self.detach)
 
     def _shrink(self, parts: BatchParts, error: ServerError) -> None:
         parts.refused(error)
@@ -254,4 +265,4 @@ class ChainClient:
 
     def _learn(self, session: StreamSession) -> None:
         if session.answered:
-            self._one_shot = not session.resumable
+            self._has_runs = session.resumable

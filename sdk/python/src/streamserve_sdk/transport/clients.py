@@ -81,6 +81,12 @@ class HttpClients:
         self._threads: set[threading.Thread] = set()
         self._open: dict[object, Callable[[], None]] = {}
 
+    @property
+    def limit(self) -> float | None:
+        """The caller's seconds to wait for an answer, or None."""
+        timeout = self._options.get("timeout")
+        return timeout.read if isinstance(timeout, httpx.Timeout) else httpx.Timeout(timeout).read
+
     def begin_anew(self) -> None:
         """Leave all connections and streams to the parent of this new process."""
         # Garbage would be closed, and closing may wait for a lock of a thread that this process does not have.

@@ -22,6 +22,8 @@ from streamserve_sdk.errors import (
 )
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+# The answers of proxies whose server does not answer.
+PROXY_STATUSES = frozenset({502, 503, 504})
 
 _TRANSPORT: tuple[tuple[type[httpx.RequestError], type[ConnectionFailed]], ...] = (
     (httpx.ConnectTimeout, ConnectFailed),
@@ -106,6 +108,11 @@ def from_error_block(data: bytes, url: str, position: Position) -> ServerError:
         retryable=hint if isinstance(hint, bool) else None,
         position=_named(position, fields),
     )
+
+
+def has_code(body: bytes) -> bool:
+    """Return whether an error is one of StreamServe's, which name their code."""
+    return isinstance(_json_object(body).get("code"), str)
 
 
 def run_id_in(data: bytes) -> str | None:

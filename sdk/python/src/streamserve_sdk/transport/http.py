@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
 from contextlib import aclosing, closing
 from inspect import GEN_RUNNING, getgeneratorstate
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
-from streamserve_sdk.errors import StreamServeError
+from streamserve_sdk.errors import ConnectionFailed, StreamServeError
+from streamserve_sdk.transport.call import Call, Flow
 from streamserve_sdk.transport.clients import HttpClients
 from streamserve_sdk.transport.failures import from_transport
 from streamserve_sdk.transport.session import StreamSession
@@ -47,6 +48,84 @@ async def asend(clients: HttpClients, request: Request) -> Reply:
         return _reply(await (await clients.current()).request(**_arguments(request)))
     except TRANSPORT_ERRORS as error:
         raise from_transport(error, request.url) from error
+
+
+def ask(clients: HttpClients, call: Call) -> Reply:
+    """Send the requests of a call, and return its answer; a caller that leaves early cancels the run.
+
+    Args:
+        clients: the source of the connection.
+        call: the call.
+
+    Raises:
+        StreamServeError: there is no answer.
+    """
+    try:
+        return _drive(clients, call, call.flow())
+    except BaseException:
+        if leaving := call.leaving():
+            clients.run_beside(lambda: _abandon(clients, call, leaving))
+        raise
+
+
+async def aask(clients: HttpClients, call: Call) -> Reply:
+    """Send the requests of a call, and return its answer; arguments and errors are those of `ask`."""
+    try:
+        return await _adrive(clients, call, call.flow())
+    except BaseException:
+        if leaving := call.leaving():
+            await clients.arun_beside(asyncio.create_task(_aabandon(clients, call, leaving)))
+        raise
+
+
+def _drive(clients: HttpClients, call: Call, flow: Flow) -> Reply:
+    request = next(flow)
+    while True:
+        if call.delay:
+            time.sleep(call.delay)
+        try:
+            request = flow.send(_tried(clients, request))
+        except StopIteration as end:
+            return cast(Reply, end.value)
+
+
+async def _adrive(clients: HttpClients, call: Call, flow: Flow) -> Reply:
+    request = next(flow)
+    while True:
+        if call.delay:
+            await asyncio.sleep(call.delay)
+        try:
+            request = flow.send(await _atried(clients, request))
+        except StopIteration as end:
+            return cast(Reply, end.value)
+
+
+def _tried(clients: HttpClients, request: Request) -> Reply | ConnectionFailed:
+    try:
+        return send(clients, request)
+    except ConnectionFailed as failure:
+        return failure
+
+
+async def _atried(clients: HttpClients, request: Request) -> Reply | ConnectionFailed:
+    try:
+        return await asend(clients, request)
+    except ConnectionFailed as failure:
+        return failure
+
+
+def _abandon(clients: HttpClients, call: Call, leaving: Flow) -> None:
+    try:
+        _drive(clients, call, leaving)
+    except Exception:
+        logger.debug("cancel failed: %s", call.first.url, exc_info=True)
+
+
+async def _aabandon(clients: HttpClients, call: Call, leaving: Flow) -> None:
+    try:
+        await _adrive(clients, call, leaving)
+    except Exception:
+        logger.debug("cancel failed: %s", call.first.url, exc_info=True)
 
 
 def read(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:

@@ -24,6 +24,11 @@ def run_url(runs_url: str, run_id: str, suffix: str = "") -> str:
     return f"{runs_url.rstrip('/')}/{quote(run_id, safe='')}{suffix}"
 
 
+def with_wait(url: str, seconds: float) -> str:
+    """Return a URL with the seconds that the server may wait before it answers."""
+    return str(httpx.URL(url).copy_set_param("wait", f"{seconds:.3g}"))
+
+
 def stream_url(requested: str, location: str | None, runs_url: str, run_id: str) -> str:
     """Return the URL of a run's stream.
 
