@@ -33,7 +33,7 @@ async def state_answer(runs: Runs, record: RunRecord, request: Request, answered
 
 
 async def output_answer(runs: Runs, record: RunRecord, request: Request) -> Response:
-    """Return the output of a run as from /invoke: 202 while it runs, 409 if it failed. A call fails with its own status.
+    """Return the output of a run as from /invoke: 202 while it runs, 409 if it failed. A call has its error's status.
 
     Raises:
         RunExpired: the output is past its retention.

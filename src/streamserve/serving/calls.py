@@ -48,7 +48,7 @@ async def while_connected(request: Request, runs: Runs, work: Work, places: int 
 
 
 async def as_run(runs: Runs, call: Call, work: Work, places: int = 1) -> Events:
-    """Yield the events of a run, which counts as so many, that does the work and has the answer's body as its output."""
+    """Yield the events of a run that does the work, counts as so many runs, and has the answer as its output."""
     with runs.further(places - 1):
         call.output = await work()
     yield {"event": "end"}
