@@ -13,6 +13,7 @@ import streamserve_sdk
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.tracers import RunLog
 from streamserve_sdk import RemoteRunnable, RequestRejected, RunFailed, WireSerializer
 
 with warnings.catch_warnings():
@@ -105,6 +106,15 @@ async def test_events_and_log_patches_are_those_of_langserves_client(stock, stoc
         log = await collect(ours.astream_log("x"))
         kinds = [[op["path"] for op in patch.ops] for patch in await collect(theirs.astream_log("x"))]
         assert [[op["path"] for op in patch.ops] for patch in log] == kinds
+
+
+async def test_a_log_without_diff_is_the_state_so_far(stock):
+    local = RunnableLambda(str.upper).with_config(run_name="/odd")
+    async with RemoteRunnable(f"{stock}/odd") as odd:
+        ours, theirs = [await collect(each.astream_log("x", diff=False)) for each in (odd, local)]
+    assert [type(log) for log in ours] == [RunLog] * 2
+    assert [plain(log.state) for log in ours] == [plain(log.state) for log in theirs]
+    assert ours[-1].state["final_output"] == "X"
 
 
 async def test_filters_of_events_are_sent(stock):

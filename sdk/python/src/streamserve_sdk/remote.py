@@ -220,14 +220,15 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
             async for chunk in self.astream(merge(parts), config, **kwargs):
                 yield chunk
 
-    def astream_log(  # type: ignore[override]  # patches only
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    def astream_log(  # type: ignore[override]  # one signature for both
+        self, input: Any, config: RunnableConfig | None = None, *, diff: bool = True, **kwargs: Any
     ) -> AsyncIterator[RunLogPatch]:
-        """Yield the patches of the chain's log.
+        """Yield the patches of the chain's log, or the log after each of them.
 
         Args:
             input: the chain's input.
             config: the caller's config; all but its callbacks is sent to the server.
+            diff: whether to yield the patches; False: a `RunLog` with the state so far. Default True.
             kwargs: the filters of `Runnable.astream_log`; the rest is sent to the server as JSON.
 
         Raises:
@@ -236,9 +237,9 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
 
         def start(config: RunnableConfig) -> AsyncGenerator[RunLogPatch]:
             session = self._client.start("stream_log", input, config, diff=True, **shapes.filtered(kwargs))
-            return self._client.achunks(session, shapes.log_patch)
+            return self._client.achunks(session, shapes.log_patch if diff else shapes.growing_log())
 
-        return atraced(self.get_name(), input, config, start, shapes.whole_log)
+        return atraced(self.get_name(), input, config, start, shapes.whole_log if diff else shapes.last)
 
     def _invoke(
         self, input: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any

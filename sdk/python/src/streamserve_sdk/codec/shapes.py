@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from copy import deepcopy
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.runnables.utils import AddableDict
-from langchain_core.tracers.log_stream import RunLogPatch
+from langchain_core.tracers.log_stream import RunLog, RunLogPatch, RunState
 
 from streamserve_sdk.codec.merge import merge
 from streamserve_sdk.errors import ProtocolError
@@ -70,6 +70,18 @@ def log_patch(chunk: Any) -> RunLogPatch:
         raise ProtocolError("a block of the log has no ops")
     # jsonpatch changes its arguments in place.
     return RunLogPatch(*deepcopy(chunk["ops"]))
+
+
+def growing_log() -> Callable[[Any], RunLog]:
+    """Return a function that adds the patch in each block of `/stream_log` to the log, and returns the log."""
+    log = RunLog(state=cast("RunState", None))
+
+    def add(chunk: Any) -> RunLog:
+        nonlocal log
+        log = log + log_patch(chunk)
+        return log
+
+    return add
 
 
 def whole_log(patches: list[RunLogPatch]) -> RunLogPatch:
