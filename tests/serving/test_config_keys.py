@@ -203,3 +203,16 @@ def test_a_stock_proxy_sends_its_run_id(client: httpx.Client, url: str) -> None:
     config: Any = {"run_id": RUN_ID}
     assert list(remote.stream({"topic": "cats"}, config)) == ["About cats."]
     assert client.get(f"/runs/{RUN_ID}").status_code == 404
+
+
+@pytest.mark.parametrize("name", [".", "..", "...", "a/..", "a/state", "a\nb", "\n", "a\r\n", " ", "%2e", "a?b#c", 70])
+async def test_any_text_may_name_a_thread(url: str, name: Any) -> None:
+    config: Any = {"configurable": {"thread_id": name}}
+    async with RemoteRunnable[Any, Any](f"{url}/talk") as talk:
+        await talk.ainvoke({"messages": ["hi"]}, config)
+        first = talk.get_state(config)
+        assert [message.content for message in first.values["messages"]] == ["hi", f"on {str(name)!r}"]
+        await talk.aupdate_state(config, {"messages": ["more"]})
+        assert [state async for state in talk.aget_state_history(config)][1].config == first.config
+        await talk.adelete_thread(str(name))
+        assert talk.get_state(config).values == {}

@@ -30,7 +30,8 @@ def state(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("thread_id", "path"), [("one", "one"), (7, "7"), ("a/b", "a%2Fb"), ("what?", "what%3F"), ("ä", "%C3%A4")]
+    ("thread_id", "path"),
+    [("one", "one"), (7, "7"), ("a/b", "a%2Fb"), ("what?", "what%3F"), ("ä", "%C3%A4"), ("..", "%2E%2E")],
 )
 def test_a_threads_id_may_be_anything(thread_id: Any, path: str) -> None:
     made = thread_calls.state(URL, {"configurable": {"thread_id": thread_id}}, subgraphs=False)

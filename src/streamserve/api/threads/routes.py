@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BaseModel
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from streamserve.api.services import services_of
 from streamserve.api.threads.requests import (
@@ -62,13 +63,21 @@ UPDATED: dict[int | str, dict[str, Any]] = {200: {"model": ThreadUpdate}, **UNKN
 DELETED: dict[int | str, dict[str, Any]] = {204: {}, **UNKNOWN, **BUSY, **INVALID, **DOWN}
 
 
+class _AnyText(PathConvertor):
+    """A part of a path with slashes, as `path`, and with line breaks: the id of a thread is any text."""
+
+    regex = r"(?s:.*)"
+
+
+register_url_convertor("any_text", _AnyText())
+
+
 def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None:
     """Add the routes if the chain is a graph with a checkpointer."""
     if graph is None or not isinstance(graph.checkpointer, BaseCheckpointSaver):
         return
     api = ThreadsApi(graph)
-    # `:path`, because a thread's id may contain slashes.
-    thread = f"/{name}/threads/{{thread_id:path}}"
+    thread = f"/{name}/threads/{{thread_id:any_text}}"
     for method, path, endpoint, summary, responses, body in (
         ("GET", "/state", api.state, "State of a thread", STATE, None),
         ("POST", "/state/checkpoint", api.state_at, "State at a checkpoint, named in the body", STATE, StateAt),

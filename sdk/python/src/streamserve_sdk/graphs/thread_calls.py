@@ -154,7 +154,10 @@ def _url(url: str, config: RunnableConfig, suffix: str) -> str:
     thread_id = config.get("configurable", {}).get("thread_id")
     if thread_id is None or thread_id == "":
         raise ValueError("the config has no thread's id: configurable.thread_id is missing")
-    return endpoint(url, f"threads/{quote(str(thread_id), safe='')}{suffix}")
+    name = quote(str(thread_id), safe="")
+    if name in (".", ".."):
+        name = name.replace(".", "%2E")  # else it would be a step in the path
+    return endpoint(url, f"threads/{name}{suffix}")
 
 
 def _checkpoint(config: RunnableConfig) -> dict[str, Any]:
