@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve cluster test check format bench faults soak audit sbom langgraph dockerfile lock clean system
+.PHONY: help serve cluster test check format bench faults mutants soak audit sbom langgraph dockerfile lock clean system
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ bench: $(VENV)/.dev ## run benchmarks of ours and of the peers side by side (ARG
 
 faults: $(VENV)/.dev system ## run long fault campaigns: cuts at random bytes, many readers
 	@$(BIN)/python -m pytest tests/faults --long $(ARGS)
+
+mutants: $(VENV)/.dev system ## change the code at random places, and name the changes that no test sees (ARGS)
+	@nice $(BIN)/python -m scripts.mutants $(ARGS)
 
 soak: $(VENV)/.dev ## run 100 streams with cuts, cancels and errors for ten minutes, then look for leaks (ARGS)
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
