@@ -5,7 +5,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamserve_sdk import ProtocolError, RetryPolicy, RunFailed
+from streamserve_sdk import ProtocolError, RetryPolicy, RunFailed, StreamServeError, StreamTruncated
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.wire import Reply, Request
 
@@ -164,3 +164,173 @@ def test_the_callers_timeout_ends_an_unanswered_request():
     stream.request()
     with pytest.raises(httpx.ReadTimeout):
         stream.failed(httpx.ReadTimeout("slow"))
+
+
+STOCK = httpx.Headers({"content-type": "text/event-stream"})
+METADATA = b'id: %d\nevent: metadata\ndata: {"run_id":"r1","attempt":%d}\n\n'
+
+
+def test_a_run_keeps_its_first_name_and_place():
+    names: list[str] = []
+    stream = session(on_run=names.append)
+    stream.started(Reply(200, HEAD))
+    stream.ended()
+    stream.started(Reply(200, httpx.Headers({**HEAD, "run-id": "r2", "location": "/runs/r2/stream"})))
+    list(stream.receive(METADATA % (1, 1)))
+    assert (stream.run_id, names) == ("r1", ["r1"])
+    assert stream.location == "http://test/runs/r1/stream"
+
+
+def test_a_stock_servers_run_has_no_name_before_its_metadata():
+    names: list[str] = []
+    stream = session(on_run=names.append)
+    stream.started(Reply(200, STOCK))
+    assert received(stream, b'event: data\ndata: "1"\n\nevent: data\ndata: "2"\n\n') == [1, 2]
+    assert (names, stream.run_id, stream.last_id, stream.silence) == ([], None, 0, None)
+    list(stream.receive(b'event: metadata\ndata: {"run_id": "s1"}\n\n'))
+    assert (names, stream.resumable, stream.cancellation()) == (["s1"], False, None)
+
+
+def test_a_stock_servers_stream_cannot_be_resumed():
+    stream = session()
+    stream.started(Reply(200, STOCK))
+    with pytest.raises(StreamTruncated):
+        stream.ended()
+    assert (stream.broken, stream.reading) == (True, False)
+
+
+def test_after_metadata_with_an_id_each_block_needs_one():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    list(stream.receive(METADATA % (1, 1)))
+    with pytest.raises(ProtocolError):
+        list(stream.receive(b"event: data\ndata: 2\n\n"))
+
+
+@pytest.mark.parametrize(("digits", "is_number"), [(18, True), (19, False)])
+def test_an_id_has_at_most_18_digits(digits, is_number):
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    block = f"id: {'9' * digits}\nevent: data\ndata: 1\n\n".encode()
+    if is_number:
+        assert list(stream.receive(block)) == []  # the blocks before it are requested again
+        assert not stream.reading
+    else:
+        with pytest.raises(ProtocolError, match="has the id"):
+            list(stream.receive(block))
+
+
+def test_each_further_attempt_is_told_once():
+    attempts: list[int] = []
+    stream = session(on_attempt=attempts.append)
+    stream.started(Reply(200, HEAD))
+    for _ in range(2):
+        list(stream.receive(METADATA % (1, 1) + METADATA % (2, 2) + METADATA % (3, 3)))
+    assert (attempts, stream.last_id) == ([2, 3], 3)
+
+
+def test_a_block_of_an_unknown_kind_counts_and_is_no_chunk():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    assert list(stream.receive(b"id: 1\nevent: news\ndata: 1\n\n")) == []
+    assert received(stream, b'id: 2\nevent: data\ndata: "2"\n\n') == [2]
+
+
+def test_nothing_is_read_after_the_end():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    assert received(stream, b"".join([*blocks(3), b'id: 4\nevent: data\ndata: "4"\n\n'])) == [2]
+    assert list(stream.receive(b'id: 4\nevent: data\ndata: "4"\n\n')) == []
+    stream.ended()
+    assert (stream.finished, stream.last_id, stream.broken) == (True, 3, False)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 410, 422])
+def test_an_answer_that_stays_the_same_ends_a_resume(status):
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    stream.ended()
+    code = {409: "thread_busy"}.get(status, "x")
+    with pytest.raises(StreamServeError):
+        stream.started(Reply(status, httpx.Headers(), b'{"code": "%s"}' % code.encode()))
+    assert (stream.broken, stream.cancellation()) == (True, None)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_server_in_trouble_is_asked_again_for_a_known_run(status):
+    stream = session(policy=RetryPolicy(budget=2, first=0.0, longest=9.0))
+    stream.started(Reply(200, HEAD))
+    stream.ended()
+    stream.started(Reply(status, httpx.Headers({"retry-after": "7"})))
+    assert (stream.broken, stream.delay >= 7) == (False, True)
+    stream.request()
+    assert stream.delay == 0
+    with pytest.raises(StreamServeError):
+        stream.started(Reply(status, httpx.Headers()))
+    assert stream.broken
+
+
+def test_a_start_that_is_refused_for_good_is_not_repeated():
+    stream = session()
+    with pytest.raises(StreamServeError):
+        stream.started(Reply(422, httpx.Headers()))
+    assert (stream.broken, stream.reading) == (True, False)
+
+
+def test_no_content_ends_the_stream_of_a_known_run_only():
+    stream = session()
+    with pytest.raises(StreamServeError):
+        session().started(Reply(204, httpx.Headers()))
+    stream.started(Reply(200, HEAD))
+    stream.ended()
+    stream.started(Reply(204, httpx.Headers()))
+    assert (stream.finished, stream.reading) == (True, False)
+
+
+@pytest.mark.parametrize("kind", ["application/json", ""])
+def test_an_answer_that_is_no_event_stream_is_a_protocol_error(kind):
+    stream = session()
+    with pytest.raises(ProtocolError, match=kind or "no content type"):
+        stream.started(Reply(200, httpx.Headers({"content-type": kind} if kind else {})))
+    assert not stream.reading
+
+
+def test_a_detached_reader_cancels_nothing():
+    stream = session(detach=True)
+    stream.started(Reply(200, HEAD))
+    assert stream.cancellation() is None
+
+
+@pytest.mark.parametrize(("comments", "renewed"), [(1, False), (2, True)])
+def test_a_second_keep_alive_renews_the_budget(comments, renewed):
+    stream = session(policy=RetryPolicy(budget=2, first=0.0, longest=0.0))
+    stream.started(Reply(200, HEAD))
+    stream.ended()
+    stream.ended()  # nothing is read, so nothing is cut
+    stream.started(Reply(200, HEAD))
+    list(stream.receive(b": \n\n" * comments))
+    stream.failed(httpx.ReadError("reset"))
+    stream.started(Reply(200, HEAD))
+    if renewed:
+        stream.ended()
+    else:
+        with pytest.raises(StreamTruncated):
+            stream.ended()
+
+
+def test_a_read_error_after_a_stock_servers_answer_is_final():
+    stream = session()
+    stream.failed(httpx.ReadError("reset"))
+    assert not stream.broken
+    stream.started(Reply(200, STOCK))
+    with pytest.raises(httpx.ReadError):
+        stream.failed(httpx.ReadError("reset"))
+
+
+def test_joining_begins_after_the_callers_last_block():
+    stream = StreamSession(
+        None, "http://test/runs", POLICY, location="http://test/runs/r1/stream", last_id=7, run_id="r1"
+    )
+    request = stream.request()
+    assert (request.method, request.headers["Last-Event-ID"]) == ("GET", "7")
+    assert (stream.position.run_id, stream.position.last_id) == ("r1", 7)
