@@ -16,7 +16,7 @@ from streamserve.auth import Auth
 from streamserve.auth.shares import ShareTokens
 from streamserve.catalog.registry import BrokenModules, Registry, discover
 from streamserve.doors.langserve import routes as langserve
-from streamserve.errors import HTTP_CODES, ServeError, StoreUnavailable, Unauthenticated, error_body
+from streamserve.errors import ServeError, StoreUnavailable, Unauthenticated, error_body, http_code
 from streamserve.errors.places import entry
 from streamserve.graphs.checkpoints import Checkpoints
 from streamserve.http import cors as browsers
@@ -160,8 +160,8 @@ async def _store_down(request: Request, _error: Exception) -> JSONResponse:
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = HTTP_CODES.get(error.status_code, "invalid_input" if error.status_code == 422 else "error")
-    return JSONResponse(error_body(error.detail, code), status_code=error.status_code, headers=error.headers)
+    body = error_body(error.detail, http_code(error.status_code))
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:

@@ -5,9 +5,10 @@ from traceback import walk_tb
 
 from langgraph.errors import GraphRecursionError, UnknownInterruptError, is_invalid_resume
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from streamserve.call import Call
-from streamserve.errors import Internal, InvalidInput, ServeError, StoreUnavailable, providers
+from streamserve.errors import ChainAnswer, Internal, InvalidInput, ServeError, StoreUnavailable, providers
 from streamserve.errors.places import entry, invalid
 from streamserve.errors.texts import text_of
 
@@ -66,11 +67,13 @@ def classify(error: BaseException) -> ServeError:
     """Return the error to show for a chain's exception.
 
     Returns:
-        The exception itself if it is a ServeError; an upstream error for failures of the model's provider;
-        StoreUnavailable if the database of a checkpoint saver failed; else Internal.
+        The exception itself if it is a ServeError; the chain's own status for an HTTPException; an upstream error for
+        failures of the model's provider; StoreUnavailable if the database of a checkpoint saver failed; else Internal.
     """
     if isinstance(error, ServeError):
         return error
+    if isinstance(error, HTTPException):
+        return ChainAnswer(error.status_code, error.detail, error.headers)
     if _is_database_away(error):
         return StoreUnavailable("The store of the conversations cannot be reached")
     if type(error).__name__ == "EmptyInputError":  # of LangGraph: the input is `null` and the thread has no checkpoint

@@ -36,24 +36,26 @@
     |-- RunExpired                  410  run_expired: past its retention
     |-- TooManyReaders              429  too_many_readers
     |-- IdempotencyConflict         422  idempotency_conflict: the key belongs to a run with another body
+    |-- ChainAnswer                      an HTTPException of the chain, with its own status
     |-- InvalidOutput               500  invalid_output: the chain's output has no JSON form
     `-- Internal                    500  internal: only the log has the cause
 
 The JSON shape of every error is `{"detail", "code", "retryable", "run_id"}`, with `detail` in FastAPI's form.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from streamserve.errors.texts import printable
 
 __all__ = [
-    "HTTP_CODES",
     "BadRequest",
     "BodyTimeout",
     "BodyTooLarge",
     "Cancelled",
+    "ChainAnswer",
     "ContentFiltered",
     "ContextLengthExceeded",
     "Forbidden",
@@ -89,6 +91,7 @@ __all__ = [
     "UpstreamTruncated",
     "UpstreamUnreachable",
     "error_body",
+    "http_code",
 ]
 
 
@@ -402,6 +405,24 @@ class IdempotencyConflict(ServeError):
     message = "This Idempotency-Key was used with another body"
 
 
+class ChainAnswer(ServeError):
+    """An HTTPException that the chain raised: the caller gets its status, detail and headers."""
+
+    def __init__(self, status: int, detail: Any, headers: Mapping[str, str] | None) -> None:
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        in_seconds = given.get("retry-after", "").isdecimal()  # else none, or a date
+        super().__init__(detail, retry_after=float(given.pop("retry-after")) if in_seconds else None)
+        self.status = status  # type: ignore[misc]
+        self.code = http_code(status)  # type: ignore[misc]
+        self.retryable = status in RETRYABLE_STATUSES  # type: ignore[misc]
+        self.headers = given  # type: ignore[misc]
+
+    @property
+    def text(self) -> str:
+        """Return the detail as text: itself, or its JSON."""
+        return self.detail if isinstance(self.detail, str) else json.dumps(self.detail, default=str)
+
+
 class InvalidOutput(ServeError):
     """The chain's output has no JSON form or does not fit its declared type."""
 
@@ -422,6 +443,14 @@ HTTP_CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
+
+# Statuses after which another try may succeed.
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
+
+
+def http_code(status: int) -> str:
+    """Return the code for a plain HTTP answer's status."""
+    return HTTP_CODES.get(status, "invalid_input" if status == 422 else "error")
 
 
 def error_body(detail: Any, code: str, retryable: bool = False, run_id: str | None = None) -> dict[str, Any]:

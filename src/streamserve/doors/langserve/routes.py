@@ -157,12 +157,12 @@ class RunRoute(APIRoute):
                 await guard(request)
                 await admit(request, call, served, starts_run=self.endpoint_name in REQUIRED)
                 return await self._answer(request, call, services, handler)
-            except (HTTPException, StoreDown, Unauthenticated):
+            except (StoreDown, Unauthenticated):
                 raise  # the application's handlers answer
             except ClientDisconnect:
                 return answer(Cancelled("The caller left"))
             except BaseException as error:
-                if is_cancellation(error):
+                if is_cancellation(error) or (isinstance(error, HTTPException) and call.phase == "input"):
                     raise
                 return answer(await self._explain(request, call, error), call.run_id)
             finally:
