@@ -106,6 +106,7 @@ BESIDE = {
     "long run name": Case(b'"config": {"run_name": "%s"}' % (b"x" * 140_000), ["body", "config", "run_name"]),
     "long kwargs key": Case(b'"kwargs": {"%s": {}}' % (b"k" * 9000), ["body", "kwargs", "k" * 300]),
     "unknown kwargs": Case(b'"kwargs": {"temperature": 2}', ["body", "kwargs", "temperature"]),
+    "a diff that is a text": Case(b'"kwargs": {"diff": "no"}', ["body", "kwargs", "diff"]),
     "stream_mode for a chain": Case(b'"kwargs": {"stream_mode": "values"}', ["body", "kwargs", "stream_mode"]),
 }
 

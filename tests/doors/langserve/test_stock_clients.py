@@ -116,6 +116,16 @@ async def test_astream_log_gives_the_same_output(servers: Servers) -> None:
     assert "".join(ours) == "".join(TEXT)
 
 
+@pytest.mark.parametrize("diff", [True, False])
+async def test_astream_log_takes_diff_as_stock_does(servers: Servers, diff: bool) -> None:
+    ours, stock = [
+        [[op["path"] for op in patch.ops] async for patch in RemoteRunnable(f"{url}/text").astream_log("x", diff=diff)]
+        for url in (servers.ours, servers.stock)
+    ]
+    assert ours[1:] == stock[1:]
+    assert len(ours) > 2
+
+
 async def test_astream_events_gives_the_same_events(servers: Servers) -> None:
     ours, stock = [
         [(event["event"], without_ids(event["data"])) async for event in _events(f"{url}/text")]

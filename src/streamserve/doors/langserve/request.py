@@ -59,6 +59,8 @@ def read_body(parsed: Any, endpoint: str, max_batch: int) -> tuple[dict[str, Any
     """
     body = check_shape(parsed, REQUIRED[endpoint], max_batch)
     decode_input_types(body, REQUIRED[endpoint])
+    if endpoint == "stream_log":
+        body = _without_diff(body)
     return _without_version(body) if endpoint == "stream_events" else (body, "v2")
 
 
@@ -158,6 +160,14 @@ def filters_of(body: dict[str, Any]) -> dict[str, Any]:
         ValidationError: a filter is not a list of texts.
     """
     return Filters.model_validate(body).model_dump()
+
+
+def _without_diff(body: dict[str, Any]) -> dict[str, Any]:
+    # As LangServe: a stream of patches whatever its client asks for, which sends this argument of its own.
+    kwargs = body.get("kwargs")
+    if not isinstance(kwargs, dict) or not isinstance(kwargs.get("diff"), bool | None):
+        return body
+    return {**body, "kwargs": {name: value for name, value in kwargs.items() if name != "diff"}}
 
 
 def _without_version(body: dict[str, Any]) -> tuple[dict[str, Any], EventVersion]:
