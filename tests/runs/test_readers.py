@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from streamserve.call import Call
+from streamserve.errors import RunTimeout
 from streamserve.runs import readers as reading
 from streamserve.runs.readers import Readers
 from streamserve.runs.run import Events
@@ -92,6 +93,29 @@ async def test_a_run_that_is_read_elsewhere_continues(bench: Any) -> None:
     (await store.asked.get()).set_result(False)
     await runs._live["r"].run.ended
     assert record.status == "cancelled"
+
+
+async def test_a_run_that_was_taken_over_unread_is_cancelled(bench: Any) -> None:
+    runs, store, record = bench
+    (await store.asked.get()).set_result(True)
+    await asyncio.gather(*runs._readers._background)
+    runs._readers.adopt_run("r")
+    (await store.asked.get()).set_result(False)
+    await runs._live["r"].run.ended
+    assert record.status == "cancelled"
+
+
+async def test_a_run_may_end_while_the_store_is_asked(bench: Any) -> None:
+    runs, store, record = bench
+    answer = await store.asked.get()
+    run = runs._live["r"].run
+    runs.end_all(RunTimeout())
+    await run.ended
+    assert runs._live == {}
+    answer.set_result(False)
+    await asyncio.gather(*runs._readers._background)
+    assert record.error is not None
+    assert record.error["code"] == "timeout"
 
 
 async def test_news_of_other_readers_is_nothing_to_a_read_run(bench: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from streamserve.runs import writer as writing
 from streamserve.runs.writer import Writer
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, StoreDown
+from streamserve.stores import Fenced, Gap, Outcome, RunRecord, StoreDown, UnknownRun
 from streamserve.stores.base import Stored
 from streamserve.stores.sqlite import SqliteStore
 
@@ -214,3 +214,41 @@ async def test_an_outage_that_has_ended_costs_no_patience(
     leap(0.6)
     await writer.finish(b"end", DONE)
     assert writer.failed == []
+
+
+@pytest.mark.parametrize("faults", [[], [StoreDown("away")]], ids=["at once", "after an outage"])
+async def test_a_run_that_the_store_lost_is_stored_again(
+    store: GatedStore, faults: list[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 0)
+    restored: list[str] = []
+
+    async def restore(run: RunRecord) -> None:
+        if faults:
+            store.failures = [UnknownRun("run")]  # still, at the next try
+            raise faults.pop()
+        restored.append(run.run_id)
+
+    monkeypatch.setattr(store, "restore", restore)
+    store.gate.set()
+    writer = await writer_of(store)
+    async with asyncio.timeout(LIMIT):
+        writer.write(b"a")
+        await writer.drain()
+        store.failures = [UnknownRun("run")]
+        await writer.finish(b"end", DONE)
+    assert (restored, store.firsts[-2:], writer.failed) == (["run"], [2, 1], [])
+
+
+async def test_a_run_that_cannot_be_stored_again_fails(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def restore(_run: RunRecord) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(store, "restore", restore)
+    store.gate.set()
+    store.failures = [UnknownRun("run")]
+    writer = await writer_of(store)
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(OSError, match="full"):
+            await writer.finish(b"end", DONE)
+    assert [type(error) for error in writer.failed] == [OSError]

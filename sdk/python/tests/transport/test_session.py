@@ -334,3 +334,12 @@ def test_joining_begins_after_the_callers_last_block():
     request = stream.request()
     assert (request.method, request.headers["Last-Event-ID"]) == ("GET", "7")
     assert (stream.position.run_id, stream.position.last_id) == ("r1", 7)
+
+
+def test_a_missing_block_is_requested_again():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    assert received(stream, blocks(4)[0] + blocks(4)[2]) == []
+    assert (stream.reading, stream.broken, stream.request().headers["Last-Event-ID"]) == (False, False, "1")
+    stream.started(Reply(200, HEAD))
+    assert received(stream, b"".join(blocks(4)[1:])) == [2, 3]
