@@ -59,7 +59,8 @@ def mutants_of(source: str) -> Iterator[Mutant]:
     for siblings, place, node in _places(tree, inside=False):
         for new in _changes(node):
             siblings[place] = new
-            yield Mutant(node.lineno, ast.unparse(node), ast.unparse(new), ast.unparse(ast.fix_missing_locations(tree)))
+            before, after = (ast.unparse(each).partition("\n")[0] for each in (node, new))
+            yield Mutant(node.lineno, before, after, ast.unparse(ast.fix_missing_locations(tree)))
         siblings[place] = node
 
 

@@ -5,7 +5,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamserve_sdk import ProtocolError, RetryPolicy, RunFailed, StreamServeError, StreamTruncated
+from streamserve_sdk import ProtocolError, RetryPolicy, RunFailed, StreamServeError, StreamTruncated, ThreadBusy
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.wire import Reply, Request
 
@@ -343,3 +343,24 @@ def test_a_missing_block_is_requested_again():
     assert (stream.reading, stream.broken, stream.request().headers["Last-Event-ID"]) == (False, False, "1")
     stream.started(Reply(200, HEAD))
     assert received(stream, b"".join(blocks(4)[1:])) == [2, 3]
+
+
+def test_a_busy_thread_is_the_callers_to_wait_for():
+    stream = session()
+    busy = b'{"code": "thread_busy", "retryable": true, "message": "busy"}'
+    with pytest.raises(ThreadBusy) as caught:
+        stream.started(Reply(409, httpx.Headers({"retry-after": "1"}), busy))
+    assert (caught.value.retryable, stream.broken) == (True, True)
+
+
+def test_an_empty_name_is_no_run_to_resume():
+    stream = session()
+    stream.started(Reply(200, httpx.Headers({**HEAD, "run-id": ""})))
+    assert (stream.run_id, stream.location, stream.resumable) == (None, None, False)
+
+
+def test_ids_of_a_server_without_runs_are_no_cursor():
+    stream = session()
+    stream.started(Reply(200, STOCK))
+    assert received(stream, b"id: 1\nevent: data\ndata: 1\n\n" * 2) == [1, 1]
+    assert stream.last_id == 0
