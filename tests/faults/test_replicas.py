@@ -51,7 +51,10 @@ def balanced() -> Iterator[Balanced]:
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        replicas = [stack.enter_context(counting({"STREAMSERVE_STORE": redis.url})) for _ in range(2)]
+        replicas = [
+            stack.enter_context(counting({"STREAMSERVE_STORE": redis.url, "STREAMSERVE_INSECURE_PUBLIC": "1"}))
+            for _ in range(2)
+        ]
         port, log = free_port(), folder / "access.log"
         try:
             balancer = nginx(port, [replica.port for replica in replicas], folder)

@@ -2,6 +2,7 @@
 
 from langgraph.pregel import Pregel
 
+from streamserve.catalog.chain import AnyRunnable
 from streamserve.catalog.registry import BrokenModule, RegisteredChain, Registry
 from streamserve.graphs import graph as graphs
 from streamserve.graphs.checkpoints import Checkpoints
@@ -10,16 +11,7 @@ from streamserve.serving.served import ServedRunnable
 
 def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
     """Return the runnable to mount for a registered chain; without `checkpoints`, graphs keep nothing."""
-    runnable, is_graph = entry.runnable, isinstance(entry.runnable, Pregel)
-    if isinstance(runnable, Pregel) and checkpoints is not None:
-        runnable = checkpoints.bind(runnable)
-    return ServedRunnable(
-        bound=runnable,
-        served=entry,
-        config_factories=[graphs.with_thread] if is_graph else [],
-        custom_input_type=entry.chain.input_type,
-        custom_output_type=entry.chain.output_type,
-    )
+    return _serve(entry, _bind(entry.runnable, checkpoints))
 
 
 def serve_all(
@@ -29,14 +21,32 @@ def serve_all(
 
     Args:
         checkpoints: the checkpoints of the graphs; None: graphs keep nothing (default).
+
+    Raises:
+        ValueError: a graph needs another place for its checkpoints.
     """
     chains, broken = [], list(registry.broken)
     for entry in registry.chains.values():
+        runnable = _bind(entry.runnable, checkpoints)
         try:
-            served = serve(entry, checkpoints)
+            served = _serve(entry, runnable)
             for schema in served.request_schemas:
                 schema.model_json_schema()
             chains.append(served)
         except Exception as error:
             broken.append(BrokenModule.of(entry.module, error))
     return chains, tuple(broken)
+
+
+def _bind(runnable: AnyRunnable, checkpoints: Checkpoints | None) -> AnyRunnable:
+    return checkpoints.bind(runnable) if checkpoints is not None and isinstance(runnable, Pregel) else runnable
+
+
+def _serve(entry: RegisteredChain, runnable: AnyRunnable) -> ServedRunnable:
+    return ServedRunnable(
+        bound=runnable,
+        served=entry,
+        config_factories=[graphs.with_thread] if isinstance(runnable, Pregel) else [],
+        custom_input_type=entry.chain.input_type,
+        custom_output_type=entry.chain.output_type,
+    )
