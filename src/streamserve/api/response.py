@@ -198,12 +198,19 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
     Raises:
         RunExpired: The blocks after the cursor are past their retention.
     """
+    if end := at_end(record, cursor, base):
+        return end
+    runs.observer.resumed(record.chain)
+    return StreamResponse(runs, record.run_id, min(cursor, record.last_id), base, resumed=True)
+
+
+def at_end(record: RunRecord, cursor: int, base: str) -> Response | None:
+    """Return the answer to a reader that has the last block, else None; arguments and errors are those of `resume`."""
     if record.ended and cursor >= record.last_id:
         return Response(status_code=204, headers=run_headers(record.run_id, base))
     if record.purged:
         raise RunExpired(None, record.last_id, record.status)
-    runs.observer.resumed(record.chain)
-    return StreamResponse(runs, record.run_id, min(cursor, record.last_id), base, resumed=True)
+    return None
 
 
 def run_headers(run_id: str, base: str) -> dict[str, str]:

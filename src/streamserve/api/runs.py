@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base
+from streamserve.api.blocks import blocks_answer
 from streamserve.api.openapi import EVENT_STREAM
 from streamserve.api.records import output_answer, state_answer
 from streamserve.api.response import resume
@@ -13,7 +14,8 @@ from streamserve.api.waiting import MAX_WAIT, wait_for_end
 from streamserve.auth import Auth, shares
 from streamserve.stores import RunRecord
 
-Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
+Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait.")]
+After = Annotated[str, Query(description="Sequence number of your last block, or `now`.")]
 ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "The run does not exist, or belongs to another principal"},
     410: {"description": "The run is past its retention"},
@@ -25,6 +27,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
     429: {"description": "Too many readers"},
     **ERRORS,
 }
+BLOCKS: dict[int | str, dict[str, Any]] = {**STREAM, 200: {"description": "The blocks; perhaps none yet"}}
 
 
 def router(auth: Auth) -> APIRouter:
@@ -33,6 +36,7 @@ def router(auth: Auth) -> APIRouter:
     _add_shared(routes, auth)
     routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)
     routes.get("/{run_id}/stream", summary="Stream a run from a cursor", responses=STREAM)(stream)
+    routes.get("/{run_id}/blocks", summary="Blocks of a run from a cursor, as JSON", responses=BLOCKS)(blocks)
     routes.get("/{run_id}/output", summary="Output of a run, as from /invoke", responses={202: {}, 409: {}, **ERRORS})(
         output
     )
@@ -47,6 +51,7 @@ def _add_shared(routes: APIRouter, auth: Auth) -> None:
     for path, endpoint, method, action in (
         ("", status, "GET", "read"),
         ("/stream", stream, "GET", "read"),
+        ("/blocks", blocks, "GET", "read"),
         ("/output", output, "GET", "read"),
         ("/cancel", cancel, "POST", "cancel"),
     ):
@@ -72,17 +77,30 @@ async def status(run_id: str, request: Request) -> Response:
 async def stream(
     run_id: str,
     request: Request,
-    after: Annotated[str, Query(description="Sequence number of your last block, or `now`.")] = "",
+    after: After = "",
 ) -> Response:
     """Stream the blocks after a cursor, then the live ones.
 
     The cursor is `Last-Event-ID`, else `after`, else the start of the run.
     """
     record = await _find(run_id, request)
+    return resume(services_of(request).runs, record, _cursor(request, record, after), runs_base(request, run_id))
+
+
+async def blocks(run_id: str, request: Request, after: After = "", wait: Wait = 0) -> Response:
+    """Return the blocks after a cursor as JSON: `id`, and `event`, `data` and `types` as texts, as in the stream.
+
+    If there are none yet, wait for the first one. The cursor is that of the stream.
+    """
+    record = await _find(run_id, request)
+    return await blocks_answer(request, services_of(request).runs, record, _cursor(request, record, after), wait)
+
+
+def _cursor(request: Request, record: RunRecord, after: str) -> int:
     cursor = last_event_id(request)
-    if cursor is None:
-        cursor = record.last_id if after == "now" else parse_cursor(after or "0", "after")
-    return resume(services_of(request).runs, record, cursor, runs_base(request, run_id))
+    if cursor is not None:
+        return cursor
+    return record.last_id if after == "now" else parse_cursor(after or "0", "after")
 
 
 async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:

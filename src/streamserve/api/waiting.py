@@ -1,7 +1,9 @@
 """A request that waits for a run."""
 
 import asyncio
+from collections.abc import Coroutine
 from math import isfinite
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -12,6 +14,8 @@ from streamserve.stores import RunRecord
 
 # Maximum seconds that a request may wait, because it holds a connection; a caller repeats it to wait longer.
 MAX_WAIT = 60.0
+
+R = TypeVar("R")
 
 
 def parse_wait(request: Request) -> float | None:
@@ -43,17 +47,29 @@ async def wait_for_end(request: Request, runs: Runs, record: RunRecord, seconds:
     Raises:
         Cancelled: the caller left.
         ShuttingDown: the server shuts down.
+        TooManyReaders: the run has the maximum number of readers.
     """
     if record.ended or record.endpoint not in CALLS:
         return await runs.wait(record, seconds)
+    return await while_reading(request, runs, record.run_id, runs.wait(record, seconds))
+
+
+async def while_reading(request: Request, runs: Runs, run_id: str, work: Coroutine[Any, Any, R]) -> R:
+    """Return the result of the work; the caller is a reader of the run meanwhile.
+
+    Raises:
+        Cancelled: the caller left.
+        ShuttingDown: the server shuts down.
+        TooManyReaders: the run has the maximum number of readers.
+    """
     left = asyncio.create_task(disconnected(request))
-    end = asyncio.create_task(runs.wait(record, seconds))
+    end = asyncio.create_task(work)
 
     def drop() -> None:
         left.cancel()
 
     try:
-        with runs.reading(record.run_id, drop):
+        with runs.reading(run_id, drop):
             await asyncio.wait({end, left}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
                 raise ShuttingDown() if left.cancelled() else Cancelled("The caller left")

@@ -42,3 +42,11 @@ def data_of(block: bytes) -> tuple[bytes, bytes] | None:
     if not rest or not head.startswith(b"id: "):
         return None
     return split_types(rest[:-2])
+
+
+def fields_of(block: bytes) -> dict[str, str | int]:
+    """Return the fields of a block by their names: the id as a number, the others as texts."""
+    lines = (line.partition(":") for line in block.decode()[:-2].split("\n"))
+    fields: dict[str, str | int] = {name: text.removeprefix(" ") for name, _, text in lines}
+    fields["id"] = int(fields["id"])
+    return fields

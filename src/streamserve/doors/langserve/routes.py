@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from streamserve.api.access import idempotency_key, last_event_id, principal_of, runs_base
 from streamserve.api.answers import answer
+from streamserve.api.blocks import blocks_answer
 from streamserve.api.records import output_answer
 from streamserve.api.response import StreamResponse, resume, run_headers
 from streamserve.api.services import Services, services_of
@@ -230,11 +231,14 @@ class RunRoute(APIRoute):
 
     async def _stream(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
         order = await self._order(request, call, runs)
+        wait = parse_wait(request) if order.key else None
         record, new = await start(runs, self.door.served, call, order, call.body["input"], events)
         base = runs_base(request, record.run_id)
         if self.endpoint_name == "runs":
             body = {"run_id": record.run_id, "status": record.status}
             return JSONResponse(body, 202, headers=run_headers(record.run_id, base))
+        if wait is not None:
+            return await blocks_answer(request, runs, record, last_event_id(request) or 0, wait)
         if new:
             return StreamResponse(runs, record.run_id, 0, base)
         return resume(runs, record, last_event_id(request) or 0, base)
