@@ -46,6 +46,7 @@ def bench() -> Bench:
 def client(bench: Bench) -> Iterator[httpx.Client]:
     with client_of(bench.app) as client:
         yield client
+        bench.gate.open(10)  # the server waits for its runs before it ends
 
 
 def begun(client: httpx.Client) -> str:

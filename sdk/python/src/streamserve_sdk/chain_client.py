@@ -16,7 +16,8 @@ from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.errors import ProtocolError, ServerError
 from streamserve_sdk.transport.call import Call
 from streamserve_sdk.transport.clients import HttpClients
-from streamserve_sdk.transport.http import aask, aread, ask, read, send
+from streamserve_sdk.transport.exchange import send
+from streamserve_sdk.transport.http import aask, aread, ask, read
 from streamserve_sdk.transport.links import endpoint, run_url
 from streamserve_sdk.transport.retry import RetryPolicy
 from streamserve_sdk.transport.session import STREAM_HEADERS, StreamSession
@@ -50,6 +51,8 @@ class ChainClient:
     keepalive: float = 15.0
     detach: bool = False
     _has_runs: bool | None = None
+    _polling: bool = False
+    _passes: bool = False
     _largest_batch: int = 0
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -175,6 +178,8 @@ class ChainClient:
             self.retry,
             self.keepalive,
             one_shot=self._has_runs is False,
+            polling=self._polling,
+            passes=self._passes,
             detach=detach,
             on_run=on_run,
             on_attempt=on_attempt,
@@ -197,6 +202,8 @@ class ChainClient:
             location=run_url(self.runs_url, run_id, "/stream"),
             run_id=run_id,
             last_id=after,
+            polling=self._polling,
+            passes=self._passes,
             detach=detach,
             on_attempt=on_attempt,
         )
@@ -266,3 +273,4 @@ class ChainClient:
     def _learn(self, session: StreamSession) -> None:
         if session.answered:
             self._has_runs = session.resumable
+            self._polling, self._passes = session.polling, self._passes or session.passes

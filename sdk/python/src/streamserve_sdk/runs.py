@@ -10,8 +10,8 @@ import httpx
 from streamserve_sdk.chain_client import ChainClient, OnAttempt
 from streamserve_sdk.codec import payload, shapes
 from streamserve_sdk.errors import RequestRejected
+from streamserve_sdk.transport.exchange import asend, send
 from streamserve_sdk.transport.failures import from_missing_run
-from streamserve_sdk.transport.http import asend, send
 from streamserve_sdk.transport.wire import Reply, Request
 
 

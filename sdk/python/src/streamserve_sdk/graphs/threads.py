@@ -10,7 +10,7 @@ from streamserve_sdk.codec import payload
 from streamserve_sdk.graphs import thread_calls
 from streamserve_sdk.graphs.snapshots import StateSnapshot
 from streamserve_sdk.graphs.thread_calls import History
-from streamserve_sdk.transport.http import asend, send
+from streamserve_sdk.transport.exchange import asend, send
 
 
 class Threads:

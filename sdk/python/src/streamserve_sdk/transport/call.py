@@ -25,6 +25,7 @@ from streamserve_sdk.transport.failures import (
     from_answer,
     from_missing_run,
     has_code,
+    is_streamserve,
     public_url,
 )
 from streamserve_sdk.transport.links import run_url, stream_url, with_wait
@@ -94,7 +95,8 @@ class Call:
 
     def _cancellation(self) -> Flow:
         if self.has_runs is None:
-            self.has_runs = _is_ours((yield self._probe()))
+            answer = yield self._probe()
+            self.has_runs = isinstance(answer, Reply) and is_streamserve(answer)
         if self.has_runs and self._run is None:
             # Joins the run, to learn its id.
             self._learn((yield replace(self._post(0.0), silence=CANCEL_TIMEOUT)))
@@ -134,7 +136,7 @@ class Call:
                     self._attempts = 0
                     self._learn(answer)
                     return answer
-                self.has_runs = _is_ours(answer)
+                self.has_runs = is_streamserve(answer)
                 if not self.has_runs and cause is not None:
                     self._under_way = False
                     raise cause
@@ -183,7 +185,3 @@ class Call:
     @property
     def _position(self) -> Position:
         return Position(self._run.rpartition("/")[2] if self._run else None)
-
-
-def _is_ours(answer: Answer) -> bool:
-    return isinstance(answer, Reply) and has_code(answer.body)

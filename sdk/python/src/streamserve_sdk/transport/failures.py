@@ -20,6 +20,7 @@ from streamserve_sdk.errors import (
     RunLost,
     ServerError,
 )
+from streamserve_sdk.transport.wire import Reply
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 # The answers of proxies whose server does not answer.
@@ -108,6 +109,11 @@ def from_error_block(data: bytes, url: str, position: Position) -> ServerError:
         retryable=hint if isinstance(hint, bool) else None,
         position=_named(position, fields),
     )
+
+
+def is_streamserve(reply: Reply) -> bool:
+    """Return whether an answer is StreamServe's, which names a run or the code of its error."""
+    return "run-id" in reply.headers or has_code(reply.body)
 
 
 def has_code(body: bytes) -> bool:

@@ -6,14 +6,16 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
 from contextlib import aclosing, closing
 from inspect import GEN_RUNNING, getgeneratorstate
-from typing import Any, cast
+from typing import cast
 
 import httpx
 
 from streamserve_sdk.errors import ConnectionFailed, StreamServeError
 from streamserve_sdk.transport.call import Call, Flow
 from streamserve_sdk.transport.clients import HttpClients
-from streamserve_sdk.transport.failures import from_transport
+from streamserve_sdk.transport.exchange import TRANSPORT_ERRORS, asend, reply_of, send
+from streamserve_sdk.transport.opening import aopened, opened
+from streamserve_sdk.transport.polling import HeldBack
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.sse import ServerSentEvent
 from streamserve_sdk.transport.wire import BODY, Reply, Request
@@ -21,33 +23,6 @@ from streamserve_sdk.transport.wire import BODY, Reply, Request
 Blocks = Iterator[ServerSentEvent]
 
 logger = logging.getLogger(__name__)
-
-# Failures of the connection; the rest of httpx's errors are mistakes of the caller.
-TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
-
-
-def send(clients: HttpClients, request: Request) -> Reply:
-    """Send a request and read its whole answer.
-
-    Args:
-        clients: the source of the connection.
-        request: the request.
-
-    Raises:
-        ConnectionFailed: the answer did not arrive whole.
-    """
-    try:
-        return _reply(clients.sync().request(**_arguments(request)))
-    except TRANSPORT_ERRORS as error:
-        raise from_transport(error, request.url) from error
-
-
-async def asend(clients: HttpClients, request: Request) -> Reply:
-    """Send a request and read its whole answer; arguments and errors are those of `send`."""
-    try:
-        return _reply(await (await clients.current()).request(**_arguments(request)))
-    except TRANSPORT_ERRORS as error:
-        raise from_transport(error, request.url) from error
 
 
 def ask(clients: HttpClients, call: Call) -> Reply:
@@ -180,10 +155,10 @@ async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[
 def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
     process = clients.process
     try:
-        with clients.sync().stream(**_arguments(session.request())) as response:
-            if response.status_code != httpx.codes.OK:
+        with opened(clients, session) as response:
+            if response.status_code != httpx.codes.OK or session.polling:
                 response.read()
-            session.started(_reply(response))
+            session.started(reply_of(response))
             _watch(response, session.silence)
             for data in _sync_body(response):
                 yield session.receive(data)
@@ -194,18 +169,19 @@ def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
         session.ended()
     except StreamServeError:
         raise
+    except HeldBack:
+        session.polling = True
     except TRANSPORT_ERRORS as error:
         session.failed(error)
 
 
 async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
     process = clients.process
-    client = await clients.current()
     try:
-        async with client.stream(**_arguments(session.request())) as response:
-            if response.status_code != httpx.codes.OK:
+        async with aopened(clients, session) as response:
+            if response.status_code != httpx.codes.OK or session.polling:
                 await response.aread()
-            session.started(_reply(response))
+            session.started(reply_of(response))
             _watch(response, session.silence)
             async for data in _async_body(response):
                 yield session.receive(data)
@@ -216,6 +192,8 @@ async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenera
         session.ended()
     except StreamServeError:
         raise
+    except HeldBack:
+        session.polling = True
     except TRANSPORT_ERRORS as error:
         session.failed(error)
 
@@ -236,22 +214,6 @@ async def _acancel(clients: HttpClients, request: Request) -> None:
         logger.debug("cancel answered %d: %s", reply.status, request.url)
     except Exception:
         logger.debug("cancel failed: %s", request.url, exc_info=True)
-
-
-def _arguments(request: Request) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "method": request.method,
-        "url": request.url,
-        "headers": request.headers,
-        "content": request.content,
-    }
-    if request.silence is not None:
-        arguments["timeout"] = request.silence
-    return arguments
-
-
-def _reply(response: httpx.Response) -> Reply:
-    return Reply(response.status_code, response.headers, response.content if response.is_closed else b"")
 
 
 def _sync_body(response: httpx.Response) -> Iterable[bytes]:

@@ -1,8 +1,8 @@
 """The session: the state of one stream, without any I/O.
 
 A driver sends what `request()` returns, passes the answer's head to `started()` and every read to `receive()`, and
-calls `ended()` or `failed()` at the end of the response. The session keeps the cursor, drops repeated blocks, detects
-missing blocks, and decides whether, where and when to resume.
+calls `ended()` or `failed()` at its end. The session keeps the cursor, drops repeated blocks, detects missing ones, and
+decides whether, where and when to resume.
 """
 
 import logging
@@ -29,8 +29,9 @@ from streamserve_sdk.transport.failures import (
     run_id_in,
 )
 from streamserve_sdk.transport.links import stream_url
+from streamserve_sdk.transport.polling import PASSED, PAUSE, PollParser, first_poll, next_poll
 from streamserve_sdk.transport.retry import RetryPolicy, retry_after
-from streamserve_sdk.transport.sse import BlockTooLargeError, EventParser, ServerSentEvent
+from streamserve_sdk.transport.sse import BlockError, EventParser, ServerSentEvent
 from streamserve_sdk.transport.wire import Reply, Request
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class StreamSession:
         run_id: the run's id, if it is known.
         last_id: the cursor: the sequence number of the caller's last block; default 0.
         one_shot: whether to fail at once because the server cannot resume; default False.
+        polling: whether to poll for blocks, because a proxy holds streams back; default False.
+        passes: whether streams are known to pass; default False.
         detach: whether the run continues when its reader leaves early; default False.
         on_run: a function that is called with the run's id as soon as it is known.
         on_attempt: a function that is called with the number of each further attempt, before its first chunk.
@@ -72,6 +75,8 @@ class StreamSession:
     run_id: str | None = None
     last_id: int = 0
     one_shot: bool = False
+    polling: bool = False
+    passes: bool = False
     detach: bool = False
     on_run: Callable[[str], None] | None = None
     on_attempt: Callable[[int], None] | None = None
@@ -83,7 +88,8 @@ class StreamSession:
     _attempts: int = 0
     _met: bool = False
     _has_ids: bool = False
-    _parser: EventParser = field(default_factory=EventParser)
+    _is_silent: bool = False
+    _parser: EventParser | PollParser = field(default_factory=EventParser)
 
     @property
     def position(self) -> Position:
@@ -105,7 +111,9 @@ class StreamSession:
         self.delay = 0.0
         if self.location is None:
             assert self.first is not None
-            return self.first
+            return first_poll(self.first) if self.polling else self.first
+        if self.polling:
+            return next_poll(self.location, self.last_id)
         headers = {**STREAM_HEADERS, "Last-Event-ID": str(self.last_id)}
         return Request("GET", self.location, headers, silence=self.silence)
 
@@ -133,8 +141,8 @@ class StreamSession:
             self._rejected(reply)
         else:
             self._adopt(reply.headers)
-            self._parser = EventParser()
-            self.reading = True
+            self._parser = PollParser() if self.polling else EventParser()
+            self.reading = self._is_silent = True
 
     def receive(self, data: bytes) -> Iterator[ServerSentEvent]:
         """Yield each new data block; the cursor advances when the caller takes the block.
@@ -146,6 +154,7 @@ class StreamSession:
             ServerError: an `error` block arrived.
             ProtocolError: the bytes do not follow the protocol.
         """
+        is_first, self._is_silent = self._is_silent, False
         try:
             for event in self._parser.feed(data) if self.reading else ():
                 if event.event == "data" and event.id == str(self.last_id + 1) and self.location is not None:
@@ -156,7 +165,8 @@ class StreamSession:
                     yield event
                 if not self.reading:
                     return
-        except BlockTooLargeError as error:
+            self.passes = self.passes or (is_first and not self.polling and len(data) < PASSED)
+        except BlockError as error:
             raise self._protocol_error(str(error)) from error
 
     def ended(self) -> None:
@@ -165,7 +175,9 @@ class StreamSession:
         Raises:
             StreamTruncated: the stream cannot be resumed.
         """
-        if self.reading:
+        if self.reading and self.polling:
+            self.reading, self._attempts, self.delay = False, 0, PAUSE
+        elif self.reading:
             self._note_life()
             self._interrupted(StreamTruncated("the stream ended without its end", position=self.position))
 
@@ -179,6 +191,8 @@ class StreamSession:
             ConnectionFailed: the stream cannot be resumed.
         """
         self._note_life()
+        if self.reading and self._is_silent and isinstance(error, httpx.ReadTimeout) and self.resumable:
+            self.polling = True  # the head came through, and not one byte of the body
         self._interrupted(from_transport(error, self._url, self.position))
 
     @property
@@ -187,8 +201,8 @@ class StreamSession:
 
     def _adopt(self, headers: httpx.Headers) -> None:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "text/event-stream":
-            raise self._protocol_error(f"expected text/event-stream, got {kind or 'no content type'}")
+        if kind != (expected := "application/json" if self.polling else "text/event-stream"):
+            raise self._protocol_error(f"expected {expected}, got {kind or 'no content type'}")
         self.answered = True
         self._name_run(headers.get("run-id"))
         if self.location is None and self.run_id and "run-id" in headers:

@@ -17,7 +17,11 @@ _LINE_ENDS = (b"\n", b"\r")
 _CHUNK = re.compile(rb"id: ([0-9]+)\nevent: data\ndata: ")
 
 
-class BlockTooLargeError(ValueError):
+class BlockError(ValueError):
+    """Bytes that are no blocks."""
+
+
+class BlockTooLargeError(BlockError):
     """A block is larger than `MAX_BLOCK_BYTES`."""
 
 
