@@ -266,7 +266,7 @@ async def test_an_error_that_has_no_text_ends_its_run(
     assert b"event: error" in (await bench.blocks())[-1]
 
 
-async def test_a_run_whose_end_cannot_be_stored_is_given_up() -> None:
+async def test_a_run_whose_end_cannot_be_stored_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(FailingStore(at=3))
     given_up: list[str] = []
     bench.store.give_up = given_up.append  # type: ignore[method-assign]
@@ -278,3 +278,5 @@ async def test_a_run_whose_end_cannot_be_stored_is_given_up() -> None:
     await run.start()
     await finish(run)
     assert (run.given_up, given_up) == (True, ["r"])
+    (record,) = (record for record in caplog.records if "given up" in record.message)
+    assert (vars(record)["run_id"], vars(record)["chain"]) == ("r", "c")

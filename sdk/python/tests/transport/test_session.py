@@ -5,7 +5,16 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamserve_sdk import ProtocolError, RetryPolicy, RunFailed, StreamServeError, StreamTruncated, ThreadBusy
+from streamserve_sdk import (
+    ProtocolError,
+    RequestRejected,
+    RetryPolicy,
+    RunFailed,
+    StreamServeError,
+    StreamTruncated,
+    ThreadBusy,
+)
+from streamserve_sdk.transport import sse
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.wire import Reply, Request
 
@@ -270,10 +279,11 @@ def test_a_server_in_trouble_is_asked_again_for_a_known_run(status):
     assert stream.broken
 
 
-def test_a_start_that_is_refused_for_good_is_not_repeated():
+@pytest.mark.parametrize("status", [404, 410, 422])
+def test_a_start_that_is_refused_for_good_is_not_repeated(status):
     stream = session()
-    with pytest.raises(StreamServeError):
-        stream.started(Reply(422, httpx.Headers()))
+    with pytest.raises(RequestRejected):
+        stream.started(Reply(status, httpx.Headers()))
     assert (stream.broken, stream.reading) == (True, False)
 
 
@@ -364,3 +374,21 @@ def test_ids_of_a_server_without_runs_are_no_cursor():
     stream.started(Reply(200, STOCK))
     assert received(stream, b"id: 1\nevent: data\ndata: 1\n\n" * 2) == [1, 1]
     assert stream.last_id == 0
+
+
+def test_a_block_of_any_kind_renews_the_whole_budget():
+    stream = session(policy=RetryPolicy(budget=1, first=0.0, longest=0.0))
+    for number in range(1, 4):
+        stream.started(Reply(200, HEAD))
+        list(stream.receive(b"id: %d\nevent: news\ndata: 1\n\n" % number))
+        stream.ended()
+    assert not stream.broken
+
+
+def test_a_block_that_is_too_large_is_a_protocol_error(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_BLOCK_BYTES", 100)
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    list(stream.receive(b"data: " + b"x" * 200))
+    with pytest.raises(ProtocolError, match="larger than 100 bytes"):
+        list(stream.receive(b"y"))
