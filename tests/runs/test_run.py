@@ -12,6 +12,7 @@ import pytest
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled, RunTimeout, ServeError
+from streamserve.runs import writer as writing
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Run
 from streamserve.stores import MemoryStore, Outcome, RunRecord
@@ -206,6 +207,48 @@ async def test_blocks_of_earlier_attempts_count_to_the_bound(missing: int, statu
     await run.start()
     await finish(run)
     assert run.record.status == status
+
+
+class HeldStore(MemoryStore):
+    """A store of which a test holds the appends back."""
+
+    immediate = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Any] | None = []
+
+    def post(self, *append: Any) -> None:
+        if self.held is None:
+            super().post(*append)
+        else:
+            self.held.append(append)
+
+    def release(self) -> None:
+        held, self.held = self.held or [], None
+        for append in held:
+            super().post(*append)
+
+
+async def test_a_chain_waits_for_a_store_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 3)
+    store, given = HeldStore(), []
+    bench = Bench(store)
+
+    async def ten() -> Events:
+        for number in range(10):
+            given.append(number)
+            yield DATA
+            await asyncio.sleep(0)
+
+    run = await bench.run(ten)
+    await run.start()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(given) == 3  # with the metadata, one block above the mark
+    store.release()
+    await finish(run)
+    assert (run.record.status, len(given), len(await bench.blocks())) == ("done", 10, 12)
 
 
 async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
