@@ -55,7 +55,7 @@ def million_integers() -> Parts:
 
 def most_messages() -> Parts:
     """Send as many messages as the server admits, none of which is valid."""
-    messages = [{"type": "human", "content": {"a": 1}}] * 3_300
+    messages = [{"type": "human", "content": {"a": 1}}] * 950
     yield request("/chat/invoke", json.dumps({"input": {"messages": messages}}).encode())
 
 

@@ -121,8 +121,9 @@ class Settings(BaseSettings):
     """Maximum bytes of ended runs kept; the oldest are removed first."""
     threads: int = Field(64, gt=0)
     """OS threads for synchronous models and tools. Each call occupies one thread until it returns."""
-    max_body_bytes: int = Field(16 * 2**20, gt=0)
-    """Maximum bytes of a request body; a larger one gets 413."""
+    max_body_bytes: int = Field(4 * 2**20, gt=0)
+    """Maximum bytes of a request body; a larger one gets 413. Each copy and each check of a large one takes time of all
+    streams."""
     max_incoming_bytes: int = Field(64 * 2**20, gt=0)
     """Maximum bytes of all bodies above 64 KiB that a worker receives or parses at the same time; the body that exceeds
     it gets 503. One body alone is always taken."""
@@ -132,9 +133,9 @@ class Settings(BaseSettings):
     """Seconds within which the head of a request must arrive, and then its body."""
     max_json_depth: int = Field(256, gt=0)
     """Maximum nesting depth of a body; a deeper one gets 422."""
-    max_json_items: int = Field(20_000, gt=0)
-    """Maximum values in a body, counted before it is parsed; more get 422. Checking them takes time of the event
-    loop."""
+    max_json_items: int = Field(4_000, gt=0)
+    """Maximum values in a body, counted before it is parsed; more get 422. A chain's own work with
+    them takes time of the event loop."""
     max_batch: int = Field(256, gt=0)
     """Maximum inputs of one /batch call; more get 422."""
     max_config_hash: int = Field(4096, gt=0)

@@ -72,22 +72,31 @@ def batch(client: httpx.Client, kind: str = "runnable", **beside: Any) -> httpx.
     return client.post("/chain/batch", json={"inputs": [one] * BATCH, **beside})
 
 
+def crowded(crowd: Crowd, inside: int, client: httpx.Client, kind: str, **beside: Any) -> httpx.Response:
+    """Send a batch; let its items leave once so many are inside."""
+    crowd.reached.clear()
+    with ThreadPoolExecutor() as threads:
+        sent = threads.submit(batch, client, kind, **beside)
+        try:
+            crowd.when(inside).result(LIMIT)
+        finally:
+            crowd.gate.open(BATCH)
+        return sent.result(LIMIT)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("settings", [{"max_concurrency": 2}, {"max_runs": 2}, {"max_concurrency": 9, "max_runs": 2}])
 def test_a_batch_runs_as_many_items_as_there_are_places(crowd: Crowd, kind: str, settings: dict[str, int]) -> None:
-    crowd.gate.open(2 * BATCH)
     with limited(crowd, kind, **settings) as client:
         for _ in range(2):  # all places are given back
-            answer = batch(client, kind)
-            assert (answer.status_code, len(answer.json()["output"])) == (200, BATCH)
+            assert len(crowded(crowd, 2, client, kind).json()["output"]) == BATCH
     assert crowd.most == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_asks_for_fewer_places_than_there_are(crowd: Crowd, kind: str) -> None:
-    crowd.gate.open(BATCH)
     with limited(crowd, kind, max_concurrency=20) as client:
-        assert batch(client, kind, config={"max_concurrency": 3}).status_code == 200
+        assert crowded(crowd, 3, client, kind, config={"max_concurrency": 3}).status_code == 200
     assert crowd.most == 3
 
 

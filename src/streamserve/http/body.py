@@ -5,6 +5,8 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import orjson
@@ -19,12 +21,12 @@ from streamserve.settings import Settings
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Bytes from which on the parsing of a body would delay other streams.
-LARGE = 32 * 2**10
+# Bytes of a body from which on work with it would delay other streams, also because of many values in few bytes.
+LARGE, LARGE_WITH_MANY, MANY = 32 * 2**10, 2 * 2**10, 500
 # All digits as zeros, and the length from which on an integer may not fit into 64 bits.
 _DIGITS, _LONG = bytes(48 if 48 <= byte < 58 else 32 for byte in range(256)), b"0" * 19
 # OS threads of their own: the threads of the chains may all be taken.
-_parsers = ThreadPoolExecutor(2, thread_name_prefix="parse")
+_threads = ThreadPoolExecutor(2, thread_name_prefix="body")
 
 
 class ChainRequest(Request):
@@ -41,23 +43,21 @@ class ChainRequest(Request):
             InvalidInput: the body is not JSON, is too deep or has too many values.
         """
         if not hasattr(self, "_parsed"):
-            body = await self.body()
-            self._parsed = await aside(body, parse_bounded, body, self._settings)
+            self._parsed = await self.aside(parse_bounded, await self.body(), self._settings)
             if held := self.scope.get(BODY):
                 held.release()
         return self._parsed
 
     async def fingerprint(self) -> str:
         """Return a digest of the body's values: spaces and the order of keys do not change it."""
+        return await self.aside(_digest, await self.body())
+
+    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do work with the body or with what comes of it, in an OS thread and this context if the body is large."""
         body = await self.body()
-        return await aside(body, _digest, body)
-
-
-async def aside(body: bytes, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do work with a body, in an OS thread if the body is large."""
-    if len(body) < LARGE:
-        return work(*args, **kwargs)
-    return await asyncio.wrap_future(_parsers.submit(work, *args, **kwargs))
+        if len(body) < LARGE_WITH_MANY or (len(body) < LARGE and body.count(b",") < MANY):
+            return work(*args, **kwargs)
+        return await asyncio.wrap_future(_threads.submit(copy_context().run, partial(work, *args, **kwargs)))
 
 
 def _digest(body: bytes) -> str:

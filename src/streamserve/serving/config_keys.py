@@ -22,6 +22,7 @@ from streamserve.errors.places import Place, entry
 from streamserve.graphs.graph import context_fields
 from streamserve.http.json_bounds import exceeded_bound
 from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
+from streamserve.serving.request_body import MAX_PLACES
 from streamserve.user import CONFIG_KEYS
 
 # The names of LangChain.js.
@@ -94,7 +95,7 @@ class ConfigKeys:
                 # LangServe lets the defaults of the body's fields win over the path.
                 config["configurable"] = {**in_path["configurable"], **config["configurable"]}
         if errors:
-            raise InvalidInput(errors)
+            raise InvalidInput(errors[:MAX_PLACES])
         configs = [config for _, config in _placed(said)]
         return [self._taken(_merged(in_path, config) if in_path else config) for config in configs]
 
@@ -107,7 +108,7 @@ class ConfigKeys:
         """
         config = _decoded(config_hash)
         if errors := self._check(("path", "config_hash"), config):
-            raise InvalidInput(errors)
+            raise InvalidInput(errors[:MAX_PLACES])
         return config
 
     def _check(self, place: Place, config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
 from streamserve.lcel.plans import plan_of
 from streamserve.lcel.traced_stream import close
 from streamserve.lcel.whole import Kept, Plan, Streamed
-from streamserve.serving.at_once import at_once
+from streamserve.serving.at_once import at_once, has_own_batch
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.histories import History, histories_in, without_defaults
 from streamserve.user import as_user
@@ -178,10 +178,10 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
                 return error
 
         with _in_chain():
-            if self.graph is None and (call is None or call.places is None):
+            if self.graph is None and (call is None or call.places is None) and has_own_batch(self.bound):
                 own = [cast(RunnableConfig, self._config(each, index)) for index, each in enumerate(configs)]
                 return await super().abatch(inputs, own, return_exceptions=wanted, **asked, **kwargs)
-            # A graph has a thread for each item. A place is for one item, and a step's own batch knows no places.
+            # A place is for one item, and a step's own batch knows no places.
             asked_for = (self._config(configs[0]) or {}).get("max_concurrency") if configs else None
             return await at_once((call.places if call else None, asked_for), one, len(inputs))
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 import orjson
-from langchain_core.messages import AIMessageChunk, RemoveMessage
+from langchain_core.messages import AIMessageChunk, HumanMessage, RemoveMessage
 from langchain_core.prompt_values import ChatPromptValue
 from langgraph.types import Command, GraphOutput, Interrupt, Overwrite, Send
 from langserve.serialization import WellKnownLCObject
@@ -68,9 +68,15 @@ def _is_simple(chunk: AIMessageChunk) -> bool:
     )
 
 
+def _is_bare(message: HumanMessage) -> bool:
+    # The same for thousands of messages of a caller.
+    own = type(message.content) is str and not (message.additional_kwargs or message.response_metadata)
+    return own and not message.__pydantic_extra__
+
+
 def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
     kind = type(value)
-    if kind in _PLAIN or (kind is AIMessageChunk and _is_simple(value)):
+    if kind in _PLAIN or (kind is AIMessageChunk and _is_simple(value)) or (kind is HumanMessage and _is_bare(value)):
         return
     if kind is int:
         if not _SMALLEST <= value <= _LARGEST:

@@ -1,10 +1,9 @@
 """The answers of /invoke and /batch: what the chain returns, encoded as in a stream."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from streamserve.call import Call
 from streamserve.doors.langserve.callback_events import line_of, watch
 from streamserve.doors.langserve.request import config_of, configs_of
 from streamserve.errors.failures import explain, record
+from streamserve.http.body import ChainRequest
 from streamserve.serving.calls import Work
 from streamserve.serving.inputs import input_of
 from streamserve.serving.outputs import check_output
@@ -21,7 +21,7 @@ from streamserve.wire.serializer import to_line
 from streamserve.wire.types import types_of
 
 
-def invoke(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
+async def invoke(request: ChainRequest, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
     """Read the input and config of /invoke, and return the work that makes its answer.
 
     Args:
@@ -35,39 +35,55 @@ def invoke(request: Request, served: ServedRunnable, call: Call, in_path: Mappin
     """
     try:
         config = config_of(served, call, in_path, "invoke", request.headers.get("user-agent"))
-        given = input_of(served, call.body["input"], config)
+        given = await request.aside(input_of, served, call.body["input"], config)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
-    return partial(_invoke, served, call, given, config)
+    return partial(_invoke, request, served, call, given, config)
 
 
-async def _invoke(served: ServedRunnable, call: Call, given: Any, config: RunnableConfig) -> bytes:
+async def _invoke(
+    request: ChainRequest, served: ServedRunnable, call: Call, given: Any, config: RunnableConfig
+) -> bytes:
     collectors = watch(served, [config])
     output = await served.ainvoke(given, config)
-    line = check_output(served, call, output)
     callbacks = b"".join(line_of(one, call) for one in collectors)
-    return _answer(line, output, callbacks, metadata=_named(call.run_id))
+    return await request.aside(_encoded, served, call, output, callbacks)
 
 
-def batch(request: Request, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
+def _encoded(served: ServedRunnable, call: Call, output: Any, callbacks: bytes) -> bytes:
+    return _answer(check_output(served, call, output), output, callbacks, metadata=_named(call.run_id))
+
+
+async def batch(request: ChainRequest, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
     """Read the inputs and configs of /batch, and return the work that makes its answer.
 
     With `return_exceptions`, `errors` holds null or an error for each output. Arguments and errors are those of
     `invoke`.
     """
     try:
-        configs = configs_of(served, call, in_path, request.headers.get("user-agent"))
-        pairs = zip(call.body["inputs"], configs, strict=True)
-        given = [input_of(served, value, config) for value, config in pairs]
+        configs = await request.aside(configs_of, served, call, in_path, request.headers.get("user-agent"))
+        given = await request.aside(_inputs_of, served, call, configs)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
-    return partial(_batch, served, call, given, configs)
+    return partial(_batch, request, served, call, given, configs)
 
 
-async def _batch(served: ServedRunnable, call: Call, given: list[Any], configs: list[RunnableConfig]) -> bytes:
+def _inputs_of(served: ServedRunnable, call: Call, configs: Sequence[RunnableConfig]) -> list[Any]:
+    return [input_of(served, value, config) for value, config in zip(call.body["inputs"], configs, strict=True)]
+
+
+async def _batch(
+    request: ChainRequest, served: ServedRunnable, call: Call, given: list[Any], configs: list[RunnableConfig]
+) -> bytes:
     collectors = watch(served, configs)
     results = await served.abatch(given, configs)
     callbacks = b"[%s]" % b",".join(line_of(one, call) for one in collectors) if collectors else b""
+    return await request.aside(_all_encoded, served, call, results, configs, callbacks)
+
+
+def _all_encoded(
+    served: ServedRunnable, call: Call, results: Sequence[Any], configs: Sequence[RunnableConfig], callbacks: bytes
+) -> bytes:
     run_ids = [str(config["run_id"]) for config in configs]
     metadata = {"run_ids": run_ids, "responses": [_named(run_id) for run_id in run_ids]}
     if not call.kwargs.get("return_exceptions"):

@@ -7,6 +7,7 @@ request on that connection would fail.
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from fastapi import APIRouter, HTTPException, Request, Response, params
@@ -44,7 +45,7 @@ from streamserve.errors import (
 )
 from streamserve.errors.failures import explain, record
 from streamserve.http import direct
-from streamserve.http.body import LARGE, ChainRequest, aside, parse
+from streamserve.http.body import ChainRequest, parse
 from streamserve.private_names.fastapi import handler_without_dependencies
 from streamserve.runs import thread_lock
 from streamserve.runs.chain_tasks import is_cancellation
@@ -185,31 +186,33 @@ class RunRoute(APIRoute):
         await self._prepare(request, call, config_hash, services.settings.max_batch)
         if self.endpoint_name in ("invoke", "batch"):
             return await self._call(request, call, services, config_hash)
-        return await self._stream(request, call, services.runs, self._events(request, call, config_hash))
+        return await self._stream(request, call, services.runs, await self._events(request, call, config_hash))
 
     async def _prepare(self, request: ChainRequest, call: Call, config_hash: str, max_batch: int) -> None:
         served = self.door.served
-        body, call.events = read_body(await request.json(), self.endpoint_name, max_batch)
+        parsed = await request.json()
+        body, call.events = await request.aside(read_body, parsed, self.endpoint_name, max_batch)
         said = request.headers.get(HEADER)
         await prepare(request, call, served, self.door.recovery, self.endpoint_name, body, config_hash, said)
-        raw = await request.body()
-        if len(raw) >= LARGE and (error := await aside(raw, locate, body, *served.request_schemas)):
-            raise error  # LangServe would look for the places on the event loop
 
     async def _call(self, request: ChainRequest, call: Call, services: Services, config_hash: str) -> Response:
         served, runs = self.door.served, services.runs
         call.lock = thread_lock.of_call(runs, call, self.endpoint_name, served.served.chain.multitask_strategy)
         read = invoke if self.endpoint_name == "invoke" else batch
-        places = 1
-        if read is batch:
-            places = services.limits.spread(call, served.served.chain, items_at_once(call), runs.busy)
-        in_path = served.config_keys.read_hash(config_hash)
+        reading = partial(read, request, served, call, served.config_keys.read_hash(config_hash))
         if "Idempotency-Key" in request.headers:
-            work = read(request, served, call, in_path)
-            return await self._keyed_call(request, call, runs, as_run(runs, call, work, places))
+            work = await reading()
+            return await self._keyed_call(request, call, runs, as_run(runs, call, work, self._places(call, services)))
         with runs.observer.calling(call, self.endpoint_name):
-            body = await while_connected(request, runs, read(request, served, call, in_path), places)
+            work = await reading()
+            body = await while_connected(request, runs, work, self._places(call, services))
         return Response(body, media_type="application/json", headers={"Run-Id": call.run_id})
+
+    def _places(self, call: Call, services: Services) -> int:
+        if self.endpoint_name == "invoke":
+            return 1
+        chain, busy = self.door.served.served.chain, services.runs.busy
+        return services.limits.spread(call, chain, items_at_once(call), busy)
 
     async def _keyed_call(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
         wait = parse_wait(request)
@@ -217,13 +220,13 @@ class RunRoute(APIRoute):
         record, _ = await start(runs, self.door.served, call, order, call.body.get("input"), events)
         return await output_answer(runs, await wait_for_end(request, runs, record, wait), request)
 
-    def _events(self, request: Request, call: Call, config_hash: str) -> Events:
+    async def _events(self, request: ChainRequest, call: Call, config_hash: str) -> Events:
         served = self.door.served
         endpoint = "stream" if self.endpoint_name == "runs" else self.endpoint_name
         agent = request.headers.get("user-agent")
         try:
             config = config_of(served, call, served.config_keys.read_hash(config_hash), endpoint, agent)
-            given = input_of(served, call.body["input"], config)
+            given = await request.aside(input_of, served, call.body["input"], config)
             filters = {} if endpoint == "stream" else filters_of(call.body)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
@@ -266,7 +269,7 @@ class RunRoute(APIRoute):
         declared = self.door.served.served.chain.on_disconnect or runs.settings.on_disconnect
         return read_on_disconnect(request.headers.get(ON_DISCONNECT), declared or default)
 
-    async def _explain(self, request: Request, call: Call, error: BaseException) -> ServeError:
+    async def _explain(self, request: ChainRequest, call: Call, error: BaseException) -> ServeError:
         if call.phase == "input":
             return await self._explain_input(request, error)
         shown = explain(error, call)
@@ -275,12 +278,12 @@ class RunRoute(APIRoute):
             record(shown, error, call.run_id, call.chain)
         return shown
 
-    async def _explain_input(self, request: Request, error: BaseException) -> ServeError:
+    async def _explain_input(self, request: ChainRequest, error: BaseException) -> ServeError:
         if isinstance(error, ServeError):
             return error
         place = None
         if request.method == "POST" and isinstance(error, Exception):
-            place = locate(await request.json(), *self.door.served.request_schemas)
+            place = await request.aside(locate, await request.json(), *self.door.served.request_schemas)
         if place is not None:
             return place
         if isinstance(error, RequestValidationError):
