@@ -59,6 +59,7 @@ async def output_answer(runs: Runs, record: RunRecord, request: Request) -> Resp
 
 def _error_answer(error: dict[str, Any], headers: dict[str, str], failed: int | None) -> Response:
     body = error_body(error.get("detail", error["message"]), error["code"], error["retryable"], error["run_id"])
+    headers = {**error.get("headers", {}), **headers}
     if later := error.get("retry_after"):
         headers = {**headers, "Retry-After": str(max(1, math.ceil(later)))}
     return JSONResponse(body, failed or error["status_code"], headers=headers)

@@ -1,6 +1,7 @@
 """The terminal block of a run, and the outcome that the store keeps with it."""
 
 import logging
+from typing import Any, cast
 
 import orjson
 
@@ -26,9 +27,18 @@ def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | No
     except Exception:  # a chain may raise a ServeError with any detail
         logger.exception("the error of a run has no JSON form", extra={"run_id": run_id})
         return terminal(seq, run_id, Internal())
-    # The block has the places of invalid input as one text.
-    kept = body if isinstance(error.detail, str) else {**body, "detail": error.detail}
-    return error_block(seq, body), Outcome(_status_of(error), kept)
+    return error_block(seq, body), Outcome(_status_of(error), {**body, **_beside(error)})
+
+
+def _beside(error: ServeError) -> dict[str, Any]:
+    """Return what an answer has beside the fields of the block: a detail that is no text, and headers."""
+    found = {} if isinstance(error.detail, str) else {"detail": error.detail}
+    if error.headers:
+        found["headers"] = dict(error.headers)
+    try:
+        return cast(dict[str, Any], orjson.loads(to_line(found)))
+    except Exception:  # a detail of a chain's own exception without a JSON form; the block has it as text
+        return {}
 
 
 def _status_of(error: ServeError) -> Status:

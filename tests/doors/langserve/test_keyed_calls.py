@@ -22,6 +22,7 @@ from tests.runs.support import LIMIT, app_of, caller, client_of, ended
 
 KEY = {"Idempotency-Key": "3f0c"}
 BODIES: dict[str, Any] = {"invoke": {"input": "x"}, "batch": {"inputs": ["x"]}}
+HEADERS = ("Retry-After", "X-Tea")
 OUTPUTS: dict[str, Any] = {"invoke": "X", "batch": ["X"]}
 
 
@@ -167,7 +168,9 @@ def test_a_calls_key_is_the_callers_own_on_its_path(
 
 def failing(kind: str) -> Any:
     if kind == "status":
-        raise HTTPException(418, "teapot")
+        raise HTTPException(429, {"tea": ["pot"]}, {"X-Tea": "green", "Retry-After": "7"})
+    if kind == "odd status":
+        raise HTTPException(418, object())  # type: ignore[arg-type]
     raise SystemExit(2) if kind == "leaving" else ValueError("secret")
 
 
@@ -201,13 +204,19 @@ def test_a_key_changes_no_answer(plain: httpx.Client, name: str) -> None:
         assert _bare(keyed) == _bare(without)
 
 
-@pytest.mark.parametrize("kind", ["leaving", "error"])
+@pytest.mark.parametrize("kind", ["status", "leaving", "error"])
 @pytest.mark.parametrize("name", ["failing", "exposing"])
 @pytest.mark.parametrize("endpoint", BODIES)
 def test_a_key_changes_no_error(plain: httpx.Client, name: str, kind: str, endpoint: str) -> None:
     body: Any = {"input": kind} if endpoint == "invoke" else {"inputs": [kind]}
     without, keyed = both(plain, f"/{name}/{endpoint}", body)
     assert (keyed.status_code, _bare(keyed)) == (without.status_code, _bare(without))
+    assert [keyed.headers.get(name) for name in HEADERS] == [without.headers.get(name) for name in HEADERS]
+
+
+def test_a_detail_without_a_json_form_ends_its_run(plain: httpx.Client) -> None:
+    answer = plain.post("/failing/invoke", json={"input": "odd status"}, headers=KEY)
+    assert plain.get(f"/runs/{answer.headers['Run-Id']}").json()["status"] == "error"
 
 
 @pytest.mark.parametrize(
