@@ -223,3 +223,9 @@ def test_no_page_or_document_shows_the_secret() -> None:
     with serving(app_with()) as url:
         for path in ("/", "/openapi.json", "/docs"):
             assert SECRET not in httpx.get(url + path).text
+
+
+def test_a_call_in_process_needs_no_authentication() -> None:
+    app = create_app(registry_of(CHAINS), Settings(_env_file=None))
+    assert get(app, "/greeting/input_schema").status_code == 200
+    assert get(app, "/greeting/input_schema", **{"X-Forwarded-For": "1.2.3.4"}).status_code == 403

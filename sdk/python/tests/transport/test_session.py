@@ -9,7 +9,9 @@ from streamserve_sdk import (
     ProtocolError,
     RequestRejected,
     RetryPolicy,
+    RunExpired,
     RunFailed,
+    RunLost,
     StreamServeError,
     StreamTruncated,
     ThreadBusy,
@@ -260,7 +262,7 @@ def test_an_answer_that_stays_the_same_ends_a_resume(status):
     stream.started(Reply(200, HEAD))
     stream.ended()
     code = {409: "thread_busy"}.get(status, "x")
-    with pytest.raises(StreamServeError):
+    with pytest.raises({404: RunLost, 410: RunExpired}.get(status, RequestRejected)):
         stream.started(Reply(status, httpx.Headers(), b'{"code": "%s"}' % code.encode()))
     assert (stream.broken, stream.cancellation()) == (True, None)
 
