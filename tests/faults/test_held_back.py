@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -40,11 +41,11 @@ TOKENS = [f"{number} " for number in range(8)]
 
 
 class Bench:
-    """A chain that yields a token whenever the gate opens, and counts its calls and their ends."""
+    """A chain that yields a token whenever the gate opens, and counts its calls and the cancelled ones."""
 
     def __init__(self) -> None:
         self.gate = Gate()
-        self.ended = Gate()
+        self.cancelled = Gate()
         self.calls = 0
         self.chain = RunnableGenerator(self.count).with_types(input_type=str)
 
@@ -57,8 +58,9 @@ class Bench:
                     yield token
                 if text == "fail":
                     raise ValueError("secret")
-            finally:
-                self.ended.open()
+            except asyncio.CancelledError:
+                self.cancelled.open()
+                raise
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +151,7 @@ async def test_leaving_a_polled_stream_cancels_the_run(bench: Bench, site: str) 
     async with RemoteRunnable(f"{site}/count", retry=FAST) as remote:
         async with aclosing(remote.astream("x")) as chunks:
             assert await anext(chunks) == TOKENS[0]
-        bench.ended.wait()
+        bench.cancelled.wait()
 
 
 def test_a_run_is_joined_by_polling(bench: Bench, site: str) -> None:

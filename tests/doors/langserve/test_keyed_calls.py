@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,7 +33,7 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.gate = Gate()
         self.began = Gate()
-        self.ended = Gate()
+        self.cancelled = Gate()
         self.calls = 0
         chains = {"upper": RunnableLambda(self.upper), "other": RunnableLambda(self.upper)}
         self.app = app_of(chains, caller, **settings)
@@ -42,8 +43,9 @@ class Bench:
         self.began.open()
         try:
             await self.gate.await_()
-        finally:
-            self.ended.open()
+        except asyncio.CancelledError:
+            self.cancelled.open()
+            raise
         return text.upper()
 
 
@@ -98,7 +100,7 @@ def test_a_call_ends_if_its_caller_does_not_return(endpoint: str) -> None:
     bench = Bench(orphan_grace=0.05)
     with client_of(bench.app) as client:
         leave(client, bench, endpoint)
-        bench.ended.wait()
+        bench.cancelled.wait()
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
@@ -125,7 +127,7 @@ def test_a_reader_of_the_output_keeps_its_call(client: httpx.Client) -> None:
 def test_a_call_can_be_cancelled_by_its_run(bench: Bench, client: httpx.Client) -> None:
     run_id = client.post("/upper/invoke?wait=0", json={"input": "x"}, headers=KEY).headers["Run-Id"]
     assert client.post(f"/runs/{run_id}/cancel?wait={LIMIT}").json()["status"] == "cancelled"
-    bench.ended.wait()
+    bench.cancelled.wait()
     answer = client.post("/upper/invoke", json={"input": "x"}, headers=KEY)
     assert (answer.status_code, answer.json()["code"], answer.json()["run_id"]) == (499, "cancelled", run_id)
 
