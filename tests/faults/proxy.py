@@ -139,6 +139,7 @@ class Message:
         self._buffer = b""
         self._in_body = False
         self._chunked = False
+        self._left: int | None = None  # bytes of a body with a length
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return the head, once it is complete, and the complete chunks of the body."""
@@ -153,11 +154,16 @@ class Message:
         self._in_body, self._buffer = True, rest
         lines = [line for line in head.split(b"\r\n") if line.lower() != b"transfer-encoding: chunked"]
         self._chunked = len(lines) < head.count(b"\r\n") + 1
+        lengths = [line[15:] for line in lines if line.lower().startswith(b"content-length:")]
+        self._left = int(lengths[0]) if lengths else None
         return b"\r\n".join([*lines, b"connection: close", b"", b""])
 
     def _take_body(self) -> Iterable[bytes]:
         if not self._chunked:
             plain, self._buffer = self._buffer, b""
+            if self._left is not None:
+                self._left -= len(plain)
+                self.complete = self._left <= 0
             yield plain
         while self._chunked and not self.complete:
             size, found, rest = self._buffer.partition(b"\r\n")

@@ -59,17 +59,14 @@ def ask(client: httpx.Client, endpoint: str, given: Any, thread: str) -> tuple[i
     configs = [{"configurable": {"thread_id": f"{thread} {number}"}} for number in (1, 2)]
     body["config"] = configs if path == "batch" else configs[1]
     found = client.post(f"/talk/{path}", json={**body, "kwargs": {"version": version}} if version else body)
-    if path in ("invoke", "batch"):
-        body = found.json()
-        return (
-            found.status_code,
-            body["code"],
-            "{}: {msg}".format(".".join(map(str, body["detail"][0]["loc"])), **body["detail"][0]),
-        )
+    status = found.status_code
     if path == "runs":
-        output = client.get(f"/runs/{found.json()['run_id']}/output?wait=10")
-        assert output.status_code == 409
-        return 422, output.json()["code"], output.json()["detail"]
+        found = client.get(f"/runs/{found.json()['run_id']}/output?wait=10")
+        assert found.status_code == 409
+        status = 422
+    if path in ("invoke", "batch", "runs"):
+        (first,) = found.json()["detail"]
+        return status, found.json()["code"], f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     kind, error = events(found)[-1]
     assert kind == "error"
     return error["status_code"], error["code"], error["message"]

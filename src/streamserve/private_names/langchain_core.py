@@ -89,6 +89,12 @@ def messages_of(model: BaseChatModel, value: LanguageModelInput) -> list[BaseMes
     return cast("list[BaseMessage]", _normalized(model._convert_input(value).to_messages()))
 
 
+def input_messages(model: BaseChatModel, value: LanguageModelInput) -> list[BaseMessage]:
+    """Return a model's input as its messages, or none if langchain-core does not tell them."""
+    convert = getattr(model, "_convert_input", None)
+    return cast("list[BaseMessage]", convert(value).to_messages()) if convert else []
+
+
 def chunks_of(
     model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **arguments: Any
 ) -> AsyncIterator[ChatGenerationChunk]:

@@ -76,10 +76,14 @@ class Taken:
 
 
 async def langserves(route: RunRoute, request: Any, _call: Any, in_path: str) -> Events:
-    """Yield what LangServe's own handler gives."""
-    response = await route.endpoint(request, *([in_path] if in_path else []))
-    async for item in response.body_iterator:
-        yield item
+    """Return what LangServe's own handler gives."""
+
+    async def items() -> Events:
+        response = await route.endpoint(request, *([in_path] if in_path else []))
+        async for item in response.body_iterator:
+            yield item
+
+    return items()
 
 
 def both(

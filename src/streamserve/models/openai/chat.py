@@ -23,6 +23,7 @@ from pydantic import Field, PrivateAttr
 
 from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models.openai.completions import ChunkChatOpenAI
+from streamserve.private_names.langchain_core import input_messages
 
 # A provider name without a translator in langchain-core: `content_blocks` then shows the reasoning.
 COMPATIBLE = "openai-compatible"
@@ -55,7 +56,7 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         if self.openai_api_base and (sent := payload.get("messages")):
             field = "reasoning" if "reasoning" in self._reasoning_fields else "reasoning_content"
-            for place, reasoning in _open_reasoning(self._convert_input(input_).to_messages()):
+            for place, reasoning in _open_reasoning(input_messages(self, input_)):
                 sent[place][field] = reasoning
         return payload
 
