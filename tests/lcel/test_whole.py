@@ -8,8 +8,16 @@ from typing import Any
 import orjson
 import pytest
 from hypothesis import given, settings
-from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import Runnable, RunnableBranch, RunnableParallel, RunnablePassthrough, RunnablePick
+from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    RunnablePick,
+)
+from langchain_core.runnables.utils import AddableDict
 
 from streamserve.lcel.plans import plan_of
 from streamserve.lcel.whole import Kept, Streamed, Sum
@@ -40,6 +48,18 @@ def test_the_whole_of_a_stream_is_what_invoke_returns(chain: Runnable[Any, Any])
     assert shown(streamed) == shown(invoked)
 
 
+@pytest.mark.parametrize("few_first", [True, False])
+@pytest.mark.parametrize("order", ["ab", "ba", "b"])
+def test_a_branch_is_kept_whichever_chunk_comes_first(few_first: bool, order: str) -> None:
+    few = RunnableParallel(a=text, b=text).pick(["b"])
+    both = RunnableParallel(a=text, b=text)
+    first, second = (few, both) if few_first else (both, few)
+    whole = plan_of(RunnableBranch((lambda _: True, first), second), {})()
+    for key in order:
+        whole.add(AddableDict({key: key}))
+    assert whole.value() == dict(zip(order, order, strict=True))
+
+
 text = model | StrOutputParser()
 
 
@@ -58,6 +78,22 @@ text = model | StrOutputParser()
 )
 def test_tokens_are_not_kept_beside_their_blocks(chain: Runnable[Any, Any]) -> None:
     assert plan_of(chain, {}) is Streamed
+
+
+SNAPSHOTS = (
+    ([""], [], ["é"]),  # `["\\u00e9"]`, cut inside of the escape
+    ({"a": "x"}, {}, {"a": "xé"}),
+    ({}, {"a": [""]}, {"a": []}, {"a": ["é"]}),
+)
+
+
+@pytest.mark.parametrize("snapshots", SNAPSHOTS, ids=repr)
+@pytest.mark.parametrize("other", [model, RunnableLambda(len)], ids=["model", "function"])
+def test_a_text_that_a_parser_drops_for_a_while_is_kept(snapshots: tuple[Any, ...], other: Runnable[Any, Any]) -> None:
+    whole = plan_of(RunnableBranch((lambda _: True, other), model | JsonOutputParser()), {})()
+    for snapshot in snapshots:
+        whole.add(snapshot)
+    assert whole.value() == snapshots[-1]
 
 
 def test_chunks_that_fail_to_add_up_do_not_end_a_stream() -> None:

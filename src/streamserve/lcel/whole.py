@@ -8,7 +8,7 @@ a chain's chunks are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -139,7 +139,7 @@ class _Dict:
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """The plan of a step that streams one of several; the first chunk tells which."""
+    """The plan of a step that streams one of several; its chunks tell which."""
 
     plans: tuple[Plan, ...]
 
@@ -149,18 +149,24 @@ class Alternatives:
 
 
 class _Chosen:
+    """The whole of the alternative that suits all chunks. A map's first chunk may suit several maps."""
+
     def __init__(self, plans: tuple[Plan, ...]) -> None:
         self._plans = plans
-        self._whole: Whole | None = None
+        self._wholes: list[tuple[Plan, Whole]] = []
 
     def add(self, chunk: Any) -> None:
-        if self._whole is None:
-            undecided: Plan = _Undecided if Last in self._plans else Output
-            self._whole = next((plan for plan in self._plans if _suits(plan, chunk)), undecided)()
-        self._whole.add(chunk)
+        if not self._wholes:
+            plans = [plan for plan in self._plans if _suits(plan, chunk)] or [_by_chunk(self._plans, chunk)]
+            self._wholes = [(plan, plan()) for plan in plans]
+        elif len(self._wholes) > 1:
+            self._wholes = [each for each in self._wholes if _suits(each[0], chunk)] or self._wholes
+        for _, whole in self._wholes:
+            whole.add(chunk)
 
     def value(self) -> Any:
-        return self._whole and self._whole.value()
+        wholes = sorted(self._wholes, key=lambda each: len(each[0].plans) if isinstance(each[0], Branches) else 0)
+        return wholes[0][1].value() if wholes else None
 
 
 def _suits(plan: Plan, chunk: Any) -> bool:
@@ -168,6 +174,14 @@ def _suits(plan: Plan, chunk: Any) -> bool:
         return type(chunk) is AddableDict and bool(chunk) and plan.has(chunk.keys())
     ops = chunk if plan is Patched and isinstance(chunk, list) else ()
     return bool(ops) and all(isinstance(op, dict) and {"op", "path"} <= op.keys() for op in ops)
+
+
+def _by_chunk(plans: Sequence[Plan], chunk: Any) -> Plan:
+    """Return the plan of a stream that no map and no patches begin."""
+    if Last not in plans:
+        return Output
+    has_parts = any(plan is Sum or plan is Output for plan in plans)
+    return _Undecided if has_parts or isinstance(chunk, str | BaseMessageChunk) else Last
 
 
 class _Undecided:
@@ -206,8 +220,12 @@ def _continues(before: Any, now: Any) -> bool:
     if isinstance(before, BaseModel):
         return _continues(before.model_dump(), now.model_dump())
     if type(before) is dict:
+        if before and now == dict(list(before.items())[:-1]):
+            return _may_be_lost(list(before.values())[-1])
         return all(key in now and (value == now[key] or _continues(value, now[key])) for key, value in before.items())
     if type(before) is list:
+        if before and now == before[:-1]:
+            return _may_be_lost(before[-1])
         pairs = zip(before[-1:], now[len(before) - 1 :], strict=False)
         return (
             before[:-1] == now[: len(before) - 1]
@@ -215,6 +233,11 @@ def _continues(before: Any, now: Any) -> bool:
             and all(last == after or _continues(last, after) for last, after in pairs)
         )
     return type(before) is str and now.startswith(before)
+
+
+def _may_be_lost(value: Any) -> bool:
+    r"""Return whether a later version may lack this last value: a parser drops a text while its `\u00e9` arrives."""
+    return type(value) is str
 
 
 class Kept:
