@@ -66,17 +66,18 @@ class DatabaseThread(Generic[S]):
     def post(self, answer: Answer, work: Callable[[S, *Args], object], *args: *Args) -> None:
         """Carry out a job; its result, or the exception that it raised, is given to `answer` in the event loop."""
         if not self._posted:
-            self._loop.call_soon(self._hand_over)
+            self._loop.call_soon(self.hand_over)
         self._posted.append((answer, work, args))
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Begin with the jobs posted so far now, not at the end of this turn of the event loop."""
         posted, self._posted = self._posted, []
         for start in range(0, len(posted), MAX_GROUP):
             self._groups.put(posted[start : start + MAX_GROUP])
 
     async def stop(self) -> None:
         """Carry out what was posted before, then end the thread."""
-        self._hand_over()
+        self.hand_over()
         self._groups.put(None)
         await self._stopped.wait()
         self._thread.join()
