@@ -41,6 +41,7 @@ class ChainClient:
         retry: the bounds of reconnecting.
         keepalive: seconds between the server's keep-alives; default 15.
         detach: whether a run continues when its reader leaves early; default False.
+        is_graph: whether the chain is a graph with threads; None until a node of a local graph has learned it.
     """
 
     url: str
@@ -50,6 +51,7 @@ class ChainClient:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     keepalive: float = 15.0
     detach: bool = False
+    is_graph: bool | None = None
     _has_runs: bool | None = None
     _polling: bool = False
     _passes: bool = False

@@ -18,7 +18,7 @@ from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.events.callbacks import areplay, replay
 from streamserve_sdk.events.streams import EventStreams
 from streamserve_sdk.events.tracing import atraced, traced
-from streamserve_sdk.graphs.threads import Threads
+from streamserve_sdk.graphs.nodes import Nodes, output_in
 from streamserve_sdk.runs import Runs
 from streamserve_sdk.schemas import Schemas
 from streamserve_sdk.transport.clients import CertTypes, HttpClients, Transport
@@ -31,7 +31,7 @@ Input = TypeVar("Input", contravariant=True, default=Any)
 Output = TypeVar("Output", covariant=True, default=Any)
 
 
-class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnable[Input, Output]):
+class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable[Input, Output]):
     """A chain served by StreamServe or LangServe, with the interface of a local one.
 
     A broken stream resumes; if it cannot, it raises an error instead of ending like a complete one.
@@ -180,8 +180,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
         options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
         def start(config: RunnableConfig) -> Generator[Output]:
-            session = self._client.start("stream", input, config, kwargs, **options)
-            return self._client.chunks(session, shapes.chunk_shape(kwargs))
+            return self._chunks(input, config, kwargs, options)
 
         return traced(self.get_name(), input, config, start, shapes.merging(kwargs))
 
@@ -200,8 +199,7 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
         options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
         def start(config: RunnableConfig) -> AsyncGenerator[Output]:
-            session = self._client.start("stream", input, config, kwargs, **options)
-            return self._client.achunks(session, shapes.chunk_shape(kwargs))
+            return self._achunks(input, config, kwargs, options)
 
         return atraced(self.get_name(), input, config, start, shapes.merging(kwargs))
 
@@ -244,9 +242,10 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
     def _invoke(
         self, input: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Output:
-        answer = self._client.call("invoke", input, payload.of_caller(config, run_manager), kwargs)
+        value = self._resumed(input, config)
+        answer = self._client.call("invoke", value, payload.of_caller(config, run_manager), kwargs)
         self._replay(answer.callback_events, run_manager)
-        return cast("Output", answer.output)
+        return cast("Output", output_in(config, answer.output))
 
     async def _ainvoke(
         self,
@@ -255,9 +254,10 @@ class RemoteRunnable(Runs, Threads, EventStreams, Schemas[Input, Output], Runnab
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Output:
-        answer = await self._client.acall("invoke", input, payload.of_caller(config, run_manager), kwargs)
+        value = await self._aresumed(input, config)
+        answer = await self._client.acall("invoke", value, payload.of_caller(config, run_manager), kwargs)
         await self._areplay(answer.callback_events, run_manager)
-        return cast("Output", answer.output)
+        return cast("Output", output_in(config, answer.output))
 
     def _batch(
         self,

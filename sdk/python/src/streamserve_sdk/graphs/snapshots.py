@@ -83,7 +83,7 @@ def _snapshot(state: dict[str, Any]) -> StateSnapshot:
         created_at=state["created_at"],
         parent_config=config_of(state["parent_checkpoint"]),
         tasks=tuple(map(_task, state["tasks"])),
-        interrupts=tuple(map(_interrupt, state["interrupts"])),
+        interrupts=tuple(map(interrupt, state["interrupts"])),
     )
     return made
 
@@ -101,13 +101,14 @@ def _task(task: dict[str, Any]) -> Any:
         name=task["name"],
         path=_tuples(task["path"]),
         error=task["error"],
-        interrupts=tuple(map(_interrupt, task["interrupts"])),
+        interrupts=tuple(map(interrupt, task["interrupts"])),
         state=_snapshot(task["state"]) if task["state"] else config_of(task["checkpoint"]),
         result=task["result"],
     )
 
 
-def _interrupt(value: Any) -> Any:
+def interrupt(value: Any) -> Any:
+    """Return a question of parsed JSON as an `Interrupt`, and any other value unchanged."""
     return _kind("Interrupt", Interrupt)(**value) if isinstance(value, dict) else value
 
 
