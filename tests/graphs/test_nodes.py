@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import httpx
@@ -13,14 +13,14 @@ import pytest
 from fastapi import FastAPI
 from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from streamserve_sdk import RemoteRunnable, ServerError
 from typing_extensions import TypedDict
 
 from streamserve import Chain
 from streamserve.app import create_app
-from tests.fakes import registry_of
+from tests.fakes import Gate, GatedModel, registry_of
 
 Invoke = Callable[..., Any]
 
@@ -78,14 +78,31 @@ def failing() -> Any:
     return StateGraph(Talk).add_sequence([note, fail_once]).add_edge(START, "note")
 
 
-BUILDERS = {"asker": asker(), "pair": pair(), "failing": failing()}
+GATE = Gate()
+
+
+def speaker() -> Any:
+    """Return a graph whose model says a token when the gate opens, and then asks."""
+    model = GatedModel(tokens=["Good ", "morning"], gate=GATE)
+
+    async def speak(state: MessagesState) -> MessagesState:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    def confirm(_state: MessagesState) -> MessagesState:
+        return {"messages": [("user", interrupt("right?"))]}
+
+    return StateGraph(MessagesState).add_sequence([speak, confirm]).add_edge(START, "speak")
+
+
+BUILDERS = {"asker": asker(), "pair": pair(), "failing": failing(), "speaker": speaker()}
 
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
     chains = {name: Chain(runnable=graph.compile()) for name, graph in BUILDERS.items()}
     plain = RunnableLambda(lambda state: {"said": ["plain"]}).with_types(input_type=Any)
-    return create_app(registry_of({**chains, "plain": Chain(runnable=plain)}))
+    quiet = Chain(runnable=speaker().compile(), stream_modes=["updates"])
+    return create_app(registry_of({**chains, "plain": Chain(runnable=plain), "quiet": quiet}))
 
 
 @pytest.fixture
@@ -225,3 +242,66 @@ def test_without_a_local_graph_questions_are_in_the_output(remote: Any) -> None:
     assert list(asked(chain.invoke({}, place))) == ["{'question': 'who?'}"]
     *_, last = chain.stream(Command(resume="Ada"), place)
     assert list(asked(last)) == ["when?"]
+
+
+async def as_async(chunks: Iterator[Any]) -> AsyncIterator[Any]:
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.fixture(params=["stream", "astream"])
+def stream(request: pytest.FixtureRequest) -> Callable[..., AsyncIterator[Any]]:
+    def stream(graph: Any, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        if request.param == "stream":
+            return as_async(graph.stream(*arguments, **options))
+        found: AsyncIterator[Any] = graph.astream(*arguments, **options)
+        return found
+
+    return stream
+
+
+def speaking(node: Any) -> Any:
+    return StateGraph(MessagesState).add_node("remote", node).add_edge(START, "remote").compile(InMemorySaver())
+
+
+async def test_tokens_arrive_while_the_remote_model_speaks(remote: Any, stream: Any) -> None:
+    graph, place, said = speaking(remote("speaker")), thread(), []
+    GATE.open(1)
+    async for message, metadata in stream(graph, {"messages": ["hi"]}, place, stream_mode="messages"):
+        said.append((type(message).__name__, message.text, metadata["langgraph_node"]))
+        GATE.open(1 if len(said) == 1 else 0)  # the second token waits until the first has arrived
+    assert [part for part in said if part[1]] == [
+        ("AIMessageChunk", "Good ", "remote"),
+        ("AIMessageChunk", "morning", "remote"),
+    ]
+    state = graph.get_state(place)
+    assert [question.value for question in state.interrupts] == ["right?"]
+    output = graph.invoke(Command(resume="yes"), place)
+    assert [message.text for message in output["messages"]] == ["hi", "Good morning", "yes"]
+
+
+@pytest.mark.parametrize("name", ["in process", "remote"])
+async def test_with_subgraphs_tokens_have_the_nodes_namespace(remote: Any, stream: Any, name: str) -> None:
+    node = remote("speaker") if name == "remote" else BUILDERS["speaker"].compile()
+    graph, said = speaking(node), []
+    GATE.open(2)
+    options: Any = {"stream_mode": "messages", "subgraphs": True}
+    if name == "in process":  # its node is asynchronous
+        stream = type(graph).astream
+    async for namespace, (message, metadata) in stream(graph, {"messages": ["hi"]}, thread(), **options):
+        said.append((*(part.partition(":")[0] for part in namespace), message.text, metadata["langgraph_node"]))
+    assert [part for part in said if part[1]] == [("remote", "Good ", "speak"), ("remote", "morning", "speak")]
+
+
+async def test_a_record_without_messages_gives_whole_ones(remote: Any, stream: Any) -> None:
+    graph, place = speaking(remote("quiet")), thread()
+    GATE.open(2)
+    assert [chunk async for chunk in stream(graph, {"messages": ["hi"]}, place, stream_mode="messages")] == []
+    output = [chunk async for chunk in stream(graph, Command(resume="yes"), place, stream_mode="messages")]
+    assert [message.text for message, _ in output] == ["Good morning", "yes"]
+
+
+async def test_a_chain_that_is_no_graph_is_called_as_before(remote: Any, stream: Any) -> None:
+    graph = StateGraph(Talk).add_node("remote", remote("plain")).add_edge(START, "remote").compile()
+    items = [item async for item in stream(graph, {}, thread(), stream_mode=["messages", "updates"])]
+    assert items == [("updates", {"remote": {"said": ["plain"]}})]

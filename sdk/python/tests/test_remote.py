@@ -243,6 +243,15 @@ def test_a_run_can_be_joined_and_cancelled(scripted, wire):
     ]  # fmt: skip
 
 
+async def test_the_output_of_an_ended_run_survives_a_cut(scripted, wire):
+    reply = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\r\n{"output":1}'
+    server = scripted([wire.CUT], [reply], [wire.CUT], [reply])
+    async with RemoteRunnable(server.url, retry=wire.FAST) as joke:
+        assert joke._client.output("r1").output == 1
+        assert (await joke._client.aoutput("r1")).output == 1
+    assert [r.path for r in server.received] == ["/runs/r1/output?wait=2"] * 4
+
+
 async def test_a_run_can_be_joined_and_cancelled_without_blocking(scripted, wire):
     server = scripted([wire.run_head(), wire.sent(wire.block(1, "data", '"c"'), wire.block(2, "end")), wire.EOF])
     async with RemoteRunnable(server.url) as joke:

@@ -248,6 +248,27 @@ class ChainClient:
         query = "" if wait is None else f"?wait={wait:g}"
         return Request("POST", run_url(self.runs_url, run_id, f"/cancel{query}"))
 
+    def output(self, run_id: str | None) -> payload.Answer:
+        """Return the output of a run whose stream has ended; after a cut it is asked for again.
+
+        Args:
+            run_id: the run's id.
+
+        Raises:
+            StreamServeError: the call failed.
+        """
+        call = self._output(run_id)
+        return payload.answer(self.serializer, call.first, ask(self.clients, call))
+
+    async def aoutput(self, run_id: str | None) -> payload.Answer:
+        """Return the output of a run; arguments and errors are those of `output`."""
+        call = self._output(run_id)
+        return payload.answer(self.serializer, call.first, await aask(self.clients, call))
+
+    def _output(self, run_id: str | None) -> Call:
+        request = Request("GET", run_url(self.runs_url, run_id or "", "/output"), JSON_HEADERS)
+        return Call(request, str(uuid4()), self.runs_url, self.retry, True, self.clients.limit, detach=True)
+
     def _call(
         self, name: str, value: Any, config: RunnableConfig | Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> Call:

@@ -242,8 +242,7 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
     def _invoke(
         self, input: Input, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Output:
-        value = self._resumed(input, config)
-        answer = self._client.call("invoke", value, payload.of_caller(config, run_manager), kwargs)
+        answer = self._answer(input, config, run_manager, kwargs)
         self._replay(answer.callback_events, run_manager)
         return cast("Output", output_in(config, answer.output))
 
@@ -254,8 +253,7 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Output:
-        value = await self._aresumed(input, config)
-        answer = await self._client.acall("invoke", value, payload.of_caller(config, run_manager), kwargs)
+        answer = await self._aanswer(input, config, run_manager, kwargs)
         await self._areplay(answer.callback_events, run_manager)
         return cast("Output", output_in(config, answer.output))
 

@@ -49,14 +49,19 @@ def addable(chunk: Any) -> Any:
     return AddableDict(chunk) if type(chunk) is dict else chunk
 
 
+def has_graph_form(kwargs: dict[str, Any]) -> bool:
+    """Return True if an argument decides the form of a graph's output or chunks."""
+    return bool(_GRAPH_FORMS & kwargs.keys())
+
+
 def chunk_shape(kwargs: dict[str, Any]) -> Callable[[Any], Any]:
     """Return the function that shapes a call's chunks; those of graph modes stay unchanged."""
-    return as_is if _GRAPH_FORMS & kwargs.keys() else addable
+    return as_is if has_graph_form(kwargs) else addable
 
 
 def merging(kwargs: dict[str, Any]) -> Callable[[list[Any]], Any]:
     """Return the function that makes one output of a call's chunks; those of graph modes are not added up."""
-    return last if _GRAPH_FORMS & kwargs.keys() else merge
+    return last if has_graph_form(kwargs) else merge
 
 
 def last(chunks: list[Any]) -> Any:

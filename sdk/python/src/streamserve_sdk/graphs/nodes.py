@@ -5,16 +5,22 @@ from contextlib import aclosing, closing
 from typing import Any
 from uuid import uuid4
 
+import httpx
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.runnables.config import RunnableConfig
 
-from streamserve_sdk.codec import shapes
+from streamserve_sdk.codec import payload, shapes
+from streamserve_sdk.codec.payload import Answer
 from streamserve_sdk.errors import RequestRejected
 from streamserve_sdk.graphs import questions
 from streamserve_sdk.graphs.questions import Questions
 from streamserve_sdk.graphs.threads import Threads
+from streamserve_sdk.graphs.tokens import Tokens
 
 # A chain that is no graph has no threads, and other servers do not know the path.
 _NO_THREADS = (404, 405)
+# As in process: a node's output is the last chunk, so a graph in a node streams its states.
+_STATES = {"stream_mode": "values"}
 
 
 class Nodes(Threads):
@@ -45,19 +51,47 @@ class Nodes(Threads):
                 return questions.resumed(value, config, state)
         return value
 
+    def _answer(self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any]) -> Answer:
+        """Return the answer of `invoke`; a local graph that streams messages gets those of the remote graph."""
+        sent, tokens, value = payload.of_caller(config, run), Tokens(run), self._resumed(value, config)
+        if _streams(tokens, config, kwargs) and self._is_graph():
+            session = self._client.start("stream", value, sent, _messages(kwargs, tokens))
+            try:
+                with closing(self._client.chunks(session, shapes.as_is)) as chunks:
+                    for chunk in chunks:
+                        tokens.take(chunk)
+                tokens.close()
+                return self._client.output(session.run_id)
+            except BaseException as error:
+                tokens.fail(error)
+                if not _refuses_mode(error):
+                    raise
+        return self._client.call("invoke", value, sent, kwargs)
+
+    async def _aanswer(self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any]) -> Answer:
+        sent, tokens, value = payload.of_caller(config, run), Tokens(run), await self._aresumed(value, config)
+        if _streams(tokens, config, kwargs) and await self._ais_graph():
+            session = self._client.start("stream", value, sent, _messages(kwargs, tokens))
+            try:
+                async with aclosing(self._client.achunks(session, shapes.as_is)) as chunks:
+                    async for chunk in chunks:
+                        tokens.take(chunk)
+                tokens.close()
+                return await self._client.aoutput(session.run_id)
+            except BaseException as error:
+                tokens.fail(error)
+                if not _refuses_mode(error):
+                    raise
+        return await self._client.acall("invoke", value, sent, kwargs)
+
     def _chunks(
         self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
     ) -> Generator[Any]:
         if not questions.in_node(config):
             return self._started(value, config, kwargs, options)
-        if self._may_be_graph(kwargs):
-            try:
-                self.get_state(_any_thread())
-                self._client.is_graph = True
-            except RequestRejected as error:
-                self._check_no_graph(error)
-        value = self._resumed(value, config)
-        return _asked(self._started(value, config, self._of_node(kwargs), options))
+        if "stream_mode" not in kwargs and self._is_graph():
+            kwargs = {**kwargs, **_STATES}
+        return _asked(self._started(self._resumed(value, config), config, kwargs, options))
 
     def _achunks(
         self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
@@ -69,14 +103,10 @@ class Nodes(Threads):
     async def _anode_chunks(
         self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        if self._may_be_graph(kwargs):
-            try:
-                await self.aget_state(_any_thread())
-                self._client.is_graph = True
-            except RequestRejected as error:
-                self._check_no_graph(error)
+        if "stream_mode" not in kwargs and await self._ais_graph():
+            kwargs = {**kwargs, **_STATES}
         value, asked = await self._aresumed(value, config), Questions()
-        async with aclosing(self._astarted(value, config, self._of_node(kwargs), options)) as chunks:
+        async with aclosing(self._astarted(value, config, kwargs, options)) as chunks:
             async for chunk in chunks:
                 asked.read(chunk)
                 yield chunk
@@ -94,12 +124,23 @@ class Nodes(Threads):
         session = self._client.start("stream", value, config, kwargs, **options)
         return self._client.achunks(session, shapes.chunk_shape(kwargs))
 
-    def _may_be_graph(self, kwargs: dict[str, Any]) -> bool:
-        return self._client.is_graph is None and "stream_mode" not in kwargs
+    def _is_graph(self) -> bool:
+        if self._client.is_graph is None:
+            try:
+                self.get_state(_any_thread())
+                self._client.is_graph = True
+            except RequestRejected as error:
+                self._check_no_graph(error)
+        return self._client.is_graph is True
 
-    # As in process: a node's output is the last chunk, so a graph in a node streams its states.
-    def _of_node(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"stream_mode": "values", **kwargs} if self._client.is_graph else kwargs
+    async def _ais_graph(self) -> bool:
+        if self._client.is_graph is None:
+            try:
+                await self.aget_state(_any_thread())
+                self._client.is_graph = True
+            except RequestRejected as error:
+                self._check_no_graph(error)
+        return self._client.is_graph is True
 
     def _check_no_graph(self, error: RequestRejected) -> None:
         if error.response.status_code not in _NO_THREADS:
@@ -133,3 +174,16 @@ def _asked(chunks: Generator[Any]) -> Generator[Any]:
 # A graph answers for a thread that does not exist, too; other chains do not know the path.
 def _any_thread() -> RunnableConfig:
     return {"configurable": {"thread_id": str(uuid4())}}
+
+
+def _streams(tokens: Tokens, config: RunnableConfig, kwargs: dict[str, Any]) -> bool:
+    return questions.in_node(config) and tokens.are_read and not shapes.has_graph_form(kwargs)
+
+
+def _messages(kwargs: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
+    return {**kwargs, "stream_mode": "messages", "subgraphs": tokens.subgraphs}
+
+
+# A chain's record can hide the messages; any other mistake of the call is refused a second time.
+def _refuses_mode(error: BaseException) -> bool:
+    return isinstance(error, RequestRejected) and error.response.status_code == httpx.codes.UNPROCESSABLE_ENTITY
