@@ -12,6 +12,7 @@ from textwrap import dedent
 import httpx
 import pytest
 from fastapi import FastAPI
+from langchain_core.runnables.config import var_child_runnable_config
 
 from streamserve.catalog.registry import Registry, discover
 from tests.servers import serving
@@ -20,6 +21,14 @@ from tests.upstream.llama import llama_reasoning, llama_small, llama_text, llama
 os.environ |= {"STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0", "LANGSMITH_TRACING": "false"}
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_surrounding_run() -> Iterator[None]:
+    """Drop the config that a chain left in the context: it would become the parent of the next test's runs."""
+    token = var_child_runnable_config.set(None)
+    yield
+    var_child_runnable_config.reset(token)
 
 
 class Team:

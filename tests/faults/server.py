@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
 from fastapi import FastAPI
 from langchain_core.runnables import RunnableGenerator
@@ -29,6 +30,7 @@ from tests.runs.support import AsyncHttpModel
 ROOT = Path(__file__).parents[2]
 KEEPALIVE = 0.2
 STOP_LIMIT = 10.0
+STARTS_WITHIN = 60.0
 # Environment variable: URL of the model of the chain `talk`.
 UPSTREAM = "FAULTS_UPSTREAM"
 
@@ -88,6 +90,8 @@ def counting(environment: Mapping[str, str] | None = None) -> Iterator[CountingS
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | (environment or {}), pass_fds=[descriptor])
         server = CountingServer(listener.getsockname()[1], process)
     try:
+        # A client takes a server that is still starting for one that answers slowly.
+        httpx.get(f"http://127.0.0.1:{server.port}/healthz", timeout=STARTS_WITHIN)
         yield server
     finally:
         server.kill()
