@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,13 @@ class Workers:
         process.wait(LIMIT)
 
     def stop(self, pid: int) -> None:
-        """Freeze a worker."""
-        self.processes[pid].send_signal(signal.SIGSTOP)
+        """Freeze a worker between two transactions: frozen in one, it would keep the lock of the file."""
+        while True:
+            self.processes[pid].send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+            if not any(map(_is_locked, self.folder.glob("*.sqlite"))):
+                return
+            self.go_on(pid)
 
     def go_on(self, pid: int) -> None:
         """Wake a frozen worker."""
@@ -187,6 +193,15 @@ class Workers:
                 return pids[count - 1]
             time.sleep(LOOK)
         raise AssertionError(f"{step} did not begin {count} times: {self.journal()}")
+
+
+def _is_locked(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
 
 
 @contextmanager

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from streamserve.app import create_app
 from streamserve.settings import Settings
+from streamserve.stores.sqlite.schema import connect
 from tests.auth.support import CHAINS
 from tests.fakes import registry_of
 from tests.runs.support import client_of
@@ -42,3 +46,27 @@ def test_an_existing_sqlite_file_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "runs.sqlite").touch(0o640)
     found = modes(tmp_path)
     assert (found["runs.sqlite"], found["runs.sqlite-wal"]) == (0o640, 0o640)
+
+
+# Another process that opens the file, looks into it and closes it.
+VISIT = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT data FROM probe").fetchall())
+connection.close()
+"""
+
+
+def visited(path: Path) -> str:
+    command = [sys.executable, "-c", VISIT, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def test_a_process_that_leaves_does_not_remove_a_log_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    with ExitStack() as stack:
+        writer, _reader = (stack.enter_context(closing(connect(path))) for _ in range(2))
+        writer.execute("INSERT INTO probe VALUES ('before')")
+        assert visited(path) == "[('before',)]"
+        writer.execute("INSERT INTO probe VALUES ('after')")
+        assert visited(path) == "[('before',), ('after',)]"

@@ -104,7 +104,8 @@ class DatabaseThread(Generic[S]):
                 return [reply for job in group for reply in self._carry_out([job])]
             if not isinstance(error, sqlite3.Error | OSError):
                 logger.exception("a job failed")
-            return [(answer, StoreDown(f"{type(error).__name__}: {error}")) for answer, _, _ in group]
+            code = getattr(error, "sqlite_errorname", type(error).__name__)
+            return [(answer, StoreDown(f"{code}: {error}")) for answer, _, _ in group]
 
     def _transact(self, group: list[Job]) -> list[tuple[Answer, Any]]:
         session = self._session = self._session or self._make()
