@@ -48,8 +48,9 @@ format: $(VENV)/.dev ## format the code
 bench: $(VENV)/.dev ## run benchmarks of ours and of the peers side by side (ARGS)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-faults: $(VENV)/.dev system ## run long fault campaigns: cuts at random bytes, many readers
+faults: $(VENV)/.dev system ## run long fault campaigns: cuts at random bytes, many readers, new generated chains
 	@$(BIN)/python -m pytest tests/faults --long $(ARGS)
+	@$(BIN)/python -m pytest tests/lcel tests/runs/test_output.py --hypothesis-profile=default
 
 mutants: $(VENV)/.dev system ## change the code at random places, and name the changes that no test sees (ARGS)
 	@nice $(BIN)/python -m scripts.mutants $(ARGS)

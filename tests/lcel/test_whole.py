@@ -48,6 +48,9 @@ def test_the_whole_of_a_stream_is_what_invoke_returns(chain: Runnable[Any, Any])
     assert shown(streamed) == shown(invoked)
 
 
+text = model | StrOutputParser()
+
+
 @pytest.mark.parametrize("few_first", [True, False])
 @pytest.mark.parametrize("order", ["ab", "ba", "b"])
 def test_a_branch_is_kept_whichever_chunk_comes_first(few_first: bool, order: str) -> None:
@@ -58,9 +61,6 @@ def test_a_branch_is_kept_whichever_chunk_comes_first(few_first: bool, order: st
     for key in order:
         whole.add(AddableDict({key: key}))
     assert whole.value() == dict(zip(order, order, strict=True))
-
-
-text = model | StrOutputParser()
 
 
 @pytest.mark.parametrize(

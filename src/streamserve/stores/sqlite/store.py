@@ -121,7 +121,7 @@ class SqliteStore:
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
         storing = self._writer.do(writes.acquire, run, alone)
-        self._writer.hand_over()  # a caller waits for the first token, and the turn may be long
+        self._writer.hand_over()  # a caller waits for the first token
         try:
             stored, new = await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -157,7 +157,7 @@ class SqliteStore:
         append = (run_id, attempt, first_seq, blocks, outcome)
         self._writer.post(partial(self._answer, append, stored), writes.append, *append)
         if first_seq == 1:
-            self._writer.hand_over()  # likewise
+            self._writer.hand_over()  # a caller waits for the first token
 
     def _answer(self, append: Append, stored: Stored, result: int | Exception) -> None:
         run_id, attempt, first_seq, blocks, outcome = append

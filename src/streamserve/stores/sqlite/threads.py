@@ -70,7 +70,7 @@ class DatabaseThread(Generic[S]):
         self._posted.append((answer, work, args))
 
     def hand_over(self) -> None:
-        """Begin with the jobs posted so far now, not at the end of this turn of the event loop."""
+        """Begin now with the jobs posted so far: the turn of the event loop at whose end they begin may be long."""
         posted, self._posted = self._posted, []
         for start in range(0, len(posted), MAX_GROUP):
             self._groups.put(posted[start : start + MAX_GROUP])
