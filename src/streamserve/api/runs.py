@@ -5,8 +5,8 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base
-from streamserve.api.blocks import blocks_answer
 from streamserve.api.openapi import EVENT_STREAM
+from streamserve.api.polling import blocks_answer
 from streamserve.api.records import output_answer, state_answer
 from streamserve.api.response import resume
 from streamserve.api.services import services_of

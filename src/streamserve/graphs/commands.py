@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from streamserve.graphs.graph import Graph
-from streamserve.graphs.state_values import StateValues, placed
+from streamserve.graphs.state_parser import StateParser, placed
 
 FIELDS = ("graph", "update", "resume", "goto")
 _GOTO = "Input should be the name of a node, {'node': name, 'arg': input} or a list of these"
@@ -25,7 +25,7 @@ def is_command(value: Any, graph: Graph) -> bool:
 class Commands:
     """The parser of one graph's commands."""
 
-    def __init__(self, graph: Graph, values: StateValues) -> None:
+    def __init__(self, graph: Graph, values: StateParser) -> None:
         self._nodes = {*graph.nodes, END} - {START}
         self._values = values
 

@@ -14,12 +14,12 @@ from streamserve.catalog.widening import with_messages, without_required
 from streamserve.errors.places import Place
 from streamserve.graphs.commands import Commands, is_command
 from streamserve.graphs.graph import Graph
-from streamserve.graphs.state_values import StateValues
+from streamserve.graphs.state_parser import StateParser
 
 
 def input_model(schema: type[BaseModel], graph: Graph) -> type[BaseModel]:
     """Return the model that validates the input of a graph."""
-    values = StateValues(graph)
+    values = StateParser(graph)
     commands = Commands(graph, values)
     parser = _StateParser(schema, values, _state_of(graph))
 
@@ -92,7 +92,7 @@ def _required(state: Any) -> dict[str, set[Any]]:
 class _StateParser:
     """The parser of a state, into the form that a graph takes in process: a dict of the given keys."""
 
-    def __init__(self, schema: type[BaseModel], values: StateValues, state: Any) -> None:
+    def __init__(self, schema: type[BaseModel], values: StateParser, state: Any) -> None:
         self.model: type[BaseModel] = with_messages(schema, in_graph=True)
         self._values = values
         root: Any = schema.model_fields["root"].annotation if issubclass(schema, RootModel) else None

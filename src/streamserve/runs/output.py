@@ -7,8 +7,8 @@ from streamserve.lcel.whole import Output
 from streamserve.runs.fairness import TimeSlice
 from streamserve.stores import RunRecord, RunStore
 from streamserve.wire.blocks import data_of
-from streamserve.wire.chunks import chunk_of
 from streamserve.wire.serializer import split_types, typed_line
+from streamserve.wire.stored_chunks import chunk_of
 
 # Endpoints whose blocks are the chain's chunks.
 CHUNKED = ("stream", "runs")

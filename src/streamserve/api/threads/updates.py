@@ -16,7 +16,7 @@ from streamserve.errors import InvalidInput
 from streamserve.errors.places import Place, entry, invalid
 from streamserve.graphs.commands import Commands, is_command
 from streamserve.graphs.graph import Graph
-from streamserve.graphs.state_values import StateValues
+from streamserve.graphs.state_parser import StateParser
 from streamserve.graphs.state_writes import WRONG_KIND, misfit, stored_values, try_out, writes_of
 from streamserve.user import as_user
 
@@ -68,7 +68,7 @@ class _Parser:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._values = StateValues(graph)
+        self._values = StateParser(graph)
         self._commands = Commands(graph, self._values)
 
     def parse(self, update: Update, place: Place) -> GraphUpdate:

@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from streamserve.api.access import idempotency_key, last_event_id, principal_of, runs_base
 from streamserve.api.answers import answer
-from streamserve.api.blocks import blocks_answer
+from streamserve.api.polling import blocks_answer
 from streamserve.api.records import output_answer
 from streamserve.api.response import StreamResponse, resume, run_headers
 from streamserve.api.services import Services, services_of

@@ -20,7 +20,7 @@ from streamserve.graphs.graph import Graph
 _OVERWRITE = "__overwrite__"
 
 
-class StateValues:
+class StateParser:
     """The parser of values for a graph's state; values of keys without a type are not changed."""
 
     def __init__(self, graph: Graph) -> None:
