@@ -126,6 +126,7 @@ def app() -> FastAPI:
     chains = {name: Chain(runnable=builder.compile()) for name, builder in GRAPHS.items()}
     chains["talk"] = Chain(runnable=RunnableLambda(told), input_type=Talk)
     chains["list"] = Chain(runnable=RunnableLambda(told), input_type=list[AnyMessage])
+    chains["mixed"] = Chain(runnable=RunnableLambda(repr), input_type=HumanMessage | int | list[str | AnyMessage])
     return create_app(registry_of(chains))
 
 
@@ -223,6 +224,19 @@ def test_a_chain_refuses_a_removal(client: httpx.Client) -> None:
     refused = client.post("/list/invoke", json={"input": ["hi", {"type": "remove", "id": "1"}]})
     assert refused.status_code == 422
     assert refused.json()["detail"][0]["loc"] == ["body", "input", 1]
+
+
+@pytest.mark.parametrize("form", ["hi", "5 apples", ["user", {"role": "?"}]], ids=str)
+def test_a_text_is_no_message_beside_other_types(client: httpx.Client, form: Any) -> None:
+    refused = client.post("/mixed/invoke", json={"input": form})
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"][:2] == ["body", "input"]
+
+
+@each_client
+@pytest.mark.parametrize("form", [5, ["user", "hi"], ["user", HumanMessage("hi")], HumanMessage("hi")], ids=str)
+def test_a_value_of_another_type_becomes_no_message(url: str, connect: Connect, form: Any) -> None:
+    assert remote(connect, url, "mixed", form) == repr(form)
 
 
 def test_messages_stand_wherever_the_state_has_them(client: httpx.Client) -> None:

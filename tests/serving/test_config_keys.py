@@ -205,12 +205,14 @@ def test_a_stock_proxy_sends_its_run_id(client: httpx.Client, url: str) -> None:
     assert client.get(f"/runs/{RUN_ID}").status_code == 404
 
 
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
 @pytest.mark.parametrize("name", [".", "..", "...", "a/..", "a/state", "a\nb", "\n", "a\r\n", " ", "%2e", "a?b#c", 70])
-async def test_any_text_may_name_a_thread(url: str, name: Any) -> None:
+async def test_any_text_may_name_a_thread(url: str, name: Any, transport: Any) -> None:
     config: Any = {"configurable": {"thread_id": name}}
-    async with RemoteRunnable[Any, Any](f"{url}/talk") as talk:
+    async with RemoteRunnable[Any, Any](f"{url}/talk", transport=transport) as talk:
         await talk.ainvoke({"messages": ["hi"]}, config)
-        first = talk.get_state(config)
+        first = await talk.aget_state(config)
+        assert talk.get_state(config) == first
         assert [message.content for message in first.values["messages"]] == ["hi", f"on {str(name)!r}"]
         await talk.aupdate_state(config, {"messages": ["more"]})
         assert [state async for state in talk.aget_state_history(config)][1].config == first.config

@@ -22,6 +22,7 @@ _CLASSES: dict[str, type[BaseMessage]] = {
 }
 _REMOVE = "remove"
 _FORMS = "Input should be a message object, an object or pair of role and content, or a text"
+_OBJECTS = "Input should be a message object, or an object of role and content"
 # The function inside the partial that `add_messages(format=...)` returns.
 _REDUCER: Any = add_messages
 _ADD: Any = getattr(_REDUCER(format="langchain-openai"), "func", add_messages)
@@ -38,17 +39,20 @@ def is_message(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType) and all(map(is_message, options))
 
 
-def widen(annotation: Any, *, removes: bool) -> Any:
+def widen(annotation: Any, *, removes: bool, only_objects: bool = False) -> Any:
     """Return the type that accepts a message in any form.
 
     Args:
         annotation: annotation of the accepted messages; `BaseMessage` accepts all.
         removes: whether to accept messages that remove others, which only a graph's state understands.
+        only_objects: whether to refuse texts and pairs, which may be meant for another type (default false).
     """
     kinds = set(_classes_of(annotation))
     accepted = (*_CLASSES.values(), *kinds - {BaseMessage}) if BaseMessage in kinds else tuple(kinds)
 
     def validate(value: Any) -> BaseMessage:
+        if only_objects and not isinstance(value, BaseMessage | dict):
+            raise PydanticCustomError("message", _OBJECTS)
         found = read(value)
         if isinstance(found, (*accepted, RemoveMessage) if removes else accepted):
             return found

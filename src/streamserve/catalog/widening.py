@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, create_model
@@ -59,8 +59,14 @@ class _Widening:
             return annotation
         origin = get_origin(annotation)
         if origin in (Union, UnionType):
+            if any(new is old is not NoneType for new, old in zip(made, options, strict=True)):
+                made = tuple(self._object(option) if is_message(option) else self.of(option) for option in options)
             return Union[made]  # noqa: UP007 - a union of a computed tuple
         return origin[made if len(made) > 1 else made[0]]
+
+    def _object(self, annotation: Any) -> Any:
+        # In process, a text in place of `int | HumanMessage` is no message.
+        return widen(annotation, removes=self._in_graph, only_objects=True)
 
     def _record(self, kind: type[Any]) -> Any:
         if kind not in self._records:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streamserve_sdk
 from fastapi import FastAPI
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.runnables import Runnable
@@ -124,6 +125,21 @@ async def test_astream_log_takes_diff_as_stock_does(servers: Servers, diff: bool
     ]
     assert ours[1:] == stock[1:]
     assert len(ours) > 2
+
+
+@pytest.mark.parametrize("client", [RemoteRunnable, streamserve_sdk.RemoteRunnable])
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_log_lists_its_chunks_if_asked(servers: Servers, client: Any, wanted: bool) -> None:
+    local = chains()["text"]
+    ours, theirs = [
+        [
+            [op["path"] for op in patch.ops if op["path"].count("/") < 3]
+            async for patch in each.astream_log("x", with_streamed_output_list=wanted)
+        ]
+        for each in (client(f"{servers.ours}/text"), local)
+    ]
+    assert [paths for paths in ours if paths] == [paths for paths in theirs if paths]
+    assert (["/streamed_output/-"] in [paths[:1] for paths in ours]) is wanted
 
 
 async def test_astream_events_gives_the_same_events(servers: Servers) -> None:

@@ -31,6 +31,8 @@ REQUIRED = {
 
 # `ServedRunnable` adds these; callbacks, which only a record's function sets, would come twice.
 _LATER = ("configurable", "callbacks")
+# The argument of `astream_log` that clients send beside the chain's own.
+_LIST = "with_streamed_output_list"
 # These endpoints make runs.
 STREAMS = ("stream", "stream_log", "stream_events", "runs")
 
@@ -44,6 +46,12 @@ class Filters(BaseModel):
     exclude_names: Sequence[str] | None = None
     exclude_types: Sequence[str] | None = None
     exclude_tags: Sequence[str] | None = None
+
+
+class LogFilters(Filters):
+    """Filter of patches: also whether each chunk is added to a list of all chunks, as `Runnable.astream_log` has it."""
+
+    with_streamed_output_list: bool = True
 
 
 def read_body(parsed: Any, endpoint: str, max_batch: int) -> tuple[dict[str, Any], EventVersion]:
@@ -60,7 +68,7 @@ def read_body(parsed: Any, endpoint: str, max_batch: int) -> tuple[dict[str, Any
     body = check_shape(parsed, REQUIRED[endpoint], max_batch)
     decode_input_types(body, REQUIRED[endpoint])
     if endpoint == "stream_log":
-        body = _without_diff(body)
+        body = _with_log_arguments(body)
     return _without_version(body) if endpoint == "stream_events" else (body, "v2")
 
 
@@ -154,21 +162,26 @@ def _configurable(served: ServedRunnable, configs: Sequence[Mapping[str, Any]]) 
     return found
 
 
-def filters_of(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the filters that a body names.
+def filters_of(endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the filters that a body of /stream_log or /stream_events names.
 
     Raises:
         ValidationError: a filter is not a list of texts.
     """
-    return Filters.model_validate(body).model_dump()
+    return (LogFilters if endpoint == "stream_log" else Filters).model_validate(body).model_dump()
 
 
-def _without_diff(body: dict[str, Any]) -> dict[str, Any]:
-    # As LangServe: a stream of patches whatever its client asks for, which sends this argument of its own.
+def _with_log_arguments(body: dict[str, Any]) -> dict[str, Any]:
     kwargs = body.get("kwargs")
-    if not isinstance(kwargs, dict) or not isinstance(kwargs.get("diff"), bool | None):
+    if not isinstance(kwargs, dict):
         return body
-    return {**body, "kwargs": {name: value for name, value in kwargs.items() if name != "diff"}}
+    rest, found = dict(kwargs), {}
+    # As LangServe: a stream of patches whatever its client asks for, which sends this argument of its own.
+    if isinstance(kwargs.get("diff"), bool | None):
+        rest.pop("diff", None)
+    if isinstance(kwargs.get(_LIST), bool):
+        found[_LIST] = rest.pop(_LIST)
+    return {**body, **found, "kwargs": rest}
 
 
 def _without_version(body: dict[str, Any]) -> tuple[dict[str, Any], EventVersion]:

@@ -227,7 +227,7 @@ class RunRoute(APIRoute):
         try:
             config = config_of(served, call, served.config_keys.read_hash(config_hash), endpoint, agent)
             given = await request.aside(input_of, served, call.body["input"], config)
-            filters = {} if endpoint == "stream" else filters_of(call.body)
+            filters = {} if endpoint == "stream" else filters_of(endpoint, call.body)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
         return frames(served, endpoint, given, config, filters, self.door.serializer.dumps)

@@ -9,6 +9,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+from yarl import URL
 
 from streamserve_sdk.private_names.httpx_aiohttp import reader
 from streamserve_sdk.transport.wire import BODY
@@ -30,7 +31,18 @@ def transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
 
 
 class WatchedTransport(AiohttpTransport):
-    """A transport that reads the time limit of a read when the body is first read, as httpx's own transport does."""
+    """A transport that sends URLs as httpx writes them, and reads the time limit of a read at the body's first read."""
+
+    def get_client(self) -> Any:
+        """Return the session of all requests, made at the first one."""
+        if not isinstance(self.client, _Session):
+            self.client: Any = _Session(super().get_client())
+        return self.client
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        if isinstance(self.client, _Session):
+            await self.client.close()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return the head of its response, as the base class does."""
@@ -46,6 +58,17 @@ class WatchedTransport(AiohttpTransport):
         assert isinstance(response.stream, AiohttpResponseStream)
         response.stream = response.extensions[BODY] = WatchedStream(response.stream, limits, read)
         return response
+
+
+class _Session:
+    """A session that takes URLs as they are: aiohttp would make `/a/b` of `/a/%2E/b`."""
+
+    def __init__(self, inner: aiohttp.ClientSession) -> None:
+        self._inner = inner
+        self.close = inner.close
+
+    def request(self, *, url: str, **options: Any) -> Any:
+        return self._inner.request(url=URL(url, encoded=True), **options)
 
 
 class WatchedStream(httpx.AsyncByteStream):
