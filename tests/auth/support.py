@@ -60,11 +60,11 @@ def tokens_from(url: str) -> tuple[FastAPI, dict[str, str]]:
     return app_with(auth="jwt:", jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_jwks_url=url), found
 
 
-def token(key: Any = PRIVATE, kid: str = "one", algorithm: str = "RS256", **claims: Any) -> str:
+def token(key: Any = PRIVATE, kid: str | None = "one", algorithm: str = "RS256", **claims: Any) -> str:
     """Return a token of ann for an hour. `claims` replace its own; None removes one."""
     whole = {"sub": "ann", "iss": ISSUER, "aud": AUDIENCE, "exp": time.time() + 3600, **claims}
     said = {name: value for name, value in whole.items() if value is not None}
-    return jwt.encode(said, key, algorithm=algorithm, headers={"kid": kid})
+    return jwt.encode(said, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
 
 
 class Issuer:

@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Request
 from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.auth import AuthError, Identity
-from streamserve.auth.guard import is_loopback
+from streamserve.auth.guard import _require_identity, is_loopback
 from streamserve.settings import Settings
 from tests.auth.support import CHAINS, SECRET, app_with
 from tests.fakes import Topic, greeting, registry_of
@@ -51,12 +51,12 @@ def refuses() -> Identity:
 
 
 def get(
-    app: FastAPI, path: str, host: str = "app.example", server: str = "app.example", **headers: str
+    app: FastAPI, path: str, host: str = "app.example", server: str | None = "app.example", **headers: str
 ) -> httpx.Response:
-    """Send a request in process, as if the server listened on an address."""
+    """Send a request in process, as if the server listened on an address; None: it does not know its own."""
 
     async def reached(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "server": (server, 8000)}, receive, send)
+        await app({**scope, "server": (server, 8000) if server else None}, receive, send)
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(reached), base_url=f"http://{host}") as client:
@@ -114,6 +114,23 @@ def test_an_invalid_auth_setting_stops_the_start(said: str) -> None:
 def test_a_guard_beside_the_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AuthError, match="guard"):
         create_app(registry_of(CHAINS), Settings(_env_file=None, auth="keys:x"), guard=returns_a_name)
+
+
+def test_a_missing_file_of_keys_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(AuthError, match="streamserve key new"):
+        app_with(auth=f"keys:{tmp_path / 'none.json'}")
+
+
+def test_tokens_without_their_extra_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "streamserve.auth.json_web_tokens", None)
+    with pytest.raises(AuthError, match=r"install streamserve\[jwt\]"):
+        app_with(auth="jwt:")
+
+
+async def test_a_name_alone_keeps_the_scopes_and_claims_beside() -> None:
+    request = Request({"type": "http", "headers": [], "state": {"scopes": {"talk"}, "claims": {"team": "a"}}})
+    await _require_identity(returns_a_name)(request, "ann")
+    assert (request.state.principal, request.state.scopes, request.state.claims) == ("ann", {"talk"}, {"team": "a"})
 
 
 def test_a_short_secret_stops_the_start() -> None:
@@ -178,6 +195,11 @@ def test_a_unix_socket_answers_local_hosts_only(tmp_path: Path) -> None:
     with serving(app_with(), uds=path), httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
         assert client.get("http://localhost/bot/input_schema").status_code == 200
         assert client.get("http://app.example/bot/input_schema").status_code == 403
+
+
+def test_a_server_without_an_address_answers_local_hosts_only() -> None:
+    assert get(app_with(), "/bot/input_schema", "localhost", None).status_code == 200
+    assert get(app_with(), "/bot/input_schema", "app.example", None).status_code == 403
 
 
 def test_insecure_public_answers_everybody() -> None:

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from streamserve.auth import AuthError, jwks
+from streamserve.auth import AuthError, json_web_tokens, jwks
 from streamserve.auth.json_web_tokens import JwtVerifier
 from streamserve.errors import IdentityUnavailable, Unauthenticated
 from streamserve.settings import Settings
@@ -42,6 +42,8 @@ def verify(issuer: Issuer) -> Any:
 async def test_a_token_names_the_principal_and_its_scopes(verify: Any) -> None:
     identity = await verify(token(scope="talk listen"))
     assert (identity.principal, sorted(identity.scopes)) == ("ann", ["listen", "talk"])
+    assert identity.claims["iss"] == ISSUER
+    assert identity.expires_at == identity.claims["exp"]
 
 
 async def test_the_claims_of_other_issuers_are_named_by_settings(issuer: Issuer) -> None:
@@ -103,6 +105,29 @@ async def test_a_public_key_is_not_accepted_as_a_shared_secret(verify: Any) -> N
     ):
         with pytest.raises(Unauthenticated):
             await verify(forged)
+
+
+async def test_a_token_of_another_algorithm_causes_no_request(issuer: Issuer, verify: Any) -> None:
+    with pytest.raises(Unauthenticated):
+        await verify(token(key=SECRET, algorithm="HS256"))
+    assert issuer.requests == 0
+    assert await verify(token(kid=None))
+    assert issuer.requests == 1
+
+
+async def test_a_longer_token_than_the_bound_is_refused(verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = token()
+    monkeypatch.setattr(json_web_tokens, "MAX_LENGTH", len(known))
+    assert await verify(known)
+    monkeypatch.setattr(json_web_tokens, "MAX_LENGTH", len(known) - 1)
+    with pytest.raises(Unauthenticated):
+        await verify(known)
+
+
+@pytest.mark.parametrize("email", [5, None, ["ann"], ""])
+async def test_a_principal_is_a_text(issuer: Issuer, email: Any) -> None:
+    with pytest.raises(Unauthenticated):
+        await verifier(jwt_jwks_url=issuer.url, jwt_principal="email").verify(token(email=email))
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a.b.c", "x" * 9000, "é.é.é", "e30.e30."])
@@ -226,6 +251,12 @@ def test_invalid_jwt_settings_stop_the_start(settings: dict[str, Any], named: st
     with pytest.raises(AuthError, match=named) as raised:
         verifier(**settings)
     assert SECRET not in str(raised.value)
+
+
+def test_a_shared_secret_of_the_minimum_length_is_enough() -> None:
+    assert verifier(jwt_secret="s" * json_web_tokens.MIN_SECRET)
+    with pytest.raises(AuthError, match="32 bytes"):
+        verifier(jwt_secret="s" * (json_web_tokens.MIN_SECRET - 1))
 
 
 def test_secrets_do_not_show_in_the_settings() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from streamserve.auth import AuthError
+from streamserve.auth import AuthError, keys
 from streamserve.auth.keys import FORM, KeyFile, digest
 from streamserve.cli.main import main
 from streamserve.errors import Unauthenticated
@@ -65,6 +69,45 @@ async def test_a_key_expires(file: KeyFile) -> None:
         await file.verify(file.add("ann", (), time.time() - 0.1))
 
 
+async def test_a_key_expires_at_its_expiry(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "time", SimpleNamespace(time=lambda: 1_000.0))
+    assert await file.verify(file.add("ann", (), 1_000.1))
+    with pytest.raises(Unauthenticated, match="expired"):
+        await file.verify(file.add("ann", (), 1_000.0))
+
+
+async def test_an_unchanged_file_is_read_once(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = file.add("ann")
+    serving, reads = KeyFile(file.path), []
+    load = serving.load
+    monkeypatch.setattr(serving, "load", lambda: (reads.append(1), load()))
+    for _ in range(3):
+        assert await serving.verify(key)
+    assert reads == [1]
+
+
+def test_keys_added_at_the_same_time_are_all_kept(file: KeyFile) -> None:
+    names = [f"ann-{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda name: KeyFile(file.path).add(name), names))
+    assert {key.principal for key in file.all()} == set(names)
+    assert len(set(added)) == len(names)
+
+
+def test_the_file_is_readable_and_keeps_its_mode(file: KeyFile) -> None:
+    before = os.umask(0o077)
+    try:
+        file.add("ann")
+        assert stat.S_IMODE(file.path.stat().st_mode) == 0o644
+        file.path.chmod(0o640)
+        file.add("bob")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o640
+    assert file.path.read_text().startswith('{\n  "keys": [\n    {\n      "id": "')
+    assert {path.name for path in file.path.parent.iterdir()} == {"keys.json", "keys.json.lock"}
+
+
 async def test_an_invalid_file_keeps_the_previous_keys(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
     key = file.add("ann")
     file.path.write_text("{")
@@ -79,11 +122,20 @@ async def test_a_deleted_file_revokes_all_keys(file: KeyFile) -> None:
         await file.verify(key)
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", '{"keys": [{"id": "x"}]}', '{"secrets": []}'])
-def test_a_missing_or_invalid_file_stops_the_start(file: KeyFile, text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "create one"),
+        ("", "of keys: file: "),
+        ("[]", "of keys: file: "),
+        ('{"keys": [{"id": "x"}]}', r"of keys: keys\.0\.id: .*; keys\.0\.principal: "),
+        ('{"secrets": []}', "of keys: secrets: "),
+    ],
+)
+def test_a_missing_or_invalid_file_stops_the_start(file: KeyFile, text: str | None, said: str) -> None:
     if text is not None:
         file.path.write_text(text)
-    with pytest.raises(AuthError, match=r"keys\.json"):
+    with pytest.raises(AuthError, match=rf"keys\.json.*{said}"):
         file.load()
 
 

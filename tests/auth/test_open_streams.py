@@ -78,10 +78,11 @@ def test_with_checks_a_revoked_key_ends_its_stream(tmp_path: Path) -> None:
     assert '"unauthenticated"' in data
 
 
-def test_with_checks_a_key_that_lost_a_scope_ends_its_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "found"), [('"write"', '"other"'), ('"bob"', '"ann"')], ids=["scope", "principal"])
+def test_with_checks_a_key_that_lost_something_ends_its_stream(tmp_path: Path, lost: str, found: str) -> None:
     served, file, _ = keys_of(tmp_path, credential_check=0.02)
     with served.stream(file.add("bob", ["read", "write"])) as lines:
-        file.path.write_text(file.path.read_text().replace('"write"', '"other"'))
+        file.path.write_text(file.path.read_text().replace(lost, found))
         kind, data = last_event(lines)
         served.gate.open(2)
     assert kind == "error"

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from streamserve.auth import sessions
 from streamserve.auth.keys import KeyFile
 from streamserve.auth.sessions import COOKIE
 from tests.auth.support import AUDIENCE, ISSUER, SCOPE, SECRET, app_with, token
@@ -65,6 +66,9 @@ def test_a_session_begins_with_a_key_and_opens_the_pages(client: httpx.Client, k
     cookie = begun.headers["Set-Cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
+    assert "Path=/;" in f"{cookie};"
+    assert "Secure" not in cookie
+    assert begun.headers["Cache-Control"] == "no-store"
     assert key not in cookie + begun.text
     assert 'id="bot"' in client.get("/").text
     assert client.get("/bot/playground/").status_code == 200
@@ -109,6 +113,9 @@ def test_a_form_of_another_site_begins_no_session(client: httpx.Client, key: str
     ("headers", "status"),
     [
         ({"Sec-Fetch-Site": "same-origin", "Origin": "http://any"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "http://this.example", "Host": "this.example"}, 200),
+        ({"Origin": "http://this.example", "Host": "this.example:8000"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Origin": "http://evil.example"}, 403),
@@ -159,6 +166,27 @@ def test_a_session_of_a_token_ends_with_it() -> None:
         begun = client.post("/session", json={"key": token(key=SECRET, algorithm="HS256", exp=soon, scope=SCOPE)})
         assert begun.json()["expires_at"] == soon
         assert client.get("/bot/input_schema").status_code == 200
+
+
+def test_a_token_too_large_for_a_cookie_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    jwt = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_secret": SECRET}
+    with serving(app_with(auth="jwt:", **jwt)) as url, httpx.Client(base_url=url) as client:
+        body = {"key": token(key=SECRET, algorithm="HS256", exp=int(time.time()) + 60, teams=["team"] * 10)}
+        client.post("/session", json=body).raise_for_status()
+        length = len(client.cookies[COOKIE])
+        for limit, status in ((length, 200), (length - 1, 400)):
+            monkeypatch.setattr(sessions, "MAX_LENGTH", limit)
+            assert client.post("/session", json=body).status_code == status
+
+
+def test_the_document_names_the_answers_of_the_session(file: KeyFile) -> None:
+    path = app_with(auth=f"keys:{file.path}").openapi()["paths"]["/session"]
+    for method, success in (("post", "200"), ("delete", "204")):
+        found = {status: answer["description"] for status, answer in path[method]["responses"].items()}
+        assert {status for status in found if status.startswith("2")} == {success}
+        assert "cookie" in found["400"]
+        assert "credential" in found["401"]
+        assert "another site" in found["403"]
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "e30.e30", "." * 9, "a" * 5000])

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from streamserve.auth.shares import MAX_TIME
+from streamserve.auth.shares import MAX_QUERY, MAX_TIME, STATE, ShareTokens
 from streamserve.auth.signing import Signer
 from tests.auth.support import SECRET, keys_in
 from tests.servers import serving
@@ -109,6 +109,32 @@ def test_a_caller_cannot_share_another_principals_run(owner: Owner) -> None:
 )
 def test_invalid_permissions_of_a_token_are_refused(owner: Owner, wanted: Any) -> None:
     assert owner.http.post(f"/runs/{owner.run()}/share", json=wanted).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("query", "left", "token"),
+    [
+        ("token=a", "", "a"),
+        ("after=1&token=a&wait=2", "after=1&wait=2", "a"),
+        ("token=a&after=1&to%6Ben=b", "after=1", "a"),
+        ("token=a%2B", "", "a+"),
+        ("tokens=a&x=token", "tokens=a&x=token", None),
+        ("", "", None),
+        (f"token=a&x={'y' * (MAX_QUERY - 10)}", f"x={'y' * (MAX_QUERY - 10)}", "a"),
+        (f"token=a&x={'y' * (MAX_QUERY - 9)}", f"token=a&x={'y' * (MAX_QUERY - 9)}", None),
+    ],
+    ids=lambda value: f"{value!s:.24}",
+)
+async def test_the_token_moves_from_the_query_to_the_scope(query: str, left: str, token: str | None) -> None:
+    reached: list[Any] = []
+
+    async def app(scope: Any, *_: Any) -> None:
+        reached.append(scope)
+
+    scope: Any = {"type": "http", "query_string": query.encode()}
+    await ShareTokens(app)(scope, None, None)  # type: ignore[arg-type]
+    assert reached == [scope]
+    assert (scope["query_string"].decode(), scope.get("state", {}).get(STATE)) == (left, token)
 
 
 @pytest.mark.parametrize("name", ["token", "to%6ben", "%74%6f%6B%65%6e"])

@@ -19,8 +19,8 @@ LIFETIME = 300.0
 COOLDOWN = 10.0
 # Seconds for one fetch.
 TIMEOUT = 5.0
-# Seconds that a caller with a known key waits for a fetch, and none while the issuer does not answer.
-PATIENCE = 0.5
+# Seconds that a caller with a known key waits for a fetch: if the last one brought keys, and if it did not.
+PATIENCE, IMPATIENCE = 0.5, 0.0
 # Seconds for which fetched keys stay valid while the issuer is unreachable.
 STALE = 3600.0
 
@@ -40,11 +40,11 @@ class Jwks:
         if at.scheme != "https" and not (at.scheme == "http" and at.hostname in ("127.0.0.1", "localhost", "::1")):
             raise AuthError("STREAMSERVE_JWT_JWKS_URL: an address with https://")
         self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=TIMEOUT)
-        self._thread = ThreadPoolExecutor(1, "jwks")  # a slow issuer must not block the chains' own pool
+        # A slow issuer must not block the chains' own pool.
+        self._thread = ThreadPoolExecutor(thread_name_prefix="jwks")
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched = self._tried = -STALE
         self._fetching: asyncio.Task[None] | None = None
-        self._answers = True
 
     async def key(self, key_id: str | None) -> jwt.PyJWK:
         """Return the key of an id. If a token names no id, return the issuer's only key.
@@ -55,7 +55,8 @@ class Jwks:
         """
         found, age = self._find(key_id), time.monotonic() - self._fetched
         if found is None or age > LIFETIME:
-            await self._refresh(TIMEOUT if found is None or age > STALE else PATIENCE if self._answers else 0.0)
+            patience = PATIENCE if self._fetched >= self._tried else IMPATIENCE
+            await self._refresh(TIMEOUT if found is None or age > STALE else patience)
             found = self._find(key_id)
         if time.monotonic() - self._fetched > STALE:
             raise IdentityUnavailable()
@@ -75,17 +76,15 @@ class Jwks:
                 return
             self._tried = time.monotonic()
             self._fetching = asyncio.create_task(self._take_keys())
-        done, _ = await asyncio.wait({self._fetching}, timeout=limit)
-        self._answers = self._answers and bool(done)
+        await asyncio.wait({self._fetching}, timeout=limit)
 
     async def _take_keys(self) -> None:
         try:
             keys = await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch)
         except Exception as error:  # of the library, the socket, HTTP or JSON
-            self._answers = False
             logger.error("the issuer's keys could not be fetched: %r", error)
         else:
-            self._keys, self._fetched, self._answers = keys, time.monotonic(), True
+            self._keys, self._fetched = keys, time.monotonic()
 
     def _fetch(self) -> dict[str | None, jwt.PyJWK]:
-        return {key.key_id: key for key in self._client.get_signing_keys(refresh=True)}
+        return {key.key_id: key for key in self._client.get_signing_keys()}

@@ -47,7 +47,7 @@ class ShareTokens:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query: bytes = scope.get("query_string", b"")
-        if scope["type"] == "http" and (b"token=" in query or b"%" in query) and len(query) <= MAX_QUERY:
+        if len(query) <= MAX_QUERY:
             parts = [part.partition("=") for part in query.decode("latin-1").split("&")]
             # A name may be encoded, as in `to%6ben=`.
             tokens = [value for name, _, value in parts if unquote_plus(name) == "token"]

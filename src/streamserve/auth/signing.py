@@ -11,6 +11,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from streamserve.auth.identity import AuthError
 from streamserve.errors import Unauthenticated
 from streamserve.settings import Settings
+from streamserve.stores.urls import workers_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Signer:
             AuthError: the secret is too short.
         """
         if settings.secret is None:
-            if settings.store.startswith("redis") or (settings.workers or 1) > 1:
+            if settings.store.startswith("redis") or workers_of(settings) > 1:
                 logger.warning("STREAMSERVE_SECRET is not set: sessions and share tokens are valid at one worker only")
             return cls(secrets.token_bytes(MIN_SECRET))
         secret = settings.secret.get_secret_value().encode()
