@@ -1,4 +1,4 @@
-"""When the issuer's keys are fetched, and how long a caller waits for them; the test moves the clock."""
+"""Fetches of the issuer's keys, and the callers who wait for them; the test moves the clock."""
 
 from __future__ import annotations
 
