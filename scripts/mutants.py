@@ -104,7 +104,8 @@ def _expressions(node: ast.expr) -> Iterator[ast.AST]:
 
 def _statements(node: ast.stmt) -> Iterator[ast.AST]:
     match node:
-        case ast.Return(value=ast.expr()) if ast.unparse(node) != "return None":
+        # None in place of False changes nothing for a caller that asks for the truth; `return True` is a mutant, too.
+        case ast.Return(value=ast.expr()) if ast.unparse(node) not in ("return None", "return False"):
             yield ast.Return(ast.Constant(None))
         case ast.Expr(value=ast.Call() | ast.Await()) | ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
             yield ast.Pass()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,16 +10,17 @@ import pytest
 from langchain_core.runnables import RunnableGenerator
 
 from tests.fakes import Gate
-from tests.runs.support import LIMIT, app_of, caller, client_of, streaming
+from tests.runs.support import LIMIT, GatedBench, app_of, caller, client_of, streaming
+from tests.runs.support import client_of_bench as client_of_bench  # a fixture
 
 KEY = {"Idempotency-Key": "3f0c"}
 
 
-class Bench:
+class Bench(GatedBench):
     """A served chain that yields five values of several types, each when the gate opens, and counts its calls."""
 
     def __init__(self, **settings: Any) -> None:
-        self.gate = Gate()
+        super().__init__()
         self.closed = Gate()
         self.calls = 0
         self.app = app_of({"count": RunnableGenerator(self.count)}, caller, **settings)
@@ -40,13 +40,6 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-@pytest.fixture
-def client(bench: Bench) -> Iterator[httpx.Client]:
-    with client_of(bench.app) as client:
-        yield client
-        bench.gate.open(10)  # the server waits for its runs before it ends
 
 
 def begun(client: httpx.Client) -> str:

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import re
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -18,18 +17,19 @@ from streamserve.api.reader import EAGER, MAX_INTERVAL, Reader
 from streamserve.api.services import services_in
 from streamserve.settings import Settings
 from tests.fakes import Gate
-from tests.runs.support import LIMIT, app_of, blocks_of, client_of, ended, streaming, writes_of
+from tests.runs.support import LIMIT, GatedBench, app_of, blocks_of, client_of, ended, streaming, writes_of
+from tests.runs.support import client_of_bench as client_of_bench  # a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 
 STREAMS = ("stream", "stream_log", "stream_events")
 
 
-class Bench:
+class Bench(GatedBench):
     """A served chain that yields five numbers, each when the gate opens."""
 
     def __init__(self, **settings: Any) -> None:
-        self.gate = Gate()
+        super().__init__()
         self.app = app_of({"count": RunnableGenerator(self.count)}, **settings)
 
     async def count(self, inputs: Any) -> Any:
@@ -43,12 +43,6 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench(keepalive=60)
-
-
-@pytest.fixture
-def client(bench: Bench) -> Iterator[httpx.Client]:
-    with client_of(bench.app) as client:
-        yield client
 
 
 def test_a_whole_stream_byte_for_byte(bench: Bench, client: httpx.Client) -> None:
@@ -294,8 +288,25 @@ async def test_blocks_within_one_interval_are_sent_in_one_write() -> None:
     assert max(write.count(b"event: data") for write in together[:EAGER]) <= 2
 
 
+class Clock:
+    """The event loop's clock, which only the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now = 0.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self._now)
+
+    def move(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += seconds
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
 @contextlib.asynccontextmanager
-async def woken_late(late: float, interval: float) -> AsyncIterator[Reader]:
+async def woken_late(clock: Clock, interval: float) -> AsyncIterator[Reader]:
     """Yield a reader past its first writes, woken late by a blocked event loop."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -304,7 +315,7 @@ async def woken_late(late: float, interval: float) -> AsyncIterator[Reader]:
         for _ in range(EAGER):
             await reader.pause()
         loop.call_soon(reader.wake)
-        loop.call_soon(time.sleep, late)
+        loop.call_soon(clock.move, 2 * MAX_INTERVAL)
         assert await reader.wait()
         yield reader
     finally:
@@ -315,16 +326,19 @@ async def sent_nowhere(_message: Any) -> None:
     pass
 
 
-async def test_writes_are_further_apart_while_the_loop_is_late() -> None:
-    async with woken_late(2 * MAX_INTERVAL, interval=0.001) as reader:
-        began = time.monotonic()
+async def test_writes_are_further_apart_while_the_loop_is_late(clock: Clock) -> None:
+    async with woken_late(clock, interval=MAX_INTERVAL / 50) as reader:
         await reader.send(sent_nowhere, b"block")
-        await reader.pause()
-        assert time.monotonic() - began > 0.9 * MAX_INTERVAL
+        pause = asyncio.create_task(reader.pause())
+        for seconds, is_over in ((0.0, False), (0.9 * MAX_INTERVAL, False), (0.2 * MAX_INTERVAL, True)):
+            clock.move(seconds)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert pause.done() == is_over
 
 
-async def test_without_an_interval_a_write_never_waits() -> None:
-    async with woken_late(2 * MAX_INTERVAL, interval=0) as reader:
+async def test_without_an_interval_a_write_never_waits(clock: Clock) -> None:
+    async with woken_late(clock, interval=0) as reader:
         await reader.send(sent_nowhere, b"block")
         with pytest.raises(StopIteration):
             reader.pause().send(None)  # ends without a wait

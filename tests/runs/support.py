@@ -12,6 +12,7 @@ from queue import Queue
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import Request
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_models import generate_from_stream
@@ -24,7 +25,7 @@ from streamserve.api.response import StreamResponse
 from streamserve.app import create_app
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
-from tests.fakes import registry_of
+from tests.fakes import Gate, registry_of
 from tests.servers import serving
 
 LIMIT = 10.0
@@ -52,6 +53,27 @@ def client_of(app: Any) -> Iterator[httpx.Client]:
     """Yield a client of an application on a real socket."""
     with serving(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as client:
         yield client
+
+
+class GatedBench:
+    """Chains that wait for a gate, and their application."""
+
+    app: Any
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+
+    def let_all_end(self) -> None:
+        """Let every chain end: the server waits for its runs before it ends."""
+        self.gate.open(50)
+
+
+@pytest.fixture(name="client")
+def client_of_bench(bench: GatedBench) -> Iterator[httpx.Client]:
+    """Yield a client of the application of the test's own fixture `bench`."""
+    with client_of(bench.app) as client:
+        yield client
+        bench.let_all_end()
 
 
 def writes_of(runs: Runs, run_id: str) -> list[bytes]:

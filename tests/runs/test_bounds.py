@@ -12,6 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableGenerator
 
 from streamserve import Chain
+from streamserve.api.reader import Reader
 from streamserve.api.services import services_in
 from tests.fakes import Gate
 from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, streaming, writes_of
@@ -122,14 +123,18 @@ class SilentReader:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.settimeout(LIMIT)
         self.socket.connect((host, int(port)))
-        self.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        self.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
 
     def read_to_the_end(self) -> bytes:
         """Return all bytes until the connection ends."""
         return b"".join(iter(lambda: self.socket.recv(1 << 20), b""))
 
 
-def test_an_idle_reader_is_dropped_and_delays_nobody() -> None:
+def test_an_idle_reader_is_dropped_and_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropped, drop = threading.Event(), Reader.drop
+    monkeypatch.setattr(Reader, "drop", lambda reader: (drop(reader), dropped.set()))
     bench = Bench(unread_timeout=0.3, keepalive=0.1)
     with client_of(bench.app) as client:
         run_id = client.post("/large/runs", json={"input": "x"}).json()["run_id"]
@@ -137,22 +142,14 @@ def test_an_idle_reader_is_dropped_and_delays_nobody() -> None:
         silent = SilentReader(str(client.base_url), f"/runs/{run_id}/stream")
         with streaming(client, f"/runs/{run_id}/stream", method="GET") as other:
             assert len(other.rest()) == 302
-        wait_for(lambda: not services_in(bench.app).runs._readers)
+        assert dropped.wait(LIMIT)
     # The server has stopped, although this reader never emptied its buffer.
     with silent.socket:
         got = silent.read_to_the_end()
+    assert b"200 OK" in got.partition(b"\r\n")[0]
     assert len(got) < 30_000_000
     assert not got.endswith(b"0\r\n\r\n")
-
-
-def wait_for(holds: Any) -> None:
-    """Poll until a condition is true."""
-    limit = threading.Event()
-    timer = threading.Timer(LIMIT, limit.set)
-    timer.start()
-    while not holds():
-        assert not limit.wait(0.01), "it never held"
-    timer.cancel()
+    assert capsys.readouterr().err == ""
 
 
 def test_one_write_to_a_reader_is_bounded_by_bytes() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,16 +13,17 @@ from langchain_core.tools import tool
 
 from streamserve.api.services import services_in
 from tests.fakes import Gate
-from tests.runs.support import LIMIT, PACE, app_of, client_of, error_of, streaming
+from tests.runs.support import LIMIT, PACE, GatedBench, app_of, client_of, error_of, streaming
+from tests.runs.support import client_of_bench as client_of_bench  # a fixture
 
 GRACE = 0.2
 
 
-class Bench:
+class Bench(GatedBench):
     """Chains that obey a cancellation, catch it, or block an OS thread."""
 
     def __init__(self) -> None:
-        self.gate = Gate()
+        super().__init__()
         self.entered = threading.Event()
         self.cancelled = threading.Event()
         self.release = threading.Event()
@@ -91,6 +91,10 @@ class Bench:
         finally:
             self.release.set()
 
+    def let_all_end(self) -> None:
+        self.release.set()
+        super().let_all_end()
+
     def slow_tool(self, given: str) -> str:
         """Block the OS thread until the test releases it."""
         self.entered.set()
@@ -101,14 +105,6 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-@pytest.fixture
-def client(bench: Bench) -> Iterator[httpx.Client]:
-    with client_of(bench.app) as client:
-        yield client
-        bench.release.set()
-        bench.gate.open(50)
 
 
 def test_a_cancelled_run_ends_with_an_error_block(client: httpx.Client) -> None:

@@ -1,7 +1,7 @@
 """Readers and the runs that they leave: a run is cancelled only while nobody reads it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -84,22 +84,15 @@ async def test_a_store_that_is_away_is_asked_again(bench: Any, monkeypatch: pyte
     assert record.status == "cancelled"
 
 
-async def test_a_run_that_is_read_elsewhere_continues(bench: Any) -> None:
+@pytest.mark.parametrize("news", [Readers._on_remote_readers, Readers.adopt_run], ids=["left", "taken over"])
+async def test_a_run_that_is_read_elsewhere_continues_until_news(
+    bench: Any, news: Callable[[Readers, str], None]
+) -> None:
     runs, store, record = bench
     (await store.asked.get()).set_result(True)
     await asyncio.gather(*runs._readers._background)
     assert not record.ended
-    store.on_readers("r")  # the readers elsewhere have left
-    (await store.asked.get()).set_result(False)
-    await runs._live["r"].run.ended
-    assert record.status == "cancelled"
-
-
-async def test_a_run_that_was_taken_over_unread_is_cancelled(bench: Any) -> None:
-    runs, store, record = bench
-    (await store.asked.get()).set_result(True)
-    await asyncio.gather(*runs._readers._background)
-    runs._readers.adopt_run("r")
+    news(runs._readers, "r")
     (await store.asked.get()).set_result(False)
     await runs._live["r"].run.ended
     assert record.status == "cancelled"

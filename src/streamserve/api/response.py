@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamserve.api.reader import Reader
 from streamserve.errors import RunExpired, ServeError, StoreUnavailable
-from streamserve.private_names.uvicorn import abort
+from streamserve.http.intake import BODY
 from streamserve.runs.runs import Runs
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.wire.blocks import KEEP_ALIVE, error_block
@@ -65,7 +65,7 @@ class StreamResponse(Response):
         watch = self._watch(scope, reader)
         try:
             with self._runs.reading(self._run_id, reader.drop):
-                await self._serve(task, reader, receive, send)
+                await self._serve(task, reader, scope, receive, send)
         finally:
             reader.close()
             if watch is not None:
@@ -75,7 +75,9 @@ class StreamResponse(Response):
         interval, recheck = self._runs.settings.credential_check, scope.get("state", {}).get("recheck")
         return asyncio.create_task(reader.watch(recheck, interval)) if interval and recheck else None
 
-    async def _serve(self, task: asyncio.Task[object], reader: Reader, receive: Receive, send: Send) -> None:
+    async def _serve(
+        self, task: asyncio.Task[object], reader: Reader, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         disconnect = asyncio.create_task(_cancel_on_disconnect(receive, task))
         try:
             await self._send_all(send, reader)
@@ -85,7 +87,7 @@ class StreamResponse(Response):
                 raise
             if reader.dropped:
                 # The server would close the connection once its buffer is sent: never, if the reader reads nothing.
-                abort(receive)
+                scope[BODY].abort()
                 await asyncio.sleep(0)  # the server notices the lost connection first, and logs no error
         finally:
             disconnect.cancel()

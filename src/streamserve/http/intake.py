@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, Overloaded, ServeError, UnsupportedMediaType
+from streamserve.private_names.uvicorn import abort
 from streamserve.settings import Settings
 
 # Seconds in which a caller that still sends may read its answer: a connection closed at once would lose the answer.
@@ -90,6 +91,10 @@ class Body:
         """Count the bytes of this body no longer: it is parsed, or its request has ended."""
         self._incoming.remove(self._counted)
         self._counted = 0
+
+    def abort(self) -> None:
+        """Close the connection without sending what its buffer still has."""
+        abort(self._receive)
 
     async def send(self, message: Message) -> None:
         """Send a message, as ASGI's `send`; close the connection of a caller that still sends."""

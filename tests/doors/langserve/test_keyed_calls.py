@@ -19,7 +19,8 @@ from tests.doors.langserve.test_whole_values import CHAINS
 from tests.fakes import Gate
 from tests.frames import config_hash
 from tests.observed import without_ids
-from tests.runs.support import LIMIT, app_of, caller, client_of, ended
+from tests.runs.support import LIMIT, GatedBench, app_of, caller, client_of, ended
+from tests.runs.support import client_of_bench as client_of_bench  # a fixture
 
 KEY = {"Idempotency-Key": "3f0c"}
 BODIES: dict[str, Any] = {"invoke": {"input": "x"}, "batch": {"inputs": ["x"]}}
@@ -27,11 +28,11 @@ HEADERS = ("Retry-After", "X-Tea")
 OUTPUTS: dict[str, Any] = {"invoke": "X", "batch": ["X"]}
 
 
-class Bench:
+class Bench(GatedBench):
     """A served chain that answers when the gate opens, and counts its calls and those that were cancelled."""
 
     def __init__(self, **settings: Any) -> None:
-        self.gate = Gate()
+        super().__init__()
         self.began = Gate()
         self.cancelled = Gate()
         self.calls = 0
@@ -52,12 +53,6 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-@pytest.fixture
-def client(bench: Bench) -> Iterator[httpx.Client]:
-    with client_of(bench.app) as client:
-        yield client
 
 
 def leave(client: httpx.Client, bench: Bench, endpoint: str) -> None:

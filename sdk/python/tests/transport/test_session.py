@@ -6,17 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamserve_sdk import (
+    ConnectionFailed,
     ProtocolError,
     RequestRejected,
     RetryPolicy,
     RunExpired,
     RunFailed,
     RunLost,
+    ServerError,
     StreamServeError,
     StreamTruncated,
     ThreadBusy,
 )
 from streamserve_sdk.transport import sse
+from streamserve_sdk.transport.polling import PASSED, PAUSE
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.wire import Reply, Request
 
@@ -24,6 +27,7 @@ BASE = "http://test/joke/stream"
 HEAD = httpx.Headers(
     {"content-type": "text/event-stream", "run-id": "r1", "location": "/runs/r1/stream", "retry-after": "0"}
 )
+RESET = httpx.ReadError("reset")
 POLICY = RetryPolicy(budget=3, first=0.0, longest=0.0)
 PATIENT = RetryPolicy(budget=1000, first=0.0, longest=0.0)
 
@@ -256,14 +260,110 @@ def test_nothing_is_read_after_the_end():
     assert (stream.finished, stream.last_id, stream.broken) == (True, 3, False)
 
 
+def test_nothing_is_read_after_an_error():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    with pytest.raises(ServerError):
+        list(stream.receive(b"id: 1\nevent: error\ndata: {}\n\n"))
+    assert list(stream.receive(b"id: 2\nevent: data\ndata: 1\n\n")) == []
+    stream.ended()
+    assert (stream.finished, stream.broken, stream.cancellation()) == (True, False, None)
+
+
+def test_an_error_for_one_reader_has_no_id():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    list(stream.receive(METADATA % (1, 1)))
+    with pytest.raises(ServerError) as caught:
+        list(stream.receive(b'event: error\ndata: {"code": "store_unavailable", "retryable": true}\n\n'))
+    assert (caught.value.code, caught.value.retryable, caught.value.last_id) == ("store_unavailable", True, 1)
+
+
+def test_a_block_without_an_id_does_not_move_the_cursor():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    assert received(stream, b'event: data\ndata: "1"\n\n') == [1]
+    assert stream.last_id == 0
+
+
+@pytest.mark.parametrize(("sizes", "passes"), [([PASSED - 1], True), ([PASSED], False), ([PASSED, 1], False)])
+def test_a_stream_passes_if_its_first_bytes_are_few(sizes, passes):
+    fresh, known = session(), session(passes=True)
+    for stream in (fresh, known):
+        stream.started(Reply(200, HEAD))
+        for size in sizes:
+            list(stream.receive(b":" * size))
+    assert (fresh.passes, known.passes) == (passes, True)
+
+
+POLLED = httpx.Headers({**HEAD, "content-type": "application/json"})
+
+
+def polled(stream: StreamSession, *blocks: tuple[int, str, str]) -> list[int]:
+    """Return what one poll brings."""
+    stream.started(Reply(200, POLLED))
+    names = ("id", "event", "data")
+    found = received(stream, orjson.dumps({"blocks": [dict(zip(names, block, strict=True)) for block in blocks]}))
+    stream.ended()
+    return found
+
+
+def test_polls_bring_the_blocks_of_a_stream():
+    stream = session(polling=True)
+    request = stream.request()
+    assert (request.method, request.url, request.headers["Accept"]) == ("POST", f"{BASE}?wait=0", "application/json")
+    assert polled(stream, (1, "metadata", "{}"), (2, "data", "2")) == [2]
+    assert (stream.reading, stream.delay, stream.passes) == (False, PAUSE, False)
+    request = stream.request()
+    assert (request.method, request.url) == ("GET", "http://test/runs/r1/blocks?wait=20")
+    assert (request.headers["Last-Event-ID"], stream.delay) == ("2", 0)
+    assert polled(stream, (2, "data", "2"), (3, "data", "3"), (4, "end", "")) == [3]
+    assert (stream.finished, stream.delay) == (True, 0)
+
+
+def test_a_poll_without_a_block_renews_the_budget():
+    stream = session(polling=True, policy=RetryPolicy(budget=1, first=0.0, longest=0.0))
+    for _ in range(3):
+        assert polled(stream) == []
+        stream.failed(RESET)
+    assert not stream.broken
+
+
+SLOW = httpx.ReadTimeout("slow")
+
+
+def test_silence_after_the_head_turns_to_polling():
+    stream = session()
+    stream.started(Reply(200, HEAD))
+    stream.failed(SLOW)
+    assert (stream.polling, stream.broken) == (True, False)
+    assert stream.request().url == "http://test/runs/r1/blocks?wait=20"
+
+
+def test_another_failure_than_silence_does_not_turn_to_polling():
+    cut, read, ended, stock = session(), session(), session(), session()
+    for stream in (cut, read, ended):
+        stream.started(Reply(200, HEAD))
+    cut.failed(RESET)
+    list(read.receive(b": \n"))
+    read.failed(SLOW)
+    ended.ended()
+    ended.failed(SLOW)
+    stock.started(Reply(200, STOCK))
+    with pytest.raises(httpx.ReadTimeout):
+        stock.failed(SLOW)
+    assert [stream.polling for stream in (cut, read, ended, stock)] == [False] * 4
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410, 422])
 def test_an_answer_that_stays_the_same_ends_a_resume(status):
     stream = session()
     stream.started(Reply(200, HEAD))
     stream.ended()
     code = {409: "thread_busy"}.get(status, "x")
-    with pytest.raises({404: RunLost, 410: RunExpired}.get(status, RequestRejected)):
+    with pytest.raises({404: RunLost, 410: RunExpired}.get(status, RequestRejected)) as caught:
         stream.started(Reply(status, httpx.Headers(), b'{"code": "%s"}' % code.encode()))
+    assert caught.value.request.url == "http://test/runs/r1/stream"
     assert (stream.broken, stream.cancellation()) == (True, None)
 
 
@@ -284,9 +384,9 @@ def test_a_server_in_trouble_is_asked_again_for_a_known_run(status):
 @pytest.mark.parametrize("status", [404, 410, 422])
 def test_a_start_that_is_refused_for_good_is_not_repeated(status):
     stream = session()
-    with pytest.raises(RequestRejected):
+    with pytest.raises(RequestRejected) as caught:
         stream.started(Reply(status, httpx.Headers()))
-    assert (stream.broken, stream.reading) == (True, False)
+    assert (type(caught.value), stream.broken, stream.reading) == (RequestRejected, True, False)
 
 
 def test_no_content_ends_the_stream_of_a_known_run_only():
@@ -313,21 +413,39 @@ def test_a_detached_reader_cancels_nothing():
     assert stream.cancellation() is None
 
 
+@pytest.mark.parametrize("cut", [lambda stream: stream.ended(), lambda stream: stream.failed(RESET)])
 @pytest.mark.parametrize(("comments", "renewed"), [(1, False), (2, True)])
-def test_a_second_keep_alive_renews_the_budget(comments, renewed):
+def test_a_second_keep_alive_renews_the_budget(cut, comments, renewed):
     stream = session(policy=RetryPolicy(budget=2, first=0.0, longest=0.0))
     stream.started(Reply(200, HEAD))
     stream.ended()
     stream.ended()  # nothing is read, so nothing is cut
     stream.started(Reply(200, HEAD))
     list(stream.receive(b": \n\n" * comments))
-    stream.failed(httpx.ReadError("reset"))
+    cut(stream)
     stream.started(Reply(200, HEAD))
     if renewed:
         stream.ended()
     else:
         with pytest.raises(StreamTruncated):
             stream.ended()
+
+
+def test_keep_alives_of_an_earlier_connection_renew_nothing():
+    stream = session(policy=RetryPolicy(budget=2, first=0.0, longest=0.0))
+    stream.started(Reply(200, HEAD))
+    list(stream.receive(b": \n\n" * 2))
+    for _ in range(2):
+        stream.failed(RESET)
+    with pytest.raises(httpx.ReadError):
+        stream.failed(RESET)
+
+
+def test_a_request_that_httpx_cannot_send_is_not_repeated():
+    stream = session()
+    with pytest.raises(ConnectionFailed):
+        stream.failed(httpx.UnsupportedProtocol("ftp"))
+    assert stream.broken
 
 
 def test_a_read_error_after_a_stock_servers_answer_is_final():
@@ -378,11 +496,12 @@ def test_ids_of_a_server_without_runs_are_no_cursor():
     assert stream.last_id == 0
 
 
-def test_a_block_of_any_kind_renews_the_whole_budget():
+@pytest.mark.parametrize("kind", [b"data", b"news", b"metadata"])
+def test_a_block_of_any_kind_renews_the_whole_budget(kind):
     stream = session(policy=RetryPolicy(budget=1, first=0.0, longest=0.0))
     for number in range(1, 4):
         stream.started(Reply(200, HEAD))
-        list(stream.receive(b"id: %d\nevent: news\ndata: 1\n\n" % number))
+        list(stream.receive(b"id: %d\nevent: %s\ndata: 1\n\n" % (number, kind)))
         stream.ended()
     assert not stream.broken
 

@@ -119,7 +119,7 @@ class StreamSession:
 
     def cancellation(self) -> Request | None:
         """Return the request that cancels the run of a reader that left, or None if there is no run to cancel."""
-        if self.location is None or self.run_id is None or self.finished or self.broken or self.detach:
+        if self.location is None or self.finished or self.broken or self.detach:
             return None
         run = self.location.partition("?")[0].removesuffix("/stream")
         return Request("POST", f"{run}/cancel", silence=CANCEL_TIMEOUT)
@@ -205,7 +205,7 @@ class StreamSession:
             raise self._protocol_error(f"expected {expected}, got {kind or 'no content type'}")
         self.answered = True
         self._name_run(headers.get("run-id"))
-        if self.location is None and self.run_id and "run-id" in headers:
+        if self.location is None and self.run_id:
             self.location = stream_url(self._url, headers.get("location"), self.runs_url, self.run_id)
 
     def _name_run(self, run_id: str | None) -> None:
@@ -221,7 +221,8 @@ class StreamSession:
                 self.on_attempt(attempt)
 
     def _is_new(self, event: ServerSentEvent) -> bool:
-        if not self.resumable or (event.id is None and not self._has_ids):
+        # Of a run with ids, an `error` block without one is for this reader only.
+        if not self.resumable or (event.id is None and (event.event == "error" or not self._has_ids)):
             return True
         number = self._number(event.id)
         self._has_ids = True
@@ -260,7 +261,7 @@ class StreamSession:
             raise from_missing_run(error)
         # Only the caller can decide whether to wait for a busy thread.
         final = not error.retryable or isinstance(error, ThreadBusy)
-        if final and not (self.resumable and httpx.codes.is_server_error(reply.status)):
+        if final and not httpx.codes.is_server_error(reply.status):
             self.broken = True
             raise error
         self._interrupted(error, retry_after(reply.headers))
