@@ -180,6 +180,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.do(self.store.get(run_id)) == self.model.get(run_id)
             self._compare_reads(run_id, 0, 10_000)
             self._compare_ahead(run_id)
+        for key in ("a", "b"):
+            named = self.do(self.store.named(key))
+            assert (named and named.run_id) == self.model.named(key)
 
     def _compare_ahead(self, run_id: str) -> None:
         record = self.model.get(run_id)

@@ -42,13 +42,16 @@ class Model:
         self._ends: list[str] = []
 
     def acquire(self, run: RunRecord, alone: bool) -> tuple[str, bool]:
-        for known in self.runs.values():
-            if run.key is not None and known.acquired.key == run.key and known.purged_at is None:
-                return known.acquired.run_id, False
+        if run.key is not None and (holder := self.named(run.key)):
+            return holder, False
         if alone and (live := self.ahead(run)):
             raise ThreadLocked(live[0])
         self.runs[run.run_id] = ModelRun(replace(run))
         return run.run_id, True
+
+    def named(self, key: str) -> str | None:
+        runs = self.runs.values()
+        return next((run.acquired.run_id for run in runs if run.acquired.key == key and run.purged_at is None), None)
 
     def ahead(self, run: RunRecord) -> list[str]:
         before = list(self.runs)[: list(self.runs).index(run.run_id)] if run.run_id in self.runs else list(self.runs)

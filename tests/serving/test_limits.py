@@ -104,6 +104,21 @@ def test_runs_above_the_maximum_are_refused_until_one_ends(model: Model) -> None
         assert model.calls == 3
 
 
+@pytest.mark.parametrize("limit", [{"max_concurrency": 1}, {"max_runs": 1}, {"rate_limit": "1/hour"}], ids=str)
+@pytest.mark.parametrize("endpoint", ["stream", "runs", "invoke", "batch"])
+def test_no_limit_refuses_a_repeat_which_joins_its_run(model: Model, limit: dict[str, Any], endpoint: str) -> None:
+    path, body = f"/chain/{endpoint}?wait=0", {"inputs": [1]} if endpoint == "batch" else {"input": 1}
+    with limited(model, limit) as client:
+        sent = [client.post(path, json=body, headers={**ANN, "Idempotency-Key": "one"}) for _ in range(3)]
+        assert [answer.is_success for answer in sent] == [True] * 3
+        assert len({answer.headers["Run-Id"] for answer in sent}) == 1
+        refused = client.post(path, json=body, headers={**ANN, "Idempotency-Key": "other"})
+        assert refusal(refused)[0] in (429, 503)
+        model.gate.open()
+        assert client.get(f"/runs/{sent[0].headers['Run-Id']}/stream", headers=ANN).is_success
+        assert model.calls == 1
+
+
 @pytest.mark.parametrize("body", [b"{", b'{"input": 1, "config": 3}'])
 def test_a_request_that_starts_no_run_gives_its_place_back(model: Model, body: bytes) -> None:
     model.gate.open(10)

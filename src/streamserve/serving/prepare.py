@@ -8,11 +8,11 @@ from fastapi.exceptions import RequestValidationError
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
-from streamserve.api.access import principal_of
+from streamserve.api.access import idempotency_key, principal_of
 from streamserve.api.services import services_of
 from streamserve.auth.identity import claims_of, scopes_of
 from streamserve.call import Call, current_call
-from streamserve.errors import InvalidInput
+from streamserve.errors import InvalidInput, Overloaded, RateLimited, TooManyRuns
 from streamserve.errors.places import entry
 from streamserve.graphs import arguments
 from streamserve.serving.recovery import Recovery
@@ -29,10 +29,13 @@ def begin_call(served: ServedRunnable) -> Call:
     return call
 
 
-async def admit(request: Request, call: Call, served: ServedRunnable, *, starts_run: bool) -> None:
+async def admit(request: Request, call: Call, served: ServedRunnable, path: str, *, starts_run: bool) -> None:
     """Admit a caller that the guard has let in, before anything of the body is read.
 
+    No limit refuses a request whose key names a run: it joins that run.
+
     Args:
+        path: the route's path, to which the keys of runs belong.
         starts_run: whether the request starts a run, or a call without a stream.
 
     Raises:
@@ -47,7 +50,12 @@ async def admit(request: Request, call: Call, served: ServedRunnable, *, starts_
     known = services.auth.knows_callers
     call.user = User(call.principal, scopes_of(request), claims_of(request), is_authenticated=known)
     if request.method == "POST":
-        await services.limits.admit(request, entry.name, entry.chain, starts_run=starts_run)
+        try:
+            await services.limits.admit(request, entry.name, entry.chain, starts_run=starts_run)
+        except (Overloaded, TooManyRuns, RateLimited):
+            key = idempotency_key(request, path) if starts_run else None
+            if key is None or await services.runs.store.named(key) is None:
+                raise
 
 
 async def prepare(

@@ -162,6 +162,9 @@ class RunStore(Protocol):
             ThreadLocked: the thread has a live run; nothing was stored.
         """
 
+    async def named(self, key: str) -> RunRecord | None:
+        """Return the record of the run that a key names; None if there is none, or it was purged."""
+
     async def ahead(self, run: RunRecord) -> list[str]:
         """Return the live runs of the run's thread that were acquired before it, oldest first.
 

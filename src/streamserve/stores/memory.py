@@ -74,9 +74,8 @@ class MemoryStore(RunStore, ImmediateStore):
         return []
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
-        holder = self._keys.get(run.key) if run.key else None
-        if holder is not None:
-            return self._entries[holder].record, False
+        if run.key and (found := await self.named(run.key)):
+            return found, False
         if run.thread is not None:
             live = self._threads[run.thread] = self._live(run.thread)
             if alone and live:
@@ -86,6 +85,10 @@ class MemoryStore(RunStore, ImmediateStore):
         if run.key:
             self._keys[run.key] = run.run_id
         return run, True
+
+    async def named(self, key: str) -> RunRecord | None:
+        holder = self._keys.get(key)
+        return None if holder is None else self._entries[holder].record
 
     async def ahead(self, run: RunRecord) -> list[str]:
         live = self._live(run.thread) if run.thread is not None else []

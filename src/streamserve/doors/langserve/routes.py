@@ -157,7 +157,7 @@ class RunRoute(APIRoute):
             call = begin_call(served)
             try:
                 await guard(request)
-                await admit(request, call, served, starts_run=self.endpoint_name in REQUIRED)
+                await admit(request, call, served, self.path, starts_run=self.endpoint_name in REQUIRED)
                 return await self._answer(request, call, services, handler)
             except (StoreDown, Unauthenticated):
                 raise  # the application's handlers answer

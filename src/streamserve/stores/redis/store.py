@@ -103,7 +103,7 @@ class RedisStore(RunStore):
         await self._worker.heartbeat()  # it writes, since a full Redis can still be read
 
     async def acquire(self, run: RunRecord, *, alone: bool = False) -> tuple[RunRecord, bool]:
-        if run.key and (found := await self._named(run.key)):
+        if run.key and (found := await self.named(run.key)):
             return found, False
         try:
             if not await self._worker.own(run):
@@ -132,7 +132,7 @@ class RedisStore(RunStore):
     async def ahead(self, run: RunRecord) -> list[str]:
         return await self._worker.claims.ahead(run)
 
-    async def _named(self, key: str) -> RunRecord | None:
+    async def named(self, key: str) -> RunRecord | None:
         name = await self._client.do("GET", self._keys.key(key))
         record = await self._get(name.decode()) if name else None
         return None if record is None or record.purged else record

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from streamserve.stores.base import RunRecord, Slice
-from streamserve.stores.sqlite.rows import find_record, unpack
+from streamserve.stores.sqlite.rows import NAMED, find_record, unpack
 from streamserve.stores.sqlite.schema import connect
 
 
@@ -32,6 +32,10 @@ class ReadSession:
     def get(self, run_id: str) -> RunRecord | None:
         """Return a run's record, as RunStore.get promises."""
         return find_record(self._connection, "run_id = ?", run_id)
+
+    def named(self, key: str) -> RunRecord | None:
+        """Return the record of the run that a key names, as RunStore.named promises."""
+        return find_record(self._connection, NAMED, key)
 
     def ahead(self, run: RunRecord) -> list[str]:
         """Return the live runs before a run in its thread, as RunStore.ahead promises."""

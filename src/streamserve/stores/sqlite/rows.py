@@ -15,6 +15,9 @@ RECORD = (
     " ended_at, expires_at, error, output, forget_at IS NOT NULL, thread"
 )
 
+# The condition on the run that a key names.
+NAMED = "key = ? AND forget_at IS NULL"
+
 
 def find_record(connection: sqlite3.Connection, where: str, value: object) -> RunRecord | None:
     """Return the record of a run, without its request.

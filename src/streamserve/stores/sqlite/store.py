@@ -131,6 +131,9 @@ class SqliteStore:
             self._adopt(run)
         return stored, new
 
+    async def named(self, key: str) -> RunRecord | None:
+        return await self._reader.do(ReadSession.named, key)
+
     async def ahead(self, run: RunRecord) -> list[str]:
         return await self._reader.do(ReadSession.ahead, run)
 

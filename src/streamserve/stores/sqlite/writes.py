@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from streamserve.stores.base import Fenced, Gap, Outcome, RunRecord, ThreadLocked, UnknownRun
 from streamserve.stores.sqlite.retention import keep_bounds
+from streamserve.stores.sqlite.rows import NAMED
 from streamserve.stores.sqlite.session import OwnRun, WriteSession
 
 # A file with room for a row may have none for one more page.
@@ -21,7 +22,7 @@ def check(session: WriteSession) -> None:
 def acquire(session: WriteSession, run: RunRecord, alone: bool) -> tuple[RunRecord, bool]:
     """Store a new run or find the one with its key, as RunStore.acquire promises."""
     if run.key is not None:
-        found = session.record("key = ? AND forget_at IS NULL", run.key)
+        found = session.record(NAMED, run.key)
         if found:
             return found, False
     if alone and run.thread is not None:
