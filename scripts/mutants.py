@@ -21,15 +21,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SERVER, SDK = "src/streamserve", "sdk/python/src/streamserve_sdk"
-STORES = "tests/conformance/test_stores.py"
+STORES = ["tests/conformance/test_stores.py", "tests/conformance/test_retention.py"]
 # The tests of each room; the longest name that a module begins with counts.
 TESTS = {
     f"{SERVER}/auth": ["tests/auth"],
     f"{SERVER}/runs": ["tests/runs"],
-    f"{SERVER}/stores": ["tests/stores", STORES],
-    f"{SERVER}/stores/memory.py": [STORES, "-k", "memory"],
-    f"{SERVER}/stores/redis": ["tests/stores", STORES, "-k", "redis and not cluster"],
-    f"{SERVER}/stores/sqlite": ["tests/stores", STORES, "-k", "sqlite"],
+    f"{SERVER}/stores": ["tests/stores", *STORES],
+    **{
+        f"{SERVER}/stores/{name}.py": [f"tests/stores/test_{name}.py"]
+        for name in ("base", "pragmas", "private_file", "tails", "urls")
+    },
+    f"{SERVER}/stores/memory.py": ["tests/stores/test_memory.py", *STORES, "-k", "memory"],
+    f"{SERVER}/stores/redis": ["tests/stores", *STORES, "-k", "redis and not cluster"],
+    f"{SERVER}/stores/sqlite": ["tests/stores", *STORES, "-k", "sqlite"],
     f"{SDK}/transport": ["sdk/python/tests/transport"],
 }
 MODULES = [f"{SERVER}/runs", f"{SERVER}/stores", f"{SERVER}/auth", f"{SDK}/transport/session.py"]
@@ -161,7 +165,7 @@ def campaign(modules: list[str], copy: Path, options: argparse.Namespace) -> Cou
             if (outcome := run(copy, tests, 3600)) != "passed":
                 sys.exit(f"{room}: without a mutant: {outcome}")
             limits[room] = 3 * (time.monotonic() - began) + 30
-        own = [f"{tests[0]}/test_{path.name}"] if (ROOT / tests[0] / f"test_{path.name}").exists() else []
+        own = sorted(map(str, (ROOT / tests[0]).glob(f"test_*{path.name}")))
         for mutant in random.Random(options.seed).sample(mutants, min(options.sample or 9999, len(mutants))):
             path.write_text(mutant.source)
             version += 1

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from streamserve.stores import MemoryStore, RunStore
+from streamserve.stores import MemoryStore, Outcome, RunRecord, RunStore
 from streamserve.stores.bounds import Bounds
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.sqlite import SqliteStore
 from tests.stores.servers import shared_cluster, shared_redis
+
+DONE = Outcome("done")
 
 
 class Clock:
@@ -109,3 +111,12 @@ STORES: dict[str, Factory] = {
     "redis": redis,
     "redis_cluster": redis_cluster,
 }
+
+
+def a_run(run_id: str, key: str | None = None, thread: str | None = None) -> RunRecord:
+    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key, thread=thread)
+
+
+async def an_ended_run(store: RunStore, run_id: str, size: int = 1, key: str | None = None) -> None:
+    await store.acquire(a_run(run_id, key))
+    await store.append(run_id, 1, 1, [b"x" * size], DONE)

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, RunStore, ThreadLocked
-from streamserve.stores.bounds import Bounds
+from streamserve.stores import Fenced, Gap, Outcome, RunStore, ThreadLocked
 from tests.conformance.machine import Follower, StoreMachine
-from tests.conformance.stores import STORES, Options
+from tests.conformance.stores import DONE, STORES, Options, a_run, an_ended_run
 
 LIMIT = 20.0
 EXAMPLES, LONG_EXAMPLES = 60, 1_000
-DONE = Outcome("done")
-
-
-@pytest.fixture
-def options() -> Options:
-    return Options(Bounds(retention=100.0, tombstone=1000.0, max_runs=3, max_bytes=100))
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, options: Options) -> AsyncIterator[RunStore]:
-    async with STORES[request.param](options) as opened:
-        yield opened
-
-
-def a_run(run_id: str, key: str | None = None, thread: str | None = None) -> RunRecord:
-    return RunRecord(run_id, "chain", "stream", "ann", created_at=1.0, key=key, thread=thread)
-
-
-async def an_ended_run(store: RunStore, run_id: str, size: int = 1, key: str | None = None) -> None:
-    await store.acquire(a_run(run_id, key))
-    await store.append(run_id, 1, 1, [b"x" * size], DONE)
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -114,44 +92,6 @@ async def test_a_gap_names_the_number_that_is_missing(store: RunStore) -> None:
     assert caught.value.next_seq == 2
 
 
-async def test_the_oldest_ended_runs_go_first_when_there_are_too_many(store: RunStore) -> None:
-    for number in range(4):
-        await an_ended_run(store, f"run-{number}")
-    records = [await store.get(f"run-{number}") for number in range(4)]
-    assert [record and record.purged for record in records] == [True, False, False, False]
-
-
-async def test_the_oldest_ended_runs_go_first_when_they_are_too_large(store: RunStore) -> None:
-    await an_ended_run(store, "small", 40)
-    await an_ended_run(store, "large", 90)
-    assert list((await store.read("small", 0, 10)).blocks) == []
-    assert (await store.read("large", 0, 10)).blocks == [b"x" * 90]
-
-
-async def test_a_store_counts_its_ended_runs_and_their_bytes(store: RunStore, options: Options) -> None:
-    assert store.retained == (0, 0)
-    await store.acquire(a_run("live"))
-    await store.append("live", 1, 1, [b"x" * 10])
-    for number, size in enumerate((10, 20, 30)):
-        await an_ended_run(store, f"run-{number}", size)
-    await store.reap(options.clock.now)
-    assert store.retained == (3, 60)
-    await store.purge("run-1")
-    await store.reap(options.clock.now)
-    assert store.retained == (2, 40)
-
-
-async def test_a_store_counts_the_bytes_of_outputs(store: RunStore, options: Options) -> None:
-    await store.acquire(a_run("run"))
-    for _ in range(2):  # the reply to the first may have been lost
-        await store.append("run", 1, 1, [b"x" * 10], Outcome("done", output=b"y" * 7))
-    await store.reap(options.clock.now)
-    assert store.retained == (1, 17)
-    await store.purge("run")
-    await store.reap(options.clock.now)
-    assert store.retained == (0, 0)
-
-
 async def test_a_run_whose_caller_left_does_not_keep_its_thread(store: RunStore) -> None:
     storing = asyncio.create_task(store.acquire(a_run("left", thread="thread")))
     await asyncio.sleep(0)  # the store is at it
@@ -164,30 +104,6 @@ async def test_a_run_whose_caller_left_does_not_keep_its_thread(store: RunStore)
             for lost in await store.take_over_lost():
                 await store.append(lost.run_id, lost.attempt, lost.last_id + 1, [b"x"], Outcome("lost"))
             await store.check()
-
-
-async def test_a_live_run_is_never_dropped(store: RunStore, options: Options) -> None:
-    await store.acquire(a_run("live"))
-    await store.append("live", 1, 1, [b"x" * 1000])
-    for number in range(4):
-        await an_ended_run(store, f"run-{number}")
-    options.clock.now += 10 * (options.bounds.retention + options.bounds.tombstone)
-    await store.reap(options.clock.now)
-    await store.purge("live")
-    assert await store.read("live", 0, 10) == ([b"x" * 1000], False)
-
-
-async def test_a_tombstone_stays_and_frees_its_key(store: RunStore, options: Options) -> None:
-    await an_ended_run(store, "run", key="key")
-    options.clock.now += options.bounds.retention
-    await store.reap(options.clock.now)
-    record = await store.get("run")
-    assert record is not None
-    assert (record.purged, record.last_id, record.status) == (True, 1, "done")
-    assert (await store.acquire(a_run("next", "key")))[1]
-    options.clock.now += options.bounds.tombstone
-    await store.reap(options.clock.now)
-    assert await store.get("run") is None
 
 
 async def test_a_cancel_reaches_the_owner_of_a_live_run_only(store: RunStore, options: Options) -> None:
@@ -265,3 +181,67 @@ async def test_a_posted_append_is_answered_like_an_awaited_one(store: RunStore) 
         assert await answers.get() == 3
         store.post("run", 1, 3, [b"more"], None, answers.put_nowait)
         assert isinstance(await answers.get(), Fenced)
+
+
+async def test_a_purged_run_takes_no_block_again(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    await store.append("run", 1, 1, [b"a", b"end"], DONE)
+    await store.purge("run")
+    for first, blocks in ((1, [b"a", b"end"]), (2, [b"end"]), (3, [b"more"])):
+        with pytest.raises(Fenced):
+            await store.append("run", 1, first, blocks, DONE)
+
+
+async def test_an_end_may_follow_its_block(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    follower = Follower(store, "run")
+    await store.append("run", 1, 1, [b"end"])
+    await follower.catch_up()
+    assert await store.append("run", 1, 1, [b"end"], DONE) == 2
+    async with asyncio.timeout(LIMIT):
+        await follower.woken.wait()
+    assert await store.read("run", 1, 10) == ([], True)
+    found = await store.get("run")
+    assert found is not None
+    assert (found.status, found.last_id, found.purged is False) == ("done", 1, True)
+    follower.unsubscribe()
+
+
+async def test_shown_blocks_reach_readers_here_before_they_are_stored(store: RunStore) -> None:
+    await store.acquire(a_run("run"))
+    follower = Follower(store, "run")
+    await follower.catch_up()
+    store.show("run", 1, [b"a"])
+    await follower.catch_up()
+    assert follower.blocks in ([b"a"], [])  # a store that never waits has nothing to show
+    await store.append("run", 1, 1, [b"a"])
+    await follower.catch_up()
+    assert follower.blocks == [b"a"]
+    follower.unsubscribe()
+
+
+@pytest.mark.parametrize("store", sorted({*STORES} - {"memory"}), indirect=True)
+async def test_a_run_that_the_store_has_lost_is_restored(store: RunStore) -> None:
+    run = replace(a_run("run", "key", "thread"), last_id=7)
+    await store.restore(run)
+    await store.restore(run)
+    found = await store.get("run")
+    assert found is not None
+    assert (found.last_id, found.status, found.key, found.thread) == (0, "queued", "key", "thread")
+    assert (await store.acquire(a_run("again", "key")))[0].run_id == "run"
+    assert await store.ahead(a_run("next", thread="thread")) == ["run"]
+    assert await store.append("run", 1, 1, [b"a"]) == 2
+    await store.restore(run)
+    assert await store.append("run", 1, 2, [b"end"], DONE) == 3
+
+
+async def test_many_appends_of_one_moment_are_all_stored(store: RunStore) -> None:
+    names = [f"run-{number}" for number in range(60)]
+    for name in names:
+        await store.acquire(a_run(name))
+    for first in (1, 41):
+        blocks = [b"%d" % number for number in range(first, first + 40)]
+        stored = await asyncio.gather(*(store.append(name, 1, first, blocks) for name in names))
+        assert stored == [first + 40] * len(names)
+    for name in names:
+        assert list((await store.read(name, 0, 100)).blocks) == [b"%d" % number for number in range(1, 81)]

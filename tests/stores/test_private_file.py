@@ -13,6 +13,7 @@ import pytest
 
 from streamserve.app import create_app
 from streamserve.settings import Settings
+from streamserve.stores.private_file import make_private
 from streamserve.stores.sqlite.schema import connect
 from tests.auth.support import CHAINS
 from tests.fakes import registry_of
@@ -46,6 +47,13 @@ def test_an_existing_sqlite_file_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "runs.sqlite").touch(0o640)
     found = modes(tmp_path)
     assert (found["runs.sqlite"], found["runs.sqlite-wal"]) == (0o640, 0o640)
+
+
+def test_a_private_file_is_made_with_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "one" / "more" / "new.sqlite"
+    for _ in range(2):
+        make_private(path)
+        assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o600, b"")
 
 
 # Another process that opens the file, looks into it and closes it.

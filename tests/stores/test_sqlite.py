@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamserve.settings import Settings
-from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown, store_at
+from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
 from streamserve.stores.base import Slice
 from streamserve.stores.sqlite import SqliteStore, compactor, schema, session
 from tests.conformance.machine import Follower
@@ -338,37 +337,6 @@ async def test_a_file_of_another_version_is_left_alone(place: Place) -> None:
     with pytest.raises(StoreDown, match="version 99"):
         async with place.store():
             pass
-
-
-@pytest.mark.parametrize(
-    ("url", "path"), [("sqlite:///a/b.sqlite", "a/b.sqlite"), ("sqlite:////a/b.sqlite", "/a/b.sqlite")]
-)
-def test_the_address_names_the_file(url: str, path: str) -> None:
-    store = store_at(Settings(store=url, _env_file=None))
-    assert isinstance(store, SqliteStore)
-    assert store._path == Path(path).absolute()
-
-
-@pytest.mark.parametrize("url", ["sqlite:", "sqlite:///", "sqlite://host/path"])
-def test_an_address_without_a_file_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="sqlite:///relative"):
-        store_at(Settings(store=url, _env_file=None))
-
-
-def test_one_worker_has_memory_and_several_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
-    assert isinstance(store_at(Settings(_env_file=None)), MemoryStore)
-    store = store_at(Settings(workers=2, _env_file=None))
-    assert isinstance(store, SqliteStore)
-    assert store._path == Path(".streamserve/runs.sqlite").absolute()
-
-
-def test_several_workers_cannot_have_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="2 workers cannot share memory"):
-        store_at(Settings(store="memory:", workers=2, _env_file=None))
-    monkeypatch.setenv("WEB_CONCURRENCY", "3")
-    with pytest.raises(ValueError, match="3 workers cannot share memory"):
-        store_at(Settings(store="memory:", _env_file=None))
 
 
 async def test_blocks_of_a_worker_that_was_found_dead_are_not_stored(

@@ -1,6 +1,7 @@
 """Runs in the memory of this process: the default with one worker. They are lost when the process ends."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -31,8 +32,8 @@ class _Entry:
     record: RunRecord
     blocks: list[bytes] = field(default_factory=list)
     size: int = 0
-    wakes: dict[int, Wake] = field(default_factory=dict)
-    subscriptions: int = 0
+    expires_at: float = math.inf
+    wakes: dict[object, Wake] = field(default_factory=dict)
 
 
 class MemoryStore(RunStore, ImmediateStore):
@@ -48,9 +49,9 @@ class MemoryStore(RunStore, ImmediateStore):
         self._entries: dict[str, _Entry] = {}
         self._keys: dict[str, str] = {}
         # The runs of each thread in the order of their acquisition; some of them may have ended.
-        self._threads: dict[str, list[str]] = {}
+        self._threads: dict[str | None, list[str]] = {}
         # Both in the order in which the runs ended, so that the oldest are found without a search.
-        self._ended: OrderedDict[str, int] = OrderedDict()
+        self._ended: OrderedDict[str, _Entry] = OrderedDict()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
         self._ended_bytes = 0
 
@@ -91,10 +92,10 @@ class MemoryStore(RunStore, ImmediateStore):
         return None if holder is None else self._entries[holder].record
 
     async def ahead(self, run: RunRecord) -> list[str]:
-        live = self._live(run.thread) if run.thread is not None else []
+        live = self._live(run.thread)
         return live[: live.index(run.run_id)] if run.run_id in live else live
 
-    def _live(self, thread: str) -> list[str]:
+    def _live(self, thread: str | None) -> list[str]:
         records = [self._entries[run_id].record for run_id in self._threads.get(thread, ())]
         return [record.run_id for record in records if not record.ended]
 
@@ -144,8 +145,9 @@ class MemoryStore(RunStore, ImmediateStore):
         record, now = entry.record, self._clock()
         record.status, record.error, record.output = outcome.status, outcome.error, outcome.output
         record.ended_at, record.expires_at = now, now + self._bounds.retention
+        entry.expires_at = record.expires_at
         entry.size += len(outcome.output or b"")
-        self._ended[record.run_id] = entry.size
+        self._ended[record.run_id] = entry
         self._ended_bytes += entry.size
         bounds = self._bounds
         while len(self._ended) > bounds.max_runs or (self._ended_bytes > bounds.max_bytes and len(self._ended) > 1):
@@ -166,10 +168,13 @@ class MemoryStore(RunStore, ImmediateStore):
         entry = self._entries.get(run_id)
         if entry is None:
             return lambda: None
-        entry.subscriptions += 1
-        number = entry.subscriptions
+        number = object()
         entry.wakes[number] = wake
-        return lambda: entry.wakes.pop(number, None) and None
+
+        def unsubscribe() -> None:
+            entry.wakes.pop(number, None)
+
+        return unsubscribe
 
     async def request_cancel(self, run_id: str) -> None:
         entry = self._entries.get(run_id)
@@ -177,8 +182,8 @@ class MemoryStore(RunStore, ImmediateStore):
             self.on_cancel(run_id)
 
     async def reap(self, now: float) -> None:
-        while (oldest := next(iter(self._ended), None)) and (self._entries[oldest].record.expires_at or 0) <= now:
-            self._drop(oldest)
+        while self._ended and next(iter(self._ended.values())).expires_at <= now:
+            self._drop(next(iter(self._ended)))
         while self._tombstones and (
             next(iter(self._tombstones.values())) <= now or len(self._tombstones) > MAX_TOMBSTONES
         ):
@@ -189,20 +194,19 @@ class MemoryStore(RunStore, ImmediateStore):
             self._drop(run_id)
 
     def _drop(self, run_id: str) -> None:
-        self._ended_bytes -= self._ended.pop(run_id)
-        entry = self._entries[run_id]
+        entry = self._ended.pop(run_id)
+        self._ended_bytes -= entry.size
         entry.blocks, entry.record.output, entry.record.purged = [], None, True
         if entry.record.key:
             self._keys.pop(entry.record.key, None)
-        self._leave(entry.record)
+        self._leave(entry.record.thread)
         self._tombstones[run_id] = self._clock() + self._bounds.tombstone
 
-    def _leave(self, record: RunRecord) -> None:
-        if record.thread is None or record.thread not in self._threads:
-            return
-        live = self._threads[record.thread] = self._live(record.thread)
-        if not live:
-            del self._threads[record.thread]
+    def _leave(self, thread: str | None) -> None:
+        if live := self._live(thread):
+            self._threads[thread] = live
+        else:
+            self._threads.pop(thread, None)
 
     def _forget(self, run_id: str) -> None:
         del self._tombstones[run_id]
@@ -214,6 +218,6 @@ def _fresh(record: RunRecord, attempt: int, first_seq: int, blocks: Sequence[byt
     repeated = first_seq + len(blocks) <= expected and not record.purged
     if record.attempt != attempt or (record.ended and not repeated):
         raise Fenced(record.run_id)
-    if first_seq > expected and not record.ended:
+    if first_seq > expected:
         raise Gap(expected)
     return blocks[expected - first_seq :]

@@ -23,15 +23,12 @@ def set_in_file(connection: sqlite3.Connection, *pragmas: str, limit: float = 15
     """
     end = monotonic() + limit
     for pragma in pragmas:
-        while not _set(connection, pragma, last_try=monotonic() > end):
+        while True:
+            last_try = monotonic() > end
+            try:
+                connection.execute(f"PRAGMA {pragma}")
+                break
+            except sqlite3.OperationalError as error:
+                if last_try or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
             sleep(RETRY_INTERVAL)
-
-
-def _set(connection: sqlite3.Connection, pragma: str, *, last_try: bool) -> bool:
-    try:
-        connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.OperationalError as error:
-        if last_try or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise
-        return False
-    return True

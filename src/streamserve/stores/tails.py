@@ -19,7 +19,7 @@ class _Tail:
     blocks: list[bytes] = field(default_factory=list)
     ended: bool = False
     fed: bool = False
-    wakes: dict[int, Wake] = field(default_factory=dict)
+    wakes: dict[object, Wake] = field(default_factory=dict)
 
     @property
     def next_seq(self) -> int:
@@ -47,7 +47,6 @@ class Tails:
         self._tails: dict[str, _Tail] = {}
         self._on_open = on_open
         self._on_close = on_close
-        self._count = 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._tails))
@@ -61,12 +60,11 @@ class Tails:
         if tail is None:
             tail = self._tails[run_id] = _Tail()
             self._on_open(run_id)
-        self._count += 1
-        number = self._count
+        number = object()
         tail.wakes[number] = wake
         return lambda: self._unsubscribe(run_id, tail, number)
 
-    def _unsubscribe(self, run_id: str, tail: _Tail, number: int) -> None:
+    def _unsubscribe(self, run_id: str, tail: _Tail, number: object) -> None:
         tail.wakes.pop(number, None)
         if not tail.wakes and self._tails.get(run_id) is tail:
             del self._tails[run_id]
@@ -84,10 +82,8 @@ class Tails:
             return
         if not tail.fed or first_seq > tail.next_seq:
             tail.first_seq, tail.blocks, tail.fed = first_seq, [], True
-        fresh = blocks[tail.next_seq - first_seq :]
-        if fresh:
-            tail.blocks.extend(fresh)
-            tail.trim()
+        tail.blocks.extend(blocks[tail.next_seq - first_seq :])
+        tail.trim()
         tail.ended = tail.ended or (ended and first_seq + len(blocks) == tail.next_seq)
         self.wake(run_id)
 

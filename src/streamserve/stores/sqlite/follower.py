@@ -56,10 +56,7 @@ class Follower:
         self._listening = False
         self._stopping = False
         self._changed = threading.Event()
-        self._runs: dict[int, str] = {}
-        self._followed: frozenset[str] = frozenset()
         self._last_id = self._last_signal = 0
-        self._version = -1
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="store follower", daemon=True)
         self._thread.start()
@@ -100,7 +97,9 @@ class Follower:
 
     def _connected(self) -> sqlite3.Connection:
         connection = connect(self._path)
-        self._runs, self._followed, self._version = {}, frozenset(), -1
+        self._runs: dict[int, str] = {}
+        self._followed: frozenset[str] = frozenset()
+        self._version: int | None = None
         return connection
 
     def _rest(self) -> None:

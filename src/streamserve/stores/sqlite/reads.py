@@ -56,7 +56,7 @@ class ReadSession:
         number, ended, last_id, _ = row
         blocks = self._blocks(number, after, limit)
         at_end = bool(ended) and after + len(blocks) >= last_id
-        return Slice(blocks, at_end), at_end or (not ended and len(blocks) < limit)
+        return Slice(blocks, at_end), at_end or len(blocks) < limit
 
     def _blocks(self, number: int, after: int, limit: int) -> list[bytes]:
         # From the row that holds the first wanted block to the one that holds the last.
@@ -69,8 +69,9 @@ class ReadSession:
         blocks: list[bytes] = []
         for _, sizes, data in rows:
             blocks += unpack(sizes, data)
-        skipped = after + 1 - rows[0][0] if rows else 0
-        return blocks[skipped : skipped + limit]
+        if rows:
+            del blocks[: after + 1 - rows[0][0]]
+        return blocks[:limit]
 
     def is_read_elsewhere(self, run_id: str, worker: str, now: float) -> bool:
         """Return whether a live worker other than the given one has readers of a run."""

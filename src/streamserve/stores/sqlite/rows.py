@@ -4,7 +4,7 @@ import json
 import sqlite3
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from streamserve.stores.base import RunRecord
 
@@ -49,5 +49,4 @@ def unpack(sizes: bytes | None, data: bytes) -> Sequence[bytes]:
     """Return the blocks of a row."""
     if sizes is None:
         return (data,)
-    lengths = array("I", sizes)
-    return [data[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
+    return [data[start:end] for start, end in pairwise(accumulate(array("I", sizes), initial=0))]

@@ -149,11 +149,8 @@ class WriteSession:
 
     def signal(self, run_id: str, kind: str) -> bool:
         """Send a signal to a live run's owner. Return True, and send nothing, if that is this worker."""
-        row = self.one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id)
-        if row is None:
-            return False
-        if row[0] == self.worker.name:
-            return True
-        signal = (row[0], kind, run_id, self.worker.clock())
-        self.do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
-        return False
+        (owner,) = self.one("SELECT worker FROM runs WHERE run_id = ? AND end_number IS NULL", run_id) or (None,)
+        if owner not in (None, self.worker.name):
+            signal = (owner, kind, run_id, self.worker.clock())
+            self.do("INSERT INTO signals (worker, kind, run_id, at) VALUES (?, ?, ?, ?)", *signal)
+        return bool(owner == self.worker.name)

@@ -4,6 +4,7 @@ one follows other processes, one compacts the file.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -101,7 +102,7 @@ class SqliteStore:
                     raise
                 await asyncio.sleep(OPEN_PAUSE)
             else:
-                self._worker.failed_at = 0.0
+                self._worker.failed_at = -math.inf
                 return
 
     async def close(self) -> None:

@@ -54,9 +54,10 @@ def remove_worker(session: WriteSession, name: str) -> list[str]:
 
 
 def _take_over(session: WriteSession, number: int, run_id: str) -> RunRecord:
-    session.do("UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ?", session.worker.name, number)
+    taken = "UPDATE runs SET attempt = attempt + 1, worker = ? WHERE number = ? RETURNING request"
+    ((request,),) = session.do(taken, session.worker.name, number).fetchall()
+    session.own_runs.pop(run_id, None)
     record = session.record("number = ?", number)
     assert record is not None
-    (record.request,) = session.one("SELECT request FROM runs WHERE number = ?", number) or (None,)
-    session.own(run_id, number, record.attempt)
+    record.request = request
     return record

@@ -14,7 +14,6 @@ PROBE_BYTES = 32 * 2**10
 
 def check(session: WriteSession) -> None:
     """Fail if the file takes nothing more."""
-    session.renew()
     session.do("INSERT INTO probe VALUES (zeroblob(?))", PROBE_BYTES)
     session.do("DELETE FROM probe")
 
@@ -25,7 +24,7 @@ def acquire(session: WriteSession, run: RunRecord, alone: bool) -> tuple[RunReco
         found = session.record(NAMED, run.key)
         if found:
             return found, False
-    if alone and run.thread is not None:
+    if alone:
         holder = session.one(
             "SELECT run_id FROM runs WHERE thread = ? AND end_number IS NULL ORDER BY number LIMIT 1", run.thread
         )
