@@ -18,7 +18,7 @@ LIMIT = 10.0
 
 
 class Recorder:
-    """What happened on all sessions: "make", "begin", the jobs, "commit" and "close"."""
+    """The story of all sessions: "make", "begin", the jobs, "commit" and "close"."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
