@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamserve.call import Call
-from streamserve.errors import RunTimeout
+from streamserve.errors import RunTimeout, TooManyReaders
 from streamserve.runs import readers as reading
 from streamserve.runs.readers import Readers
 from streamserve.runs.run import Events
@@ -101,6 +101,7 @@ async def test_a_run_that_is_read_elsewhere_continues_until_news(
 async def test_a_run_may_end_while_the_store_is_asked(bench: Any) -> None:
     runs, store, record = bench
     answer = await store.asked.get()
+    assert len(runs._readers._background) == 1  # the event loop itself keeps no task
     run = runs._live["r"].run
     runs.end_all(RunTimeout())
     await run.ended
@@ -177,6 +178,32 @@ async def test_the_owner_elsewhere_is_told_of_first_and_last_reader(shared: Any)
     leave_second.set()
     await second
     assert await told(store) == ("r", False)
+    assert len(readers._counts) == 0  # nothing is kept of a run that nobody reads
+
+
+async def test_a_run_has_a_maximum_of_readers(shared: Any) -> None:
+    readers, _ = shared
+    readers_of_r = [await in_a_task(readers, "r") for _ in range(2)]
+    with pytest.raises(TooManyReaders), readers.reading("r", lambda: None):
+        pass
+    readers.drop_all()
+    for task, _ in readers_of_r:
+        await task
+    assert len(readers) == 0
+
+
+async def test_a_reader_stops_the_timer_of_its_run() -> None:
+    runs = Runs(Settings(_env_file=None, orphan_grace=LIMIT))
+    record = RunRecord("r", "c", "stream", "p", created_at=0, key="k")
+    await runs.start(record, waiting(), Call("r"), timeout=None, on_disconnect="cancel")
+    live = runs._live["r"]
+    for _ in range(2):
+        with runs.reading("r", lambda: None):
+            assert not live.is_waiting
+        assert live.is_waiting
+    runs.end_all(reading.Cancelled())
+    await live.run.ended
+    assert not live.is_waiting
 
 
 async def test_a_run_that_changes_its_owner_takes_its_readers_along(shared: Any) -> None:

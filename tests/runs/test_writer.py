@@ -11,7 +11,7 @@ import pytest
 
 from streamserve.runs import writer as writing
 from streamserve.runs.writer import Writer
-from streamserve.stores import Fenced, Gap, Outcome, RunRecord, StoreDown, UnknownRun
+from streamserve.stores import Fenced, Gap, MemoryStore, Outcome, RunRecord, StoreDown, UnknownRun
 from streamserve.stores.base import Stored
 from streamserve.stores.sqlite import SqliteStore
 
@@ -214,6 +214,124 @@ async def test_an_outage_that_has_ended_costs_no_patience(
     leap(0.6)
     await writer.finish(b"end", DONE)
     assert writer.failed == []
+
+
+async def test_each_outage_has_its_own_patience(
+    store: GatedStore, leap: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 0)
+    store.gate.set()
+    store.failures = [StoreDown("away")]
+    writer = await writer_of(store, patience=PATIENCE)
+    writer.write(b"a")
+    await writer.drain()
+    leap(0.9)
+    store.failures = [StoreDown("away")] * 100
+    writer.write(b"b")
+    for _ in range(3):
+        await store.tries.get()
+    leap(0.9)
+    await store.tries.get()
+    assert writer.failed == []
+    leap(0.2)
+    await writer.has_failed.wait()
+    monkeypatch.setattr(writing, "HIGH_WATER", 100)
+    assert writer.write(b"c")  # the chain must wait, and hears of the failure
+    with pytest.raises(StoreDown):
+        await writer.drain()
+
+
+async def test_the_time_of_each_append_is_told(
+    store: GatedStore, leap: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 0)
+    writer = await writer_of(store, patience=10 * PATIENCE)
+    told: list[float] = []
+    writer.on_stored = told.append
+    for _ in range(2):
+        store.gate.clear()
+        store.failures = [StoreDown("away")]  # counts, too
+        writer.write(b"a")
+        leap(0.6)
+        store.gate.set()
+        await writer.drain()
+        leap(0.6)
+    assert [seconds // (0.6 * PATIENCE) for seconds in told] == [1, 1]
+    writer.close()
+
+
+async def test_a_chain_waits_above_the_high_water_mark_only(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = await writer_of(store)
+    monkeypatch.setattr(writing, "HIGH_WATER", 1)
+    assert [writer.write(b"a"), writer.write(b"b")] == [False, True]
+    store.gate.set()
+    async with asyncio.timeout(LIMIT):
+        await writer.drain()
+        monkeypatch.setattr(writing, "HIGH_WATER", 0)
+        await writer.drain()
+    monkeypatch.setattr(writing, "HIGH_WATER", 1)
+    assert not writer.write(b"c")
+    writer.close()
+
+
+async def test_a_chain_never_waits_for_a_store_in_memory() -> None:
+    store = MemoryStore()
+    record, _ = await store.acquire(RunRecord("run", "c", "stream", "p", created_at=0))
+    writer = Writer(record, store, LIMIT, lambda _failure: None)
+    assert not writer.write(b"a")
+    await writer.finish(b"end", DONE)
+    assert (record.last_id, writer.next_seq) == (2, 3)
+
+
+async def test_a_finish_waits_for_the_terminal(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = await writer_of(store)
+    ending = asyncio.create_task(writer.finish(b"end", DONE))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not ending.done()
+    store.gate.set()
+    async with asyncio.timeout(LIMIT):
+        await ending
+
+
+async def test_a_closed_writer_tries_no_more(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "RETRY_PAUSE", 0)
+    store.failures = [StoreDown("away")] * 1000
+    store.gate.set()
+    writer = await writer_of(store)
+    writer.write(b"a")
+    async with asyncio.timeout(LIMIT):
+        await store.tries.get()
+        await store.tries.get()
+    deadline = writer._deadline
+    writer.close()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert store.tries.qsize() <= 1  # one was under way
+    assert deadline
+    assert deadline.cancelled()
+    assert writer.failed == []
+
+
+async def test_a_closed_writer_stores_no_run_again(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    restoring, ended = asyncio.Event(), asyncio.Event()
+
+    async def restore(_run: RunRecord) -> None:
+        restoring.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(store, "restore", restore)
+    store.failures = [UnknownRun("run")]
+    store.gate.set()
+    writer = await writer_of(store)
+    writer.write(b"a")
+    async with asyncio.timeout(LIMIT):
+        await restoring.wait()
+        writer.close()
+        await ended.wait()
 
 
 @pytest.mark.parametrize("faults", [[], [StoreDown("away")]], ids=["at once", "after an outage"])

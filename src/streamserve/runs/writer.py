@@ -72,8 +72,8 @@ class Writer:
         self._error: Exception | None = None
         # True during an append, a pause or a restore; only one of them at a time.
         self._busy = False
-        # Time of the pending append's first try.
-        self._tried_at: float | None = None
+        # Time of the pending append's first try; 0.0: no append is pending.
+        self._tried_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -153,8 +153,7 @@ class Writer:
         batch = self._blocks[start : start + MAX_BATCH]
         outcome = self._outcome if start + len(batch) == len(self._blocks) else None
         self._busy = True
-        if self._tried_at is None:
-            self._tried_at = self._loop.time()
+        self._tried_at = self._tried_at or self._loop.time()
         self._store.post(record.run_id, record.attempt, start + 1, batch, outcome, self._on_result)
 
     def _on_result(self, result: int | Exception) -> None:
@@ -173,9 +172,9 @@ class Writer:
 
     def _advance(self, next_seq: int) -> None:
         self._record.last_id = next_seq - 1
-        if self.on_stored is not None and self._tried_at is not None:
+        if self.on_stored is not None:
             self.on_stored(self._loop.time() - self._tried_at)
-        self._tried_at = None
+        self._tried_at = 0.0
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -187,8 +186,7 @@ class Writer:
     def _retry_later(self, error: StoreDown) -> None:
         # A timer of its own: one try may take seconds.
         if self._deadline is None:
-            tried_at = self._tried_at or self._loop.time()
-            self._deadline = self._loop.call_at(tried_at + self._patience, self._fail, error)
+            self._deadline = self._loop.call_at(self._tried_at + self._patience, self._fail, error)
         self._loop.call_later(RETRY_PAUSE, self._post_next)
 
     async def _restore(self) -> None:
