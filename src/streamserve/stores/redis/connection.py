@@ -12,13 +12,16 @@ from redis.exceptions import RedisClusterException, RedisError
 from streamserve.stores.base import StoreDown
 
 Part = str | int | float | bytes
+# Seconds until a task that goes on is cancelled again.
+CANCEL_PAUSE = 0.1
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Raise StoreDown in place of every error of redis-py."""
     task = asyncio.current_task()
-    before = task.cancelling() if task else 0
+    assert task is not None
+    before = task.cancelling()
     failure: Exception | None = None
     try:
         yield
@@ -26,10 +29,10 @@ def store_errors() -> Iterator[None]:
     except (RedisError, RedisClusterException, OSError, RuntimeError, AttributeError) as error:
         failure = error
     # redis-py sends within asyncio.wait_for, which until Python 3.12 loses a cancellation that comes with the result.
-    if task is not None and task.cancelling() > before:
+    if task.cancelling() > before:
         raise asyncio.CancelledError
     if failure is not None:
-        raise StoreDown(f"Redis: {failure or type(failure).__name__}") from failure
+        raise StoreDown(f"Redis: {str(failure) or type(failure).__name__}") from failure
 
 
 async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -38,7 +41,7 @@ async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_PAUSE)
 
 
 class Connection:
@@ -105,7 +108,7 @@ class Connection:
             timer.cancel()
 
     def _give_up(self) -> None:
-        self._error = self._error or RedisConnectionError(f"no answer within {self._timeout:g} s")
+        self._error = RedisConnectionError(f"no answer within {self._timeout:g} s")
         self._closing = asyncio.create_task(self.close())
 
     async def close(self) -> None:

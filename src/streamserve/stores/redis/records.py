@@ -93,10 +93,14 @@ class Pieces:
 
     def read(self, run_id: str, after: int, limit: int) -> Slice | None:
         """Return blocks after a cursor; None if they are not here."""
-        last_id, first, blocks = self._kept.get(run_id, (0, 0, []))
+        if run_id not in self._kept:
+            return None
+        last_id, first, blocks = self._kept[run_id]
         start = after + 1 - first
-        found = blocks[start : start + limit] if start >= 0 else []
-        return Slice(found, after + len(found) >= last_id) if found else None
+        if not 0 <= start < len(blocks):
+            return None
+        found = blocks[start : start + limit]
+        return Slice(found, after + len(found) >= last_id)
 
     def drop(self, run_id: str) -> None:
         """Forget a run."""

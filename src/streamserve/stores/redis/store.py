@@ -12,10 +12,11 @@ from streamserve.stores.bounds import DEFAULT_BOUNDS, Bounds
 from streamserve.stores.redis import scripts
 from streamserve.stores.redis.client import CONNECTIONS, Client
 from streamserve.stores.redis.connection import cancel
+from streamserve.stores.redis.idempotency import IdempotencyKeys
 from streamserve.stores.redis.keys import Keys
 from streamserve.stores.redis.pipeline import FENCED, OK, Answer, Append, Appends
 from streamserve.stores.redis.records import Pieces, record_of
-from streamserve.stores.redis.retention import Retention, blocks_ttl, record_ttl
+from streamserve.stores.redis.retention import Retention, blocks_ttl
 from streamserve.stores.redis.subscriber import Subscriber
 from streamserve.stores.redis.workers import Worker
 
@@ -26,8 +27,6 @@ HEARTBEATS_PER_LEASE = 4
 REPLY_LIMIT = 2.0
 # Above any block's number: a tail that begins there has no blocks for a reader.
 NOWHERE = 2**62
-# Milliseconds that an idempotency key is kept longer than its run's record if no worker drops it.
-KEY_SLACK = 86_400_000
 
 
 class RedisStore(RunStore):
@@ -61,11 +60,11 @@ class RedisStore(RunStore):
         self.on_readers: Callable[[str], None] = lambda _run_id: None
         self._clock = clock
         self._bounds = bounds
-        self._key_ttl = record_ttl(bounds) + KEY_SLACK
         self._keys = keys = Keys(prefix)
         self._client = client = Client(url, timeout=min(REPLY_LIMIT, lease / 2), connections=connections)
         self._appends = Appends(client, keys)
         self._pieces = Pieces()
+        self._idempotency = IdempotencyKeys(client, keys, bounds, self._get)
         self._worker = Worker(client, keys, lease, self._cancel, self._emptied)
         self._retention = Retention(client, keys, bounds, clock, self._purged)
         self._subscriber = Subscriber(
@@ -133,23 +132,13 @@ class RedisStore(RunStore):
         return await self._worker.claims.ahead(run)
 
     async def named(self, key: str) -> RunRecord | None:
-        name = await self._client.do("GET", self._keys.key(key))
-        record = await self._get(name.decode()) if name else None
-        return None if record is None or record.purged else record
+        return await self._idempotency.named(key)
 
     async def _claim(self, run: RunRecord) -> RunRecord | None:
-        # The row is there before the key names it: a key leads to its run even if the worker that claims it dies.
-        # A key whose run is gone (purged, or lost with a node) is compared before it is replaced.
-        stale = ""
-        while run.key:
-            named = await self._client.run(scripts.CLAIM, [self._keys.key(run.key)], run.run_id, stale, self._key_ttl)
-            if (stale := named.decode()) == run.run_id:
-                return None
-            winner = await self._get(stale)
-            if winner is not None and not winner.purged:
-                await self._worker.discard(run.run_id)
-                return winner
-        return None
+        winner = await self._idempotency.claim(run)
+        if winner is not None:
+            await self._worker.discard(run.run_id)
+        return winner
 
     async def append(
         self, run_id: str, attempt: int, first_seq: int, blocks: Sequence[bytes], outcome: Outcome | None = None
@@ -204,8 +193,7 @@ class RedisStore(RunStore):
         await self._worker.own(replace(run, last_id=0))
         self._worker.owned[run.run_id] = run
         await self._worker.claims.enter(run, alone=False)
-        if run.key:
-            await self._client.run(scripts.CLAIM, [self._keys.key(run.key)], run.run_id, "", self._key_ttl)
+        await self._idempotency.claim(run)
 
     async def get(self, run_id: str) -> RunRecord | None:
         record = await self._get(run_id)
