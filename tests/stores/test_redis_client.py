@@ -89,14 +89,15 @@ async def test_each_key_of_a_redis_cluster_has_its_node() -> None:
             await client.connect("127.0.0.1:1")
 
 
-async def test_the_nodes_of_a_redis_cluster_are_looked_up_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nodes_of_a_redis_cluster_are_looked_up_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(shared_cluster()) as client:
         await client.fields(["{a}"], "x")
         began: list[int] = []
-        free = asyncio.Event()
+        asked, free = asyncio.Event(), asyncio.Event()
 
         async def initialize(_nodes: object) -> None:
             began.append(1)
+            asked.set()
             await free.wait()
             raise ResponseError("no")
 
@@ -104,14 +105,15 @@ async def test_the_nodes_of_a_redis_cluster_are_looked_up_once_at_a_time(monkeyp
         for _ in range(2):
             client.refresh_nodes()
             client.refresh_nodes()
-            await asyncio.sleep(0)
+            await asked.wait()
         assert began == [1]
         free.set()
         assert client._refreshing is not None
         await client._refreshing
         free.clear()
+        asked.clear()
         client.refresh_nodes()
-        await asyncio.sleep(0)
+        await asked.wait()
         assert began == [1, 1]
         under_way = client._refreshing
     assert under_way.cancelled()
