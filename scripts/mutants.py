@@ -33,6 +33,7 @@ TESTS = {
     },
     f"{SERVER}/stores/memory.py": ["tests/stores/test_memory.py", *STORES, "-k", "memory"],
     f"{SERVER}/stores/redis": ["tests/stores", *STORES, "-k", "redis and not cluster"],
+    f"{SERVER}/stores/redis/client.py": ["tests/stores", "-k", "redis"],
     f"{SERVER}/stores/sqlite": ["tests/stores", *STORES, "-k", "sqlite"],
     f"{SDK}/transport": ["sdk/python/tests/transport"],
 }
