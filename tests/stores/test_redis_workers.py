@@ -331,7 +331,7 @@ async def test_a_run_without_readers_is_not_listened_to(
     assert not other._subscriber._run_ids
 
 
-async def test_the_runs_read_here_are_listened_to_after_a_lost_connection(
+async def test_runs_read_here_are_listened_to_after_a_lost_connection(
     server: RedisServer, one: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriber, "PERIOD", LIMIT * 10)
