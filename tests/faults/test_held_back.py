@@ -19,6 +19,7 @@ from streamserve_sdk.transport import opening
 
 from deploy.cluster import nginx
 from deploy.services import Missing, free_port
+from streamserve import Chain
 from tests.fakes import Gate
 from tests.faults.proxy import Fault, Proxy, sequence
 from tests.runs.support import app_of
@@ -121,7 +122,64 @@ async def test_tokens_arrive_without_blocking_the_loop(bench: Bench, site: str, 
     assert bench.calls == 1
 
 
-@pytest.mark.parametrize("after", [700, 900, 1100, 1500])
+class HeadsOnly(Proxy):
+    """A proxy that passes the head of an event stream, and keeps its body."""
+
+    async def _downward(self, server: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault) -> None:
+        head = await server.readuntil(b"\r\n\r\n")
+        client.write(head)
+        if b"text/event-stream" in head:
+            self.struck["held"] += 1
+            await asyncio.get_running_loop().create_future()
+        await super()._downward(server, client, fault)
+
+
+@pytest.mark.parametrize("kind", ["sync", "httpx", "aiohttp"])
+async def test_tokens_arrive_if_only_heads_pass(bench: Bench, kind: Any) -> None:
+    with serving(app_of({"count": bench.chain}, insecure_public=True)) as url:
+        async with HeadsOnly(int(url.rpartition(":")[2]), sequence()) as proxy:
+            transport = "httpx" if kind == "sync" else kind
+            async with RemoteRunnable(f"{proxy.url}/count", retry=FAST, transport=transport) as remote:
+                for _ in range(2):  # the second stream polls from the start
+                    got: list[Any] = []
+                    bench.gate.open(7)  # the last token comes once the client polls
+                    if kind == "sync":
+                        await asyncio.to_thread(_read_all, remote, got, bench.gate)
+                    else:
+                        await _read(remote, "x", got, bench.gate)
+                    assert got == TOKENS
+    assert (bench.calls, proxy.struck["held"]) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_server_that_starts_late_streams(bench: Bench, kind: str) -> None:
+    started, asked, paths = Gate(), 0, []
+
+    async def late(config: Any, _request: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the client asks whether the run has started
+            started.open(2)
+        await started.await_()
+        return config
+
+    app = app_of({"count": Chain(runnable=bench.chain, config=late)})
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        paths.append(scope.get("path", "").rpartition("/")[2])
+        await app(scope, receive, send)
+
+    bench.gate.open(8)
+    with serving(noting) as url, RemoteRunnable(f"{url}/count", retry=FAST) as remote:
+        if kind == "sync":
+            assert await asyncio.to_thread(lambda: list(remote.stream("x"))) == TOKENS
+        else:
+            assert [chunk async for chunk in remote.astream("x")] == TOKENS
+        await remote.aclose()
+    assert (asked, bench.calls, "blocks" in paths) == (2, 1, False)
+
+
+@pytest.mark.parametrize("after", [900, 1000, 1100, 1500])
 async def test_cut_polls_lose_and_repeat_nothing(bench: Bench, site: str, after: int) -> None:
     # The first connection is the stream's; the second one must live to answer that the server is there.
     cuts = [Fault(after=1), Fault(status=502), Fault(after=300), Fault(after=after, kind="close")]
@@ -186,6 +244,12 @@ def test_langserve_is_called_once_and_awaited(bench: Bench, tmp_path: Path) -> N
     with held_back(app, tmp_path) as url, RemoteRunnable(f"{url}/count", retry=FAST) as remote:
         assert list(remote.stream("x")) == TOKENS
     assert bench.calls == 1
+
+
+def _read_all(remote: RemoteRunnable[Any, Any], got: list[Any], gate: Gate) -> None:
+    for chunk in remote.stream("x"):
+        got.append(chunk)
+        gate.open()
 
 
 async def _read(remote: RemoteRunnable[Any, Any], text: str, got: list[Any], gate: Gate) -> None:

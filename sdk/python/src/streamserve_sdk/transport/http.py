@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing, closing
 from inspect import GEN_RUNNING, getgeneratorstate
 from typing import cast
@@ -13,12 +13,12 @@ import httpx
 from streamserve_sdk.errors import ConnectionFailed, StreamServeError
 from streamserve_sdk.transport.call import Call, Flow
 from streamserve_sdk.transport.clients import HttpClients
-from streamserve_sdk.transport.exchange import TRANSPORT_ERRORS, asend, reply_of, send
+from streamserve_sdk.transport.exchange import TRANSPORT_ERRORS, asend, send
 from streamserve_sdk.transport.opening import aopened, opened
 from streamserve_sdk.transport.polling import HeldBack
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.sse import ServerSentEvent
-from streamserve_sdk.transport.wire import BODY, Reply, Request
+from streamserve_sdk.transport.wire import Reply, Request
 
 Blocks = Iterator[ServerSentEvent]
 
@@ -155,12 +155,8 @@ async def aread(clients: HttpClients, session: StreamSession) -> AsyncGenerator[
 def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
     process = clients.process
     try:
-        with opened(clients, session) as response:
-            if response.status_code != httpx.codes.OK or session.polling:
-                response.read()
-            session.started(reply_of(response))
-            _watch(response, session.silence)
-            for data in _sync_body(response):
+        with opened(clients, session) as parts:
+            for data in parts:
                 yield session.receive(data)
                 if clients.process != process:
                     raise httpx.ReadError("the connection belongs to the process that was forked")
@@ -178,12 +174,8 @@ def _attempt(clients: HttpClients, session: StreamSession) -> Generator[Blocks]:
 async def _aattempt(clients: HttpClients, session: StreamSession) -> AsyncGenerator[Blocks]:
     process = clients.process
     try:
-        async with aopened(clients, session) as response:
-            if response.status_code != httpx.codes.OK or session.polling:
-                await response.aread()
-            session.started(reply_of(response))
-            _watch(response, session.silence)
-            async for data in _async_body(response):
+        async with aopened(clients, session) as parts:
+            async for data in parts:
                 yield session.receive(data)
                 if clients.process != process:
                     raise httpx.ReadError("the connection belongs to the process that was forked")
@@ -214,25 +206,3 @@ async def _acancel(clients: HttpClients, request: Request) -> None:
         logger.debug("cancel answered %d: %s", reply.status, request.url)
     except Exception:
         logger.debug("cancel failed: %s", request.url, exc_info=True)
-
-
-def _sync_body(response: httpx.Response) -> Iterable[bytes]:
-    stream = response.stream
-    return stream if _is_as_sent(response) and isinstance(stream, httpx.SyncByteStream) else response.iter_bytes()
-
-
-def _async_body(response: httpx.Response) -> AsyncIterable[bytes]:
-    stream = response.extensions.get(BODY, response.stream)
-    return stream if _is_as_sent(response) and isinstance(stream, httpx.AsyncByteStream) else response.aiter_bytes()
-
-
-def _is_as_sent(response: httpx.Response) -> bool:
-    # httpx's decoder takes as much time per read as this whole package, and its byte counter half as much.
-    return not response.is_stream_consumed and "content-encoding" not in response.headers
-
-
-def _watch(response: httpx.Response, silence: float | None) -> None:
-    # The transport reads its time limit at the body's first read. Only the head tells which server this is.
-    limits = response.request.extensions.get("timeout")
-    if silence is not None and isinstance(limits, dict):
-        limits["read"] = silence

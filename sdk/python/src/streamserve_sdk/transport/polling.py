@@ -9,8 +9,9 @@ from streamserve_sdk.transport.links import with_wait
 from streamserve_sdk.transport.sse import BlockError, ServerSentEvent
 from streamserve_sdk.transport.wire import JSON_HEADERS, Request
 
-# Seconds without the head of an answer after which the client asks whether only the stream is held back.
-HELD_AFTER = 3.0
+# Seconds without the head or body of an answer after which the client asks whether only the stream is held back, and
+# seconds that it waits for them once more: they may have been under way.
+HELD_AFTER, LATE = 3.0, 0.5
 # A proxy that passes on fewer bytes than this before the end holds nothing back: buffers are larger.
 PASSED = 1024
 # Seconds that the server waits for a block, and seconds beyond it that mean a dead connection.
@@ -20,7 +21,7 @@ PAUSE = 0.05
 
 
 class HeldBack(Exception):
-    """The server answers, but not to the request for the stream."""
+    """The server answers, and the stream does not come through."""
 
 
 def first_poll(first: Request) -> Request:
