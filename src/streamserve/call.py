@@ -60,7 +60,6 @@ class Call:
         recover: True if another worker recovers the run after this worker's death. Default: False.
         guard: function that raises Fenced if the run has another owner; None: the run cannot have another owner.
         task: the task that streams the chain; for /stream_log and /stream_events an inner one, which the run's awaits.
-        expects_task: True while the next task of the call is to become `task`. Default: False.
         started_at: the time of the request, in seconds of `time.monotonic`. Default: now.
     """
 
@@ -82,7 +81,6 @@ class Call:
     guard: Callable[[], Awaitable[None]] | None = None
     phase: Literal["input", "chain", "output"] = "input"
     task: asyncio.Task[Any] | None = None
-    expects_task: bool = False
     started_at: float = field(default_factory=monotonic)
 
     def input_place(self, index: int) -> tuple[str | int, ...]:

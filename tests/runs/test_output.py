@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import httpx
 import orjson
@@ -14,8 +15,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
-from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableBranch,
+    RunnableGenerator,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+)
 from langchain_core.runnables.utils import AddableDict
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.pregel import Pregel
+from langgraph.types import interrupt
+from pydantic import BaseModel
 
 from streamserve.runs.output import output_of
 from streamserve.stores import Outcome, RunRecord
@@ -25,7 +39,7 @@ from streamserve.wire.serializer import split_types, typed_line
 from tests.fakes import Gate, GatedModel, echo_graph
 from tests.generated_chains import Person, Point, Tool, chains
 from tests.observed import without_ids
-from tests.runs.support import LIMIT, app_of, streaming
+from tests.runs.support import LIMIT, app_of
 from tests.servers import serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
@@ -56,6 +70,58 @@ async def addable(inputs: AsyncIterator[Any]) -> AsyncIterator[AddableDict]:
     yield AddableDict(answer="y")
 
 
+class Asked(TypedDict, total=False):
+    question: str
+    answer: str
+
+
+class Answer(TypedDict):
+    answer: str
+
+
+class AskedModel(BaseModel):
+    question: str
+    answer: str = ""
+    unset: int = 1
+
+
+@dataclass
+class AskedDataclass:
+    question: str
+    answer: str = ""
+    unset: int = 1
+
+
+def answer(_state: Any) -> dict[str, str]:
+    return {"answer": "yes"}
+
+
+def approve(state: Asked) -> dict[str, str]:
+    return {"answer": interrupt({"approve": state["question"]})}
+
+
+def graph_of(state: Any, step: Any, *, checkpointer: Any = None, **schemas: Any) -> Pregel[Any]:
+    graph = StateGraph(state, **schemas).add_node("step", step).add_edge(START, "step")
+    return graph.compile(checkpointer=checkpointer)
+
+
+def values_graph() -> Pregel[Any]:
+    graph = graph_of(Asked, answer)
+    graph.stream_mode = "values"
+    return graph
+
+
+asked_graph = graph_of(Asked, answer)
+
+
+def as_object(_: Any) -> object:
+    return object()
+
+
+async def asks(question: str) -> Any:
+    return await asked_graph.ainvoke({"question": question})
+
+
 CHAINS: dict[str, tuple[Any, Any]] = {
     "text": (says(*TEXT) | StrOutputParser(), "x"),
     "message": (says(*TEXT), "x"),
@@ -81,34 +147,83 @@ CHAINS: dict[str, tuple[Any, Any]] = {
     "look-alike object": (RunnableLambda(lambda _: Tool()), "x"),
     "look-alike dataclass": (RunnableLambda(lambda _: [Point(1)]), "x"),
     "graph": (echo_graph(), MESSAGES),
+    "interrupted graph": (graph_of(Asked, approve, checkpointer=InMemorySaver()), {"question": "x"}),
+    "graph with an output schema": (graph_of(Asked, answer, output_schema=Answer), {"question": "x"}),
+    "graph of a pydantic state": (graph_of(AskedModel, answer), {"question": "x"}),
+    "values of a graph": (RunnablePassthrough[Any]() | values_graph(), {"question": "x"}),
+    "function that calls a graph": (RunnableLambda(asks), "x"),
+}
+
+
+# LangChain streams a graph in a chain as the updates of its nodes.
+WITHOUT_OUTPUT: dict[str, Any] = {
+    "last": RunnablePassthrough[Any]() | echo_graph(),
+    "bound": RunnableBinding(bound=echo_graph()),
+    "branch": RunnableBranch((lambda _: True, echo_graph()), RunnableLambda(str)),
+    "map": RunnableParallel(graph=echo_graph(), text=RunnableLambda(str)),
+}
+# What is asked for: the endpoint, and what its body has beside the input.
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "stream": ("stream", {}),
+    "runs": ("runs", {}),
+    "log": ("stream_log", {}),
+    "log of nobody": ("stream_log", {"include_names": ["nobody"]}),
+    "events": ("stream_events", {}),
+    "events of nobody": ("stream_events", {"include_names": ["nobody"]}),
+    "events of version 3": ("stream_events", {"kwargs": {"version": "v3"}}),
 }
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    app = app_of({name: chain for name, (chain, _) in CHAINS.items()})
+    more = {
+        **WITHOUT_OUTPUT,
+        "dataclass": graph_of(AskedDataclass, answer),
+        "object": says(*TEXT) | RunnableLambda(as_object),
+    }
+    app = app_of({**{name: chain for name, (chain, _) in CHAINS.items()}, **more})
     with serving(app) as url, httpx.Client(base_url=url, timeout=LIMIT) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("endpoint", ["stream", "runs"])
-def test_the_output_of_a_run_equals_the_output_of_invoke(client: httpx.Client, name: str, endpoint: str) -> None:
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_output_of_a_run_equals_the_output_of_invoke(client: httpx.Client, name: str, asked: str) -> None:
     _, given = CHAINS[name]
+    endpoint, more = ASKED[asked]
     invoked = client.post(f"/{name}/invoke", json={"input": given})
-    run_id = client.post(f"/{name}/{endpoint}", json={"input": given}).headers["Run-Id"]
+    run_id = client.post(f"/{name}/{endpoint}", json={"input": given, **more}).headers["Run-Id"]
     output = client.get(f"/runs/{run_id}/output?wait={LIMIT}")
     assert (invoked.status_code, output.status_code) == (200, 200), output.text
-    assert without_ids(output.json()["output"]) == without_ids(invoked.json()["output"])
+    expected = invoked.json()["output"]
+    if (name, asked) == ("message", "events of version 3"):  # in process, such a message has content blocks
+        text = {"type": "text", "text": expected["content"], "index": 0}
+        expected = {**expected, "content": [text], "response_metadata": {"output_version": "v1"}}
+    assert without_ids(output.json()["output"]) == without_ids(expected)
     assert output.json()["metadata"]["run_id"] == output.headers["Run-Id"] == run_id
 
 
-@pytest.mark.parametrize("endpoint", ["stream_log", "stream_events"])
-def test_a_run_without_chunks_has_no_output(client: httpx.Client, endpoint: str) -> None:
-    with streaming(client, f"/text/{endpoint}") as reader:
-        reader.rest()
-    answer = client.get(f"/runs/{reader.run_id}/output")
-    assert (answer.status_code, answer.json()["code"]) == (409, "no_output")
+def test_version_3_does_not_tell_the_output_of_a_dataclass(client: httpx.Client) -> None:
+    body = {"input": {"question": "x"}}
+    for kwargs, status in [({}, 200), ({"version": "v3"}, 409)]:
+        answer = client.post("/dataclass/stream_events", json={**body, "kwargs": kwargs})
+        assert client.get(f"/runs/{answer.headers['Run-Id']}/output?wait={LIMIT}").status_code == status
+
+
+def test_events_end_well_without_a_json_form_of_the_output(client: httpx.Client) -> None:
+    body = {"input": "x", "include_types": ["chat_model"]}
+    answer = client.post("/object/stream_events", json=body)
+    assert ("event: end" in answer.text, "event: error" in answer.text) == (True, False)
+    assert client.get(f"/runs/{answer.headers['Run-Id']}/output?wait={LIMIT}").json()["code"] == "no_output"
+
+
+@pytest.mark.parametrize("name", WITHOUT_OUTPUT)
+@pytest.mark.parametrize("asked", ASKED)
+def test_updates_of_a_graph_in_a_chain_are_no_output(client: httpx.Client, name: str, asked: str) -> None:
+    endpoint, more = ASKED[asked]
+    run_id = client.post(f"/{name}/{endpoint}", json={"input": MESSAGES, **more}).headers["Run-Id"]
+    output = client.get(f"/runs/{run_id}/output?wait={LIMIT}")
+    assert (output.status_code, output.json()["code"]) == (409, "no_output")
 
 
 async def test_other_tasks_run_while_an_output_is_merged() -> None:
@@ -152,11 +267,14 @@ def check_agreement(client: httpx.Client, name: str, chain: Runnable[Any, Any]) 
         return
     streamed = client.post(f"/{name}/stream", json=body)
     sent = [data_of(block) for block in streamed.content.split(b"\n\n") if b"event: data" in block]
-    output = client.get(f"/runs/{streamed.headers['Run-Id']}/output?wait={LIMIT}").json()
     invoked = client.post(f"/{name}/invoke", json=body).json()
     # The branches of a map send their chunks in any order.
     assert sorted(map(orjson.dumps, sent)) == sorted(map(orjson.dumps, chunks))
-    assert shown(output) == shown(invoked) == whole
+    assert shown(invoked) == whole
+    others = [client.post(f"/{name}/{endpoint}", json={**body, **more}) for endpoint, more in ASKED.values()]
+    for answer in (streamed, *others):
+        output = client.get(f"/runs/{answer.headers['Run-Id']}/output?wait={LIMIT}").json()
+        assert shown(output) == whole, answer.url
 
 
 async def in_process(chain: Runnable[Any, Any]) -> tuple[list[Any], Any]:

@@ -1,6 +1,6 @@
 """A graph's stream in the requested modes, as in process, plus the output that `ainvoke` would have returned."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -25,19 +25,21 @@ async def astream(
         on_output: function that is called at the end with the output that `ainvoke` would have returned.
     """
     form = _Form(arguments)
-    output = _Output(form.is_v2)
+    output = Output(graph, arguments)
     options: dict[str, Any] = {**arguments, "stream_mode": form.modes, "subgraphs": form.subgraphs}
     async for item in graph.astream(input, config, **options):
         namespace, mode, chunk = form.split(item)
         if mode in _WITH_CONFIGS:
             _drop_user(chunk)
-        if mode in OUTPUT_MODES and not namespace:
-            output.add(mode, chunk, item)
+        if mode == "values" and not namespace:
+            output.add_values(chunk, item["interrupts"] if form.is_v2 else ())
+        elif mode == "updates" and not namespace and not form.is_v2:
+            output.add_update(chunk)
         if mode in form.requested:
             yield form.shape(item, namespace, mode, chunk)
         elif form.is_default and not namespace and mode == "updates" and INTERRUPT in chunk:
             yield form.shape(item, namespace, mode, AddableDict({INTERRUPT: list(chunk[INTERRUPT])}))
-    on_output(output.result(graph, "output_keys" in arguments))
+    on_output(output.result())
 
 
 def _drop_user(chunk: dict[str, Any]) -> None:
@@ -76,25 +78,34 @@ class _Form:
         return (namespace, mode, chunk) if self._names_mode else (namespace, chunk)
 
 
-class _Output:
-    """The output that `ainvoke` would have returned, collected from the stream of the outermost graph."""
+class Output:
+    """The output that `ainvoke` would have returned, collected from the stream of the outermost graph.
 
-    def __init__(self, is_v2: bool) -> None:
-        self._is_v2 = is_v2
+    Args:
+        graph: the graph.
+        arguments: the arguments of the run.
+    """
+
+    def __init__(self, graph: Graph, arguments: Mapping[str, Any]) -> None:
+        self._graph, self._arguments = graph, arguments
         self._latest: Any = None
         self._interrupts: list[Any] = []
 
-    def add(self, mode: str, chunk: Any, item: Any) -> None:
-        if mode == "values":
-            self._latest = chunk
-            if self._is_v2:
-                self._interrupts += item["interrupts"]
-        elif not self._is_v2 and isinstance(chunk, dict):
-            self._interrupts += chunk.get(INTERRUPT, ())
+    def add_values(self, values: Any, interrupts: Iterable[Any] = ()) -> None:
+        """Take the next values of the state, with the interrupts that came with them."""
+        self._latest = values
+        self._interrupts += interrupts
 
-    def result(self, graph: Graph, has_output_keys: bool) -> Any:
-        latest = self._latest if has_output_keys else _output_of(graph, self._latest)
-        if self._is_v2:
+    def add_update(self, update: Any) -> None:
+        """Take the next update of the state, which may hold interrupts."""
+        if isinstance(update, dict):
+            self._interrupts += update.get(INTERRUPT, ())
+
+    def result(self) -> Any:
+        """Return the output."""
+        has_keys = "output_keys" in self._arguments
+        latest = self._latest if has_keys else _output_of(self._graph, self._latest)
+        if self._arguments.get("version") == "v2":
             return GraphOutput(value=latest, interrupts=tuple(self._interrupts))
         if not self._interrupts:
             return latest

@@ -31,7 +31,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.utils import is_async_generator
 from langgraph.pregel import Pregel
 
-from streamserve.lcel.whole import Alternatives, Branches, Last, Output, Patched, Plan, Streamed, Sum
+from streamserve.lcel.whole import Alternatives, Branches, Last, Output, Patched, Plan, Streamed, Sum, Updates
 
 
 def plan_of(chain: Runnable[Any, Any], config: RunnableConfig) -> Plan:
@@ -127,6 +127,14 @@ def _text(parser: StrOutputParser, _before: Plan, _config: RunnableConfig) -> Pl
     return Streamed if type(parser) is StrOutputParser else Output
 
 
+# The key of interrupts among the updates of a graph's nodes.
+_INTERRUPT = "__interrupt__"
+
+
+def _graph(graph: Pregel[Any, Any, Any, Any], _before: Plan, _config: RunnableConfig) -> Plan:
+    return Last if graph.stream_mode == "values" else Updates(frozenset({*graph.nodes, _INTERRUPT}))
+
+
 _Make = Callable[[Any, Plan, RunnableConfig], Plan]
 _KINDS: dict[type[Any], _Make] = {
     DynamicRunnable: _dynamic,
@@ -145,5 +153,5 @@ _KINDS: dict[type[Any], _Make] = {
     StrOutputParser: _text,
     BaseChatModel: lambda _step, _before, _config: Streamed,
     BaseLLM: lambda _step, _before, _config: Streamed,
-    Pregel: lambda _step, _before, _config: Last,
+    Pregel: _graph,
 }

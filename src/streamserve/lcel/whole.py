@@ -16,9 +16,9 @@ from langchain_core.messages import BaseMessageChunk
 from langchain_core.messages.utils import message_chunk_to_message
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.tracers.log_stream import RunLogPatch
-from pydantic import BaseModel
 
 from streamserve.lcel.chunk_sum import ChunkSum
+from streamserve.lcel.growth import continues
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,15 @@ class Whole(Protocol):
         """Take the next chunk."""
 
     def value(self) -> Any:
-        """Return the whole, or None without chunks."""
+        """Return the whole, or None without chunks.
+
+        Raises:
+            NoWhole: the chunks do not tell it.
+        """
+
+
+class NoWhole(Exception):
+    """The chunks of a stream do not tell what `invoke` would have returned."""
 
 
 # Makes the whole of one stream.
@@ -90,6 +98,29 @@ class Patched(Sum):
         """Return the patched value, or None without patches."""
         patches = super().value()
         return (RunLogPatch() + RunLogPatch(*patches)).state if patches else None
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The plan of a graph that is a step of a chain: its chunks are updates by its nodes, which do not tell the state.
+
+    Args:
+        nodes: the names of the nodes.
+    """
+
+    nodes: frozenset[str]
+
+    def __call__(self) -> Whole:
+        """Make the whole of one stream."""
+        return _Untold()
+
+
+class _Untold:
+    def add(self, chunk: Any) -> None:
+        pass
+
+    def value(self) -> Any:
+        raise NoWhole()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +203,8 @@ class _Chosen:
 def _suits(plan: Plan, chunk: Any) -> bool:
     if isinstance(plan, Branches):
         return type(chunk) is AddableDict and bool(chunk) and plan.has(chunk.keys())
+    if isinstance(plan, Updates):
+        return type(chunk) is dict and bool(chunk) and chunk.keys() <= plan.nodes
     ops = chunk if plan is Patched and isinstance(chunk, list) else ()
     return bool(ops) and all(isinstance(op, dict) and {"op", "path"} <= op.keys() for op in ops)
 
@@ -197,7 +230,7 @@ class _Undecided:
         """Take the next part or snapshot."""
         if self._sum is not None:
             self._sum.add(chunk)
-            self._grows = self._grows and (not self._count or _continues(self._last, chunk))
+            self._grows = self._grows and (not self._count or continues(self._last, chunk))
             self._count += 1
             if self._grows and self._count == EVIDENCE:
                 self._sum = None
@@ -207,37 +240,6 @@ class _Undecided:
         """Return the last snapshot or the sum of the parts."""
         is_snapshot = self._sum is None or (self._grows and self._count > 1)
         return self._last if is_snapshot or self._sum is None else self._sum.value()
-
-
-def _continues(before: Any, now: Any) -> bool:
-    """Return whether a value is a later version of another, as a parser sees it while its JSON arrives."""
-    if before is None:
-        return True
-    if isinstance(before, int | float) and isinstance(now, int | float):
-        return str(now).startswith(str(before))
-    if type(before) is not type(now):
-        return False
-    if isinstance(before, BaseModel):
-        return _continues(before.model_dump(), now.model_dump())
-    if type(before) is dict:
-        if before and now == dict(list(before.items())[:-1]):
-            return _may_be_lost(list(before.values())[-1])
-        return all(key in now and (value == now[key] or _continues(value, now[key])) for key, value in before.items())
-    if type(before) is list:
-        if before and now == before[:-1]:
-            return _may_be_lost(before[-1])
-        pairs = zip(before[-1:], now[len(before) - 1 :], strict=False)
-        return (
-            before[:-1] == now[: len(before) - 1]
-            and len(now) >= len(before)
-            and all(last == after or _continues(last, after) for last, after in pairs)
-        )
-    return type(before) is str and now.startswith(before)
-
-
-def _may_be_lost(value: Any) -> bool:
-    r"""Return whether a later version may lack this last value: a parser drops a text while its `\u00e9` arrives."""
-    return type(value) is str
 
 
 class Kept:
@@ -264,6 +266,8 @@ class Kept:
         """Call `keep` with the whole, if there is one."""
         try:
             value = self._whole and self._whole.value()
+        except NoWhole:
+            self._whole = None
         except Exception:
             self._give_up()
         if self._whole is not None:

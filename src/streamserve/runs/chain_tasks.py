@@ -58,15 +58,11 @@ class _Factory:
         self._make = before or _task
 
     def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-        call = current_call.get()
-        if call is None:
+        if current_call.get() is None:
             return self._make(loop, work, **options)
         wrapped = _without_exit(work)
         wrapped.send(None)
-        task = self._make(loop, wrapped, **options)
-        if call.expects_task:
-            call.expects_task, call.task = False, task
-        return task
+        return self._make(loop, wrapped, **options)
 
 
 async def _without_exit(work: Coroutine[Any, Any, Any]) -> Any:

@@ -20,10 +20,10 @@ PAGE = 1000
 
 async def output_of(store: RunStore, record: RunRecord) -> tuple[bytes, bytes] | None:
     """Return the output and its types as JSON, or None if the run has no single output."""
-    if record.endpoint not in CHUNKED:
-        return None
     if record.output is not None:
         return split_types(record.output)
+    if record.endpoint not in CHUNKED:
+        return None
     whole, time_slice = Output(), TimeSlice()
     try:
         async for block in blocks_of(store, record):

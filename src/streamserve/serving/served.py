@@ -1,24 +1,20 @@
 """The runnable that LangServe sees: the declared chain with its schemas and the caller's keyword arguments."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Any, Self, cast
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 from langgraph.pregel import Pregel
-from pydantic import BaseModel, PrivateAttr, PydanticUserError
 
 from streamserve.call import Call, current_call
 from streamserve.catalog.chain import StreamMode
-from streamserve.catalog.registry import RegisteredChain
-from streamserve.catalog.schemas import mended, with_enums, with_examples
-from streamserve.catalog.substitutes import Direction, substitute
-from streamserve.catalog.widening import with_messages
 from streamserve.events.compact import compact_events
 from streamserve.events.protocol import open_events
 from streamserve.graphs import graph as graphs
@@ -33,21 +29,20 @@ from streamserve.lcel.whole import Kept, Plan, Streamed
 from streamserve.serving.at_once import at_once, has_own_batch
 from streamserve.serving.config_keys import ConfigKeys
 from streamserve.serving.histories import History, histories_in, without_defaults
+from streamserve.serving.served_schemas import ServedSchemas
 from streamserve.user import as_user
-from streamserve.wire.serializer import keep_output
+from streamserve.wire.serializer import keep_output, keep_output_if_json
+
+# What makes events of version 2 from `astream`.
+_FROM_ASTREAM = (Runnable.astream_events, BaseChatModel.astream_events, Pregel.astream_events)
 
 
-class ServedRunnable(RunnableBindingBase[Any, Any]):
+class ServedRunnable(ServedSchemas):
     """A binding around the declared chain, which runs unchanged."""
 
-    served: RegisteredChain
-    _schemas: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
-    _substitutes: dict[str, type[BaseModel]] = PrivateAttr(default_factory=dict)
-
-    def model_post_init(self, _context: Any) -> None:
+    def model_post_init(self, context: Any) -> None:
         """Compute the properties that every request reads."""
-        self._substitute("input", self.custom_input_type)
-        self._substitute("output", self.custom_output_type)
+        super().model_post_init(context)
         _ = self._streamed, self.graph, self._is_configurable
         _ = None if self._is_configurable else self._plan
 
@@ -55,29 +50,11 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     def _streamed(self) -> Runnable[Any, Any]:
         return fast(self.bound)
 
-    def _substitute(self, direction: Direction, declared: Any) -> None:
-        try:
-            getattr(super(), f"get_{direction}_schema")().model_json_schema()
-        except PydanticUserError:
-            if declared is not None:
-                raise
-            self._substitutes[direction] = substitute(self.bound, direction)
-
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Self:
         """As upstream, with `served`. LangServe uses the result for schemas only, which few configs change."""
         if not self._is_configurable:
             return self
         return self.model_copy(update={"config": bound_config(self, config, RunnableConfig(**kwargs))})  # type: ignore[typeddict-item]
-
-    @cached_property
-    def _is_configurable(self) -> bool:
-        # The fields take 8 % of a short request to find.
-        return bool(self.bound.config_specs)
-
-    @cached_property
-    def graph(self) -> graphs.Graph | None:
-        """The graph, or None if the chain is not a graph."""
-        return self.bound if isinstance(self.bound, Pregel) else None
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -95,58 +72,6 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
     def histories(self) -> list[History]:
         """The histories in the chain, whose sessions a request must name."""
         return histories_in(self.bound)
-
-    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """Return the chain's input schema with the declared examples, which the playground shows as defaults."""
-        return self._schema("input", lambda: self._make_input_schema(config))
-
-    @property
-    def input_schema(self) -> type[BaseModel]:
-        """The schema of requests: messages in any form, and for a graph also None and commands."""
-        return self._schema("request", self._make_request_schema)
-
-    @cached_property
-    def config_model(self) -> type[BaseModel]:
-        """The schema of a request's config: its configurable fields."""
-        return self.config_schema(include=["configurable"])
-
-    @property
-    def request_schemas(self) -> tuple[type[BaseModel], type[BaseModel]]:
-        """The schemas of one input and of one config, which tell the places of errors."""
-        return self.input_schema, self.config_model
-
-    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """Return the chain's output schema in the form that the chat playground understands."""
-        return self._schema("output", lambda: self._make_output_schema(config))
-
-    def _schema(self, name: str, make: Callable[[], type[BaseModel]]) -> type[BaseModel]:
-        # Every request needs one, and making it takes milliseconds; only a configurable chain's can differ.
-        if self._is_configurable:
-            return make()
-        schemas = self._schemas
-        if name not in schemas:
-            schemas[name] = make()
-        return schemas[name]
-
-    def _make_request_schema(self) -> type[BaseModel]:
-        schema = self.get_input_schema()
-        if self.graph is not None:
-            return graph_input.input_model(schema, self.graph)
-        return cast(type[BaseModel], with_messages(schema, in_graph=False))
-
-    def _make_input_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        schema = mended(self._substitutes.get("input") or cast(type[BaseModel], super().get_input_schema(config)))
-        return with_examples(schema, self.served) if self.served.chain.examples else schema
-
-    @cached_property
-    def declared_output(self) -> type[BaseModel] | None:
-        """The output type that the record declares; None: outputs are not checked."""
-        declared = self.custom_output_type is not None
-        return cast(type[BaseModel], super().get_output_schema()) if declared else None
-
-    def _make_output_schema(self, config: RunnableConfig | None) -> type[BaseModel]:
-        schema = self._substitutes.get("output") or cast(type[BaseModel], super().get_output_schema(config))
-        return with_enums(schema, self.served.name)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain; the call notes the phase of a failure."""
@@ -186,17 +111,24 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             return await at_once((call.places if call else None, asked_for), one, len(inputs))
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
-        """As the chain; a graph streams in the modes of the request."""
+        """As the chain; a graph streams in the modes of the request.
+
+        Args:
+            kwargs: beside the chain's arguments, `in_blocks`: whether the chunks are the run's blocks, of which the
+                output can be made later (default true).
+        """
+        in_blocks = kwargs.pop("in_blocks", True)
+        keep = keep_output if in_blocks else keep_output_if_json
         call = current_call.get() or Call()
         call.phase, call.task = "chain", asyncio.current_task()
         if (graph := self.graph) is not None:
-            arguments = {**self._default_modes(graph), **call.kwargs}
+            arguments = {**self._default_modes(graph), **kwargs, **call.kwargs}
             async with self._begun(input, config) as own:
-                async for chunk in modes.astream(graph, input, own, arguments, keep_output):
+                async for chunk in modes.astream(graph, input, own, arguments, keep):
                     yield chunk
             return
         own = self._own_config(config)
-        whole = self._whole(own)
+        whole = self._whole(own, in_blocks)
         stream = self._stream(input, own, {**self.kwargs, **kwargs})
         try:
             async for chunk in stream:
@@ -206,12 +138,12 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
         finally:
             await close(stream)
         if whole is not None:
-            whole.keep(keep_output)
+            whole.keep(keep)
 
-    def _whole(self, config: RunnableConfig) -> Kept | None:
+    def _whole(self, config: RunnableConfig, in_blocks: bool) -> Kept | None:
         """Return what keeps the whole of the chain's own stream; None: it is merged from the blocks on request."""
         plan = plan_of(self.bound, config) if self._is_configurable else self._plan
-        return None if plan is Streamed else Kept(plan())
+        return None if in_blocks and plan is Streamed else Kept(plan())
 
     @cached_property
     def _plan(self) -> Plan:
@@ -239,18 +171,31 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
             async for chunk in chunks:
                 yield chunk
 
-    async def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+    def astream_log(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """As upstream."""
+        return super().astream_log(input, config, in_blocks=False, **kwargs)
+
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As the chain; a graph with the arguments of the request. Version 3 is in its compact form."""
         call = current_call.get() or Call()
+        if call.events == "v3" or _has_own_events(self.bound):
+            return self._own_events(call, input, config, kwargs)
+        if self.graph is not None:
+            kwargs["stream_mode"] = self.graph.stream_mode
+        # Not the binding's, which would pass by `astream`.
+        return Runnable.astream_events(self, input, config, in_blocks=False, **kwargs)
+
+    async def _own_events(
+        self, call: Call, input: Any, config: RunnableConfig | None, filters: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        call.phase, call.task = "chain", asyncio.current_task()
         async with self._begun(input, config) as own:
             if call.events == "v3":
-                call.phase, call.task = "chain", asyncio.current_task()
                 modes = self.served.chain.stream_modes
-                events = compact_events(await open_events(self.bound, input, own, modes, **self._asked()))
+                source = await open_events(self.bound, input, own, modes, keep_output_if_json, **self._asked())
+                events = compact_events(source)
             else:
-                kwargs["version"] = call.events
-                call.expects_task = True  # LangChain streams in a task, and drops a CancelledError of it
-                events = self._streamed.astream_events(input, own, **self._asked(), **kwargs)
+                events = self._streamed.astream_events(input, own, **self._asked(), **filters)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -290,6 +235,13 @@ class ServedRunnable(RunnableBindingBase[Any, Any]):
 
     def _default_modes(self, graph: graphs.Graph) -> dict[str, StreamMode]:
         return {} if graphs.keeps_messages(graph) else {"stream_mode": self.served.chain.stream_modes[0]}
+
+
+def _has_own_events(chain: Runnable[Any, Any]) -> bool:
+    """Return whether the events of a chain do not come from its `astream`, as those of a chain on another server."""
+    while isinstance(chain, RunnableBindingBase):
+        chain = chain.bound
+    return type(chain).astream_events not in _FROM_ASTREAM
 
 
 @contextmanager

@@ -6,6 +6,7 @@ U+2029 and U+0085 are escaped, because the stock client breaks lines at them. Ty
 """
 
 import dataclasses
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -24,6 +25,8 @@ from streamserve.user import User
 from streamserve.wire.chunk_lines import ChunkLines
 from streamserve.wire.types import types_of
 from streamserve.wire.uncommon import uncommon_json
+
+logger = logging.getLogger(__name__)
 
 # orjson alone would leave out the fields of dataclasses with a leading underscore.
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -119,6 +122,14 @@ def keep_output(output: Any) -> None:
     """Keep the current call's final output, for outputs that cannot be merged from chunks."""
     if call := current_call.get():
         call.output = typed_line(output)
+
+
+def keep_output_if_json(output: Any) -> None:
+    """Keep the current call's final output if it has a JSON form; its run is right without it."""
+    try:
+        keep_output(output)
+    except InvalidOutput as error:
+        logger.warning("%s: its run has no output", error)
 
 
 def _plain_or_none(value: Any) -> Any:
