@@ -168,3 +168,42 @@ async def _appended(store: RedisStore) -> int:
             return await store.append("run", 1, 2, [b"2"])
         except StoreDown:
             await asyncio.sleep(0)
+
+
+async def test_a_connection_with_a_call_under_way_is_usable() -> None:
+    async with connected() as (made, other):
+        assert await made.is_usable()
+        first, second = ask(made, ("A",)), ask(made, ("B",))
+        await other.heard.get()
+        other.writer.write(b"+a\r\n+b")  # the second reply is not whole yet
+        assert await first == [b"a"]
+        assert await made.is_usable()
+        other.writer.write(b"\r\n")
+        assert await second == [b"b"]
+        assert await made.is_usable()
+
+
+async def test_a_call_in_time_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(123.0) as (made, other):
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+        call_later = loop.call_later
+
+        def kept(delay: float, *args: Any) -> asyncio.TimerHandle:
+            timer = call_later(delay, *args)
+            if delay == 123.0:
+                timers.append(timer)
+            return timer
+
+        monkeypatch.setattr(loop, "call_later", kept)
+        await asyncio.gather(made.call([("A",)]), _say(other, b"+a\r\n"))
+        assert [timer.cancelled() for timer in timers] == [True]
+
+
+async def test_no_ping_comes_between_calls() -> None:
+    async with connected() as (made, other):
+        made._connection.health_check_interval, made._connection.next_health_check = 1, 0
+        answer = ask(made, ("A",))
+        assert await other.heard.get() == b"*1\r\n$1\r\nA\r\n"
+        other.writer.write(b"+a\r\n")
+        assert await answer == [b"a"]
