@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from tests.faults.attacks import BOMB, request
-from tests.faults.growth import KINDS, held
+from tests.faults.grown import held
+from tests.faults.growth import KINDS
 from tests.faults.hostile_server import attacked
 from tests.faults.rhythm import watched
 

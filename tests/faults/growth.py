@@ -6,57 +6,24 @@ Each part is filled with texts that slow patterns and parsers. `pulse` of the se
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from http.client import HTTPConnection
+from itertools import product
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from streamserve.graphs.commands import MAX_TARGETS, MAX_WRITES
+from tests.faults import thread_growth
 from tests.faults.attacks import ENDPOINTS, GOOD, MESSAGE, request
+from tests.faults.grown import COUNTS, FILLERS, HEAD, LENGTHS, TEXTS, Grown, copies, filled, posted
+from tests.faults.thread_growth import commands, threads
 from tests.frames import config_hash
 
-HEAD = 31 * 2**10  # bytes that a head may have beside the grown part
-FILLERS = [
-    "a", "1", " x", "key", "?token", "&a=", "{:", "{a}", "eyJ-", "eyJ.", "a=b; ", "a,", "://", "x://:", ".", "-",
-    "/", "%6b", "Bearer ", '"', "(", "[", ";q=0.1,", "\t",
-]  # fmt: skip
 HEADERS = [
     "Accept", "Accept-Encoding", "Authorization", "Content-Encoding", "Content-Type", "Cookie", "Expect", "Forwarded",
     "Host", "Idempotency-Key", "Last-Event-ID", "Origin", "Range", "Run-On-Disconnect", "Run-Recover", "Upgrade",
     "Sec-Fetch-Site", "Traceparent", "Tracestate", "User-Agent", "Via", "X-API-Key", "X-Forwarded-For",
     "X-Forwarded-Proto", "X-Request-ID", "X-Unknown",
 ]  # fmt: skip
-TEXTS = [
-    "a", "{", "{:", "{a}", "{{", "a1:", "\\", '"', "\n", "\n[1] a", " ", "question:", "about ", "1+", "(", "-", "\x00",
-    "\u2028", "\u4e2d", "\U0001f600", "eyJ-", "?key", "://:", "e\u0301", "<script>", "&amp;", "%6b", "\t",
-]  # fmt: skip
-# Characters of a grown text, and items of a grown list.
-LENGTHS = (20_000, 250_000, 4_150_000)
-COUNTS = (1_000, 3_900)
-LIMIT = 60.0  # seconds for an answer
-ENOUGH = 0.02  # seconds: a gap that needs no second try
-
-
-@dataclass(frozen=True)
-class Grown:
-    """One request.
-
-    Args:
-        name: the part that has grown.
-        size: its characters or items.
-        sent: all bytes.
-    """
-
-    name: str
-    size: int
-    sent: bytes
-
-
-def filled(filler: str, length: int) -> str:
-    """Return a text of about that length."""
-    return filler * (length // len(filler))
 
 
 def heads() -> Iterator[Grown]:
@@ -79,10 +46,13 @@ def addresses() -> Iterator[Grown]:
         for path in (
             f"/{plain}", f"/greeting/c/{plain}/input_schema", f"/runs/{plain}", f"/runs/{plain}/stream",
             f"/graph/threads/{plain}/state", f"/graph/threads/x/state/{plain}", f"/greeting/playground/{plain}",
+            f"/graph/threads/x/state?checkpoint_id={text}", f"/graph/threads/x/state?checkpoint_ns={text}",
+            f"/graph/threads/x/history?checkpoint_ns={text}", f"/graph/threads/x/history?limit={text}",
             f"/static/{plain}", f"/runs/x?{text}", f"/runs/x/stream?after={text}", f"/runs/x?token={text}",
             f"/static/home.js?v={text}", f"/graph/threads/x/history?before={text}", f"/?{text}",
         ):  # fmt: skip
             yield Grown(f"path {path[:34]}", HEAD, request(path, b"", method="GET"))
+        yield Grown(f"path of DELETE {plain[:20]}", HEAD, request(f"/graph/threads/{plain}", b"", method="DELETE"))
         yield Grown(f"path of POST /greeting/c/ {filler}", HEAD, request(f"/greeting/c/{plain}/invoke", body))
 
 
@@ -159,56 +129,46 @@ def _text_bodies() -> Iterator[tuple[str, str, Callable[[str], Any]]]:
                 yield name, path, lambda text, body=body, name=name, good=good: body(good, **{name: [text]})
 
 
-def _thread_bodies() -> Iterator[tuple[str, str, Callable[[str], Any]]]:
-    state, history, at = (f"/graph/threads/x/{name}" for name in ("state", "history", "state/checkpoint"))
-    yield "state content", state, lambda text: {"values": {"messages": [{**MESSAGE, "content": text}]}}
-    yield "state key", state, lambda text: {"values": {text: 1}}
-    yield "as_node", state, lambda text: {"values": {}, "as_node": text}
-    yield "task_id", state, lambda text: {"values": {}, "task_id": text}
-    yield "checkpoint_id", state, lambda text: {"values": {}, "checkpoint_id": text}
-    yield "checkpoint_ns", state, lambda text: {"values": {}, "checkpoint": {"checkpoint_ns": text}}
-    yield "checkpoint_ns", at, lambda text: {"checkpoint": {"checkpoint_ns": text}}
-    yield "checkpoint_map", at, lambda text: {"checkpoint": {"checkpoint_map": {text: text}}}
-    yield "before", history, lambda text: {"before": text}
-    yield "metadata", history, lambda text: {"metadata": {text: text}}
-    yield "types", state, lambda text: {"values": {"messages": []}, "types": {text: text}}
-
-
 def text_fields(lengths: Sequence[int] = LENGTHS, texts: Sequence[str] = TEXTS) -> Iterator[Grown]:
     """Yield bodies with one grown text."""
-    for name, path, body in (*_text_bodies(), *_thread_bodies(), *_other_bodies()):
+    for name, path, body in (*_text_bodies(), *thread_growth.text_bodies(), *_other_bodies()):
         for length in lengths:
             # The largest are many: they tell what a long text costs, the middle ones what it holds.
             for filler in texts if length < 10**6 else texts[:1]:
-                # The escapes of JSON make a body larger than its text.
-                whole = json.dumps(body(filled(filler, length)), ensure_ascii=False).encode("utf-8", "replace")
+                whole = posted(path, body(filled(filler, length)))
                 if len(whole) < 4 * 2**20:
-                    yield Grown(f"{path} {name}: {filler!r}", length, request(path, whole))
+                    yield Grown(f"{path} {name}: {filler!r}", length, whole)
 
 
 def counted_fields(counts: Sequence[int] = COUNTS) -> Iterator[Grown]:
     """Yield bodies with many values in one field."""
     for count in counts:
         many: dict[str, Any] = {
-            "messages": {"messages": [MESSAGE] * (count // 2)},
-            "wrong messages": {"messages": [{"type": "human", "content": {"a": 1}}] * (count // 3)},
-            "messages without a type": {"messages": [{"content": "x"}] * (count // 2)},
-            "message pairs": {"messages": [["human", "x"]] * (count // 3)},
-            "texts": {"messages": ["x"] * count},
-            "numbers": {"messages": [1] * count},
-            "blocks": {"messages": [{**MESSAGE, "content": [{"type": "text", "text": "x"}] * (count // 3)}]},
+            "messages": {"messages": copies(MESSAGE, count)},
+            "wrong messages": {"messages": copies({"type": "human", "content": {"a": 1}}, count)},
+            "messages without a type": {"messages": copies({"content": "x"}, count)},
+            "message pairs": {"messages": copies(["human", "x"], count)},
+            "texts": {"messages": ["x"] * (count - 20)},
+            "numbers": {"messages": [1] * (count - 20)},
+            "blocks": {"messages": [{**MESSAGE, "content": copies({"type": "text", "text": "x"}, count)}]},
             "odd blocks": {"messages": [{**MESSAGE, "content": [{"type": str(n)} for n in range(count // 2)]}]},
             "tool calls": {
                 "messages": [
-                    {"type": "ai", "content": "", "tool_calls": [{"name": "f", "args": {}, "id": "1"}] * (count // 5)}
+                    {"type": "ai", "content": "", "tool_calls": copies({"name": "f", "args": {}, "id": "1"}, count)}
                 ]
             },
             "removals": {"messages": [{"type": "remove", "id": str(n)} for n in range(count // 3)]},
-            "keys": {str(number): 1 for number in range(count)},
-            "topics": {"topic": ["x"] * count},
+            "keys": {str(number): 1 for number in range(count - 20)},
+            "long integers": {"messages": [{**MESSAGE, "additional_kwargs": {"a": [10**999] * (count - 20)}}]},
+            **{
+                f"{most} {name}": one
+                for most in (MAX_WRITES, MAX_TARGETS, count)
+                for name, one in commands(count, most).items()
+            },
+            "topics": {"topic": ["x"] * (count - 20)},
             "deep": json.loads("[" * 200 + "]" * 200),
             "deep objects": json.loads('{"a":' * 200 + "1" + "}" * 200),
-            "wide and deep": [json.loads("[" * 200 + "]" * 200)] * (count // 200),
+            "wide and deep": [json.loads("[" * 200 + "]" * 200)] * (count // 201),
         }
         for endpoint in ENDPOINTS:
             key = "inputs" if endpoint == "batch" else "input"
@@ -219,20 +179,42 @@ def counted_fields(counts: Sequence[int] = COUNTS) -> Iterator[Grown]:
                     yield Grown(f"{path} {name}", count, request(path, json.dumps(body).encode()))
                 whole = [good] if endpoint == "batch" else good
                 for name, beside in {
-                    "tags": {"config": {"tags": ["x"] * count}},
-                    "metadata": {"config": {"metadata": {str(n): n for n in range(count)}}},
-                    "configurable": {"config": {"configurable": {str(n): n for n in range(count)}}},
-                    "config keys": {"config": {str(n): n for n in range(count)}},
-                    "kwargs": {"kwargs": {str(n): n for n in range(count)}},
-                    "keys beside": {str(n): n for n in range(count)},
-                    "names": {"include_names": [str(n) for n in range(count)]},
+                    "tags": {"config": {"tags": ["x"] * (count - 20)}},
+                    "metadata": {"config": {"metadata": {str(n): n for n in range(count - 20)}}},
+                    "configurable": {"config": {"configurable": {str(n): n for n in range(count - 20)}}},
+                    "config keys": {"config": {str(n): n for n in range(count - 20)}},
+                    "kwargs": {"kwargs": {str(n): n for n in range(count - 20)}},
+                    "keys beside": {str(n): n for n in range(count - 20)},
+                    "stream modes": {"kwargs": {"stream_mode": ["values"] * (count - 20)}},
+                    "output keys": {"kwargs": {"output_keys": ["messages"] * (count - 20)}},
+                    "interrupts": {"kwargs": {"interrupt_before": ["answer"] * (count - 20)}},
+                    "names": {"include_names": [str(n) for n in range(count - 20)]},
                 }.items():
                     yield Grown(f"{path} {name}", count, request(path, json.dumps({key: whole, **beside}).encode()))
+    wide = {"messages": ["x" * 1_000] * 13}
+    body = json.dumps({"inputs": [wide] * 256}).encode()
+    for chain in ("chat", "graph"):
+        yield Grown(f"/{chain}/batch of long inputs", 256, request(f"/{chain}/batch", body))
     for count in (64, 256):
         for chain, good in GOOD.items():
             for name, one in (("good", good), ("wrong", {"messages": 1}), ("empty", {})):
                 body = json.dumps({"inputs": [one] * count, "config": [{"tags": ["x"]}] * count}).encode()
                 yield Grown(f"/{chain}/batch of {name} inputs", count, request(f"/{chain}/batch", body))
+
+
+def keyed(length: int = LENGTHS[-1], count: int = COUNTS[-1]) -> Iterator[Grown]:
+    """Yield large bodies whose run has a key, or can be recovered, each of them twice: as a run and as its replay."""
+    large = {"text": [{**MESSAGE, "content": "a" * length}], "texts": ["x"] * (count - 20)}
+    for (name, messages), endpoint, query in product(large.items(), ENDPOINTS, ("", "?wait=10")):
+        key, path = f"Idempotency-Key: {name}-{endpoint}{query}", f"/graph/{endpoint}{query}"
+        given: dict[str, Any] = {"messages": messages}
+        sent = posted(path, {"inputs": [given]} if endpoint == "batch" else {"input": given}, key)
+        for part in ("run", "replay"):
+            yield Grown(f"{path} keyed {name}: {part}", count, sent, repeats=part == "replay")
+    for endpoint in ("stream", "runs"):
+        for name, messages in {**large, "text": [{**MESSAGE, "content": "a" * 10**6}]}.items():
+            sent = posted(f"/graph/{endpoint}", {"input": {"messages": messages}}, "Run-Recover: true")
+            yield Grown(f"/graph/{endpoint} recovered {name}", count, sent)
 
 
 def raw_bodies(size: int = 4 * 2**20 - 1000) -> Iterator[Grown]:
@@ -260,40 +242,7 @@ KINDS: tuple[Callable[[], Iterator[Grown]], ...] = (
     hashes,
     counted_fields,
     raw_bodies,
+    keyed,
+    threads,
     text_fields,
 )
-
-
-def held(url: str, grown: Grown, tries: int = 4) -> tuple[float, int]:
-    """Send a request; return the longest time for which it held the server's loop, in seconds, and its status.
-
-    A busy machine makes a gap longer, never shorter: the shortest of several tries counts.
-    """
-    gaps = []
-    place = urlsplit(url)
-    assert place.hostname
-    with closing(HTTPConnection(place.hostname, place.port, timeout=LIMIT)) as connection:
-        for _ in range(tries):
-            _pulse(connection)
-            status = _status(place.hostname, place.port, grown.sent)
-            gaps.append(_pulse(connection))
-            if gaps[-1] < ENOUGH:
-                break
-    return min(gaps), status
-
-
-def _pulse(connection: HTTPConnection) -> float:
-    connection.request("GET", "/pulse")
-    return float(connection.getresponse().read())
-
-
-def _status(host: str, port: int | None, sent: bytes) -> int:
-    answer = b""
-    with socket.create_connection((host, port), timeout=LIMIT) as connection:
-        try:
-            connection.sendall(sent.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
-            while part := connection.recv(65536):
-                answer = answer or part
-        except OSError:
-            pass
-    return int(answer[9:12] or 0)

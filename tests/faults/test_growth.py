@@ -11,7 +11,8 @@ import pytest
 from starlette.routing import Match
 
 from streamserve.auth.shares import STATE
-from tests.faults.growth import KINDS, Grown, counted_fields, held, raw_bodies, text_fields
+from tests.faults.grown import Grown, held
+from tests.faults.growth import KINDS, counted_fields, raw_bodies, text_fields
 from tests.faults.hostile_server import application, attacked
 
 

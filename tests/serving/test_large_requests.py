@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough, RunnableSequence
+from langchain_core.prompts import PromptTemplate
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough, RunnableSequence
 from pydantic import BaseModel, field_validator, model_serializer
 
 from streamserve import Chain
@@ -149,6 +150,15 @@ class Together(RunnableLambda[Any, Any]):
 
     async def abatch(self, inputs: list[Any], *_: Any, **__: Any) -> list[Any]:
         return [len(inputs)] * len(inputs)
+
+
+def test_a_configurable_step_has_no_batch_of_its_own() -> None:
+    field, choice = ConfigurableField(id="template"), ConfigurableField(id="choice")
+    prompt = PromptTemplate.from_template("About {topic}.")
+    chosen = prompt.configurable_alternatives(choice, other=Together(lambda value: value))
+    made_late = prompt.configurable_alternatives(choice, other=lambda: prompt)
+    assert has_own_batch(prompt.configurable_fields(template=field) | len) is False
+    assert [has_own_batch(chosen), has_own_batch(made_late)] == [True, True]
 
 
 def test_a_step_with_a_batch_of_its_own_gets_all_items() -> None:

@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 
 from streamserve.graphs.graph import Graph, with_checkpointer
+from streamserve.graphs.memory_saver import MemorySaver
 from streamserve.graphs.thread_keys import ThreadKeys
 from streamserve.settings import Settings
 from streamserve.stores import StoreDown
@@ -73,7 +74,7 @@ class Checkpoints:
         self._kind = urlsplit(self.url).scheme
         if self.url and not _is_known(self.url):
             raise ValueError("STREAMSERVE_CHECKPOINTS: memory:, sqlite:///PATH or postgres://...")
-        self._idle: Saver = InMemorySaver() if self._kind == "memory" else ClosedSaver()
+        self._idle: Saver = MemorySaver() if self._kind == "memory" else ClosedSaver()
         self._keys = ThreadKeys(self._idle)
         self._graphs: list[Graph] = []
 

@@ -11,6 +11,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from streamserve.graphs.graph import Graph
 from streamserve.graphs.state_parser import StateParser, placed
 
+# Maximum writes of one step, and targets of a command: LangGraph calls a reducer for each write, with the whole state,
+# and makes a task for each target, without a pause.
+MAX_WRITES, MAX_TARGETS = 20, 50
 FIELDS = ("graph", "update", "resume", "goto")
 _GOTO = "Input should be the name of a node, {'node': name, 'arg': input} or a list of these"
 
@@ -50,6 +53,7 @@ class Commands:
             if isinstance(update, Mapping):
                 return dict(self._values.read_update(update.items()))
             if isinstance(update, list | tuple) and all(map(_is_pair, update)):
+                _require_few(update, MAX_WRITES)
                 return self._values.read_update((name, item) for name, item in update)
         except ValidationError as error:
             raise ValidationError.from_exception_data("command", placed(error, "update")) from error
@@ -61,6 +65,7 @@ class Commands:
         goto = command.get("goto") or []
         if not isinstance(goto, list | tuple):
             return [self._target(goto, "goto")]
+        _require_few(goto, MAX_TARGETS, "goto")
         return [self._target(target, "goto", index) for index, target in enumerate(goto)]
 
     def _target(self, target: Any, *place: str | int) -> str | Send:
@@ -76,6 +81,11 @@ class Commands:
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
+
+
+def _require_few(values: list[Any] | tuple[Any, ...], most: int, *place: str) -> None:
+    if len(values) > most:
+        raise _misfit(len(values), f"More than {most} items", *place)
 
 
 def _misfit(value: Any, reason: str, *place: str | int) -> ValidationError:

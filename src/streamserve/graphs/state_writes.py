@@ -1,5 +1,6 @@
 """Writes of a caller to a graph's state: a value that a channel, with its reducer, refuses is the caller's error."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from traceback import walk_tb
@@ -20,6 +21,7 @@ from streamserve.graphs.graph import Graph
 
 # A key of the state, a value for it, and the value's place in the request.
 Write = tuple[str, Any, Place]
+Channel = BaseChannel[Any, Any, Any]
 
 # The exceptions of a reducer or of an edge's condition for a value of the wrong kind.
 WRONG_KIND = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
@@ -51,7 +53,7 @@ def try_out(graph: Graph, steps: Iterable[Iterable[Write]], stored: Mapping[str,
     Raises:
         InvalidInput: a channel refuses a value; the error names its place.
     """
-    channels: dict[str, BaseChannel[Any, Any, Any]] = {}
+    channels: dict[str, Channel] = {}
     for step in steps:
         writes: dict[str, list[tuple[Place, Any]]] = {}
         for key, value, place in step:
@@ -78,18 +80,30 @@ def misfit(error: Exception, place: Place) -> InvalidInput:
     return invalid(place, f"The graph does not take this value: {reason}", "invalid_update")
 
 
-def _copied(channel: BaseChannel[Any, Any, Any]) -> BaseChannel[Any, Any, Any]:
+def _copied(channel: Channel) -> Channel:
     # A reducer may change the value that it gets, and this one is of all threads.
     return channel.from_checkpoint(deepcopy(channel.get())) if channel.is_available() else channel.copy()
 
 
-def _updated(channel: BaseChannel[Any, Any, Any], writes: list[tuple[Place, Any]]) -> BaseChannel[Any, Any, Any]:
-    for count in range(1, len(writes) + 1):  # one more each time, to find the first invalid write
-        made = channel.copy()
-        try:
-            made.update([value for _, value in writes[:count]])
-        except (InvalidUpdateError, *WRONG_KIND) as error:
-            raise misfit(error, writes[count - 1][0]) from error
+def _updated(channel: Channel, writes: list[tuple[Place, Any]]) -> Channel:
+    made = _attempt(channel, writes)
+    if isinstance(made, BaseChannel):
+        return made
+    # A longer part of the writes fails if a shorter one does. Each try takes time.
+    parts = range(1, len(writes))
+    first = bisect_left(parts, True, key=lambda count: isinstance(_attempt(channel, writes[:count]), Exception))
+    error = _attempt(channel, writes[: first + 1])
+    assert isinstance(error, Exception)
+    raise misfit(error, writes[first][0]) from error
+
+
+def _attempt(channel: Channel, writes: list[tuple[Place, Any]]) -> Channel | Exception:
+    """Return a copy of the channel after writes, or the error with which it refuses them."""
+    made = channel.copy()
+    try:
+        made.update([value for _, value in writes])
+    except (InvalidUpdateError, *WRONG_KIND) as error:
+        return error
     return made
 
 

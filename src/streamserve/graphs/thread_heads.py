@@ -16,6 +16,7 @@ from streamserve.graphs.graph import Graph
 from streamserve.graphs.input import Given
 from streamserve.graphs.progress import RUN_ID
 from streamserve.graphs.state_writes import is_doubtful, stored_values, try_out, writes_of
+from streamserve.http.body import off_loop
 
 
 def is_resume(graph: Graph, given: Any) -> bool:
@@ -88,7 +89,7 @@ async def starting_config(
 async def _try_out(graph: Graph, config: RunnableConfig, given: Given) -> None:
     writes = writes_of(given.value, given.place)
     if is_doubtful(graph, writes):
-        try_out(graph, [writes], await stored_values(graph, config))
+        await off_loop(try_out, graph, [writes], await stored_values(graph, config))
 
 
 async def config_before(graph: Graph, config: RunnableConfig, run_ids: Collection[str]) -> RunnableConfig:

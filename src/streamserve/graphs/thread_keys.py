@@ -4,6 +4,7 @@ Every access to a thread goes through `ThreadKeys`: a thread exists only for its
 show the caller's thread id.
 """
 
+import asyncio
 import copy
 import hashlib
 import inspect
@@ -38,7 +39,8 @@ def thread_key(chain: str, principal: str, thread_id: str) -> str:
 class ThreadKeys(BaseCheckpointSaver[Any]):
     """A saver that passes every call to another saver, with the thread's key in place of the caller's thread id.
 
-    The asynchronous writes of a recoverable run raise Fenced once the run has another owner.
+    The asynchronous writes of a recoverable run raise Fenced once the run has another owner. Each read or write of a
+    checkpoint, which may hold thousands of messages, takes a turn of the event loop for itself.
     """
 
     def __init__(self, saver: Saver) -> None:
@@ -64,7 +66,10 @@ class ThreadKeys(BaseCheckpointSaver[Any]):
         return _found(self.saver.get_tuple(_keyed(config)), config)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return _found(await self.saver.aget_tuple(_keyed(config)), config)
+        await asyncio.sleep(0)
+        found = _found(await self.saver.aget_tuple(_keyed(config)), config)
+        await asyncio.sleep(0)
+        return found
 
     def list(
         self, config: RunnableConfig | None, *, before: RunnableConfig | None = None, **options: Any
@@ -97,6 +102,7 @@ class ThreadKeys(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         await _require_ownership()
+        await asyncio.sleep(0)
         return _restored(await self.saver.aput(_keyed(config), checkpoint, metadata, new_versions), config)
 
     def put_writes(self, config: RunnableConfig, writes: Writes, task_id: str, task_path: str = "") -> None:
@@ -104,6 +110,7 @@ class ThreadKeys(BaseCheckpointSaver[Any]):
 
     async def aput_writes(self, config: RunnableConfig, writes: Writes, task_id: str, task_path: str = "") -> None:
         await _require_ownership()
+        await asyncio.sleep(0)
         await self.saver.aput_writes(_keyed(config), writes, task_id, *_path(self.saver.aput_writes, task_path))
 
     def delete_thread(self, thread_id: str) -> None:

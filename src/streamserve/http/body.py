@@ -57,7 +57,12 @@ class ChainRequest(Request):
         body = await self.body()
         if len(body) < LARGE_WITH_MANY or (len(body) < LARGE and body.count(b",") < MANY):
             return work(*args, **kwargs)
-        return await asyncio.wrap_future(_threads.submit(copy_context().run, partial(work, *args, **kwargs)))
+        return await off_loop(work, *args, **kwargs)
+
+
+async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do work that would delay other streams, in an OS thread and this context."""
+    return await asyncio.wrap_future(_threads.submit(copy_context().run, partial(work, *args, **kwargs)))
 
 
 def _digest(body: bytes) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.configurable import DynamicRunnable
 
 
 async def at_once(bounds: Iterable[int | None], call: Callable[[int], Awaitable[Any]], count: int) -> list[Any]:
@@ -37,6 +38,9 @@ def has_own_batch(runnable: Runnable[Any, Any]) -> bool:
     if isinstance(runnable, RunnableSequence):
         return any(map(has_own_batch, runnable.steps))
     own = type(runnable).abatch
+    if isinstance(runnable, DynamicRunnable) and own is DynamicRunnable.abatch:
+        options = [runnable.default, *getattr(runnable, "alternatives", {}).values()]
+        return any(not isinstance(option, Runnable) or has_own_batch(option) for option in options)
     if isinstance(runnable, RunnableBindingBase) and own is RunnableBindingBase.abatch:
         return has_own_batch(runnable.bound)
     return own is not Runnable.abatch

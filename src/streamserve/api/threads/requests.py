@@ -2,17 +2,20 @@
 
 from typing import Annotated, Any, Self, TypeVar
 
-from fastapi import Request
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamserve.errors import InvalidInput
 from streamserve.errors.places import entry, invalid
+from streamserve.graphs.commands import MAX_WRITES
+from streamserve.http.body import ChainRequest
 from streamserve.wire.input_types import decode_input_types
 
 # Maximum states per page: each state is a whole conversation.
 MAX_PAGE = 100
 DEFAULT_PAGE = 10
+# Maximum supersteps of one request: each makes a checkpoint of the whole state.
+MAX_SUPERSTEPS = 100
 
 # Postgres refuses a NUL in a text.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
@@ -65,7 +68,7 @@ class Update(_Body):
 class Superstep(_Body):
     """A list of updates that are applied together."""
 
-    updates: list[Update] = Field(min_length=1)
+    updates: list[Update] = Field(min_length=1, max_length=MAX_WRITES)
 
 
 class StateUpdate(Update):
@@ -78,12 +81,12 @@ class StateUpdate(Update):
         task_id: the id of the node's task, as in the state's `tasks`. Default: None.
         checkpoint: the checkpoint to start from. Default: the latest one.
         checkpoint_id: the id of the checkpoint to start from, in place of `checkpoint`. Default: None.
-        supersteps: several supersteps in place of one update. Default: None.
+        supersteps: several supersteps in place of one update, at most 100 of at most 20 updates. Default: None.
     """
 
     checkpoint: Checkpoint | None = None
     checkpoint_id: Text | None = None
-    supersteps: list[Superstep] | None = Field(default=None, min_length=1)
+    supersteps: list[Superstep] | None = Field(default=None, min_length=1, max_length=MAX_SUPERSTEPS)
 
     @model_validator(mode="after")
     def _is_one_or_many(self) -> Self:
@@ -119,13 +122,16 @@ class HistorySearch(_Body):
     checkpoint: Checkpoint | None = None
 
 
-async def read(request: Request, model: type[Body], thread_id: str) -> Body:
+async def read(request: ChainRequest, model: type[Body], thread_id: str) -> Body:
     """Return the validated body of a request.
 
     Raises:
         InvalidInput: The body does not fit, or names another thread.
     """
-    body = await request.json()
+    return await request.aside(_read, await request.json(), model, thread_id)
+
+
+def _read(body: Any, model: type[Body], thread_id: str) -> Body:
     if not isinstance(body, dict):
         raise invalid(("body",), "Input should be an object", "dict_type")
     if model is StateUpdate:

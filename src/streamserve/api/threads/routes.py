@@ -5,7 +5,7 @@ The paths are those of LangGraph's server, so that its clients work here.
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from langchain_core.runnables import RunnableConfig
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from streamserve.api.services import services_of
+from streamserve.api.threads.history import encoded, page_answer, read_page
 from streamserve.api.threads.requests import (
     DEFAULT_PAGE,
     Checkpoint,
@@ -25,12 +26,12 @@ from streamserve.api.threads.requests import (
     Text,
     read,
 )
-from streamserve.api.threads.states import ThreadState, ThreadUpdate, checkpoint_of, thread_state
+from streamserve.api.threads.states import ThreadState, ThreadUpdate, checkpoint_of
 from streamserve.api.threads.updates import Updates
 from streamserve.call import Call, current_call
 from streamserve.errors import ServeError, UnknownCheckpoint, UnknownThread
-from streamserve.errors.places import invalid
 from streamserve.graphs.graph import Graph
+from streamserve.http.body import ChainRequest, off_loop
 from streamserve.runs.thread_lock import of_call
 from streamserve.wire.serializer import to_line
 
@@ -140,12 +141,12 @@ class ThreadsApi:
         """Return the state at a checkpoint."""
         return await self._state(Checkpoint(checkpoint_id=checkpoint_id).config(thread_id), subgraphs)
 
-    async def state_at(self, thread_id: ThreadId, request: Request) -> Response:
+    async def state_at(self, thread_id: ThreadId, request: ChainRequest) -> Response:
         """Return the state at a checkpoint, which may belong to a subgraph."""
         body = await read(request, StateAt, thread_id)
         return await self._state(body.checkpoint.config(thread_id), body.subgraphs)
 
-    async def update(self, thread_id: ThreadId, request: Request) -> Response:
+    async def update(self, thread_id: ThreadId, request: ChainRequest) -> Response:
         """Write values as if a node had returned them, and return the new checkpoint.
 
         An update from an older checkpoint makes a fork. An unknown thread starts with the update.
@@ -154,8 +155,8 @@ class ThreadsApi:
         async with self._exclusive(thread_id, request):
             if body.place.checkpoint_id or body.place.checkpoint_ns:
                 await self._require(body.place.config(thread_id))
-            config = await self._updates.apply(body, thread_id)
-        return _json({"checkpoint": checkpoint_of(config)})
+            config = await self._updates.apply(request, body, thread_id)
+        return _json(to_line({"checkpoint": checkpoint_of(config)}))
 
     async def history(
         self,
@@ -166,13 +167,14 @@ class ThreadsApi:
     ) -> Response:
         """Return states, latest first; the last one of a page is the `before` of the next."""
         place = Checkpoint(checkpoint_ns=checkpoint_ns)
-        return await self._history(HistorySearch(limit=limit, before=before or None, checkpoint=place), thread_id)
+        search = HistorySearch(limit=limit, before=before or None, checkpoint=place)
+        return await self._history(search, thread_id, "query")
 
-    async def search(self, thread_id: ThreadId, request: Request) -> Response:
+    async def search(self, thread_id: ThreadId, request: ChainRequest) -> Response:
         """Return states with the given metadata or of a subgraph, latest first."""
-        return await self._history(await read(request, HistorySearch, thread_id), thread_id)
+        return await self._history(await read(request, HistorySearch, thread_id), thread_id, "body")
 
-    async def delete(self, thread_id: ThreadId, request: Request) -> Response:
+    async def delete(self, thread_id: ThreadId, request: ChainRequest) -> Response:
         """Delete all checkpoints of a thread."""
         async with self._exclusive(thread_id, request):
             await self._require(Checkpoint().config(thread_id))
@@ -190,29 +192,15 @@ class ThreadsApi:
             snapshot = await self._graph.aget_state(config, subgraphs=subgraphs)
             if snapshot.created_at is None:
                 await self._require(config)
-            return _json(thread_state(snapshot))
+            return _json(await off_loop(encoded, snapshot))
 
-    async def _history(self, search: HistorySearch, thread_id: str) -> Response:
+    async def _history(self, search: HistorySearch, thread_id: str, source: Literal["query", "body"]) -> Response:
         config = (search.checkpoint or Checkpoint()).config(thread_id)
         with _chain_phase():
-            states = await self._past_states(search, config)
+            states = await read_page(self._graph, search, config, source)
             if not states:
                 await self._require(config)
-            return _json(states)
-
-    async def _past_states(self, search: HistorySearch, config: RunnableConfig) -> list[dict[str, Any]]:
-        before = Checkpoint(checkpoint_id=search.before) if isinstance(search.before, str) else search.before
-        thread_id = config["configurable"]["thread_id"]
-        states = self._graph.aget_state_history(
-            config, filter=search.metadata, before=before.config(thread_id) if before else None, limit=search.limit
-        )
-        try:
-            return [thread_state(state) async for state in states]
-        except (ValueError, TypeError) as error:
-            if search.metadata is None:
-                raise
-            # Some savers accept only plain names and values in a filter.
-            raise invalid(("body", "metadata"), "These metadata cannot be searched", "value_error") from error
+            return page_answer(states)
 
     async def _require(self, config: RunnableConfig) -> None:
         if await self._saver.aget_tuple(config) is not None:
@@ -241,5 +229,5 @@ def _chain_phase() -> Iterator[None]:
         raise
 
 
-def _json(value: Any) -> Response:
-    return Response(to_line(value), media_type="application/json")
+def _json(line: bytes) -> Response:
+    return Response(line, media_type="application/json")

@@ -10,7 +10,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import StateUpdate as GraphUpdate
 from pydantic import ValidationError
 
-from streamserve.api.threads.requests import StateUpdate, Update
+from streamserve.api.threads.requests import StateUpdate, Superstep, Update
 from streamserve.call import current_call
 from streamserve.errors import InvalidInput
 from streamserve.errors.places import Place, entry, invalid
@@ -18,6 +18,7 @@ from streamserve.graphs.commands import Commands, is_command
 from streamserve.graphs.graph import Graph
 from streamserve.graphs.state_parser import StateParser
 from streamserve.graphs.state_writes import WRONG_KIND, misfit, stored_values, try_out, writes_of
+from streamserve.http.body import ChainRequest
 from streamserve.user import as_user
 
 Steps = list[list[GraphUpdate]]
@@ -30,21 +31,23 @@ class Updates:
         self._graph = graph
         self._parsers = {"": _Parser(graph)}
 
-    async def apply(self, body: StateUpdate, thread_id: str) -> RunnableConfig:
+    async def apply(self, request: ChainRequest, body: StateUpdate, thread_id: str) -> RunnableConfig:
         """Apply the updates of a request, and return the config of the new checkpoint; an unknown thread starts here.
+
+        Args:
+            request: the request.
+            body: its body.
+            thread_id: the thread.
 
         Raises:
             InvalidInput: The graph refuses an update; the error names its place.
         """
         places = _places(body)
         parser = self._parser(body.place.checkpoint_ns or "")
-        steps = [
-            [parser.parse(update, place) for update, place in zip(step.updates, row, strict=True)]
-            for step, row in zip(body.steps, places, strict=True)
-        ]
+        steps = await request.aside(parser.parse_all, body.steps, places)
         call = current_call.get()
         config = as_user(body.place.config(thread_id), call.user if call else None)
-        parser.try_out(steps, places, await stored_values(self._graph, config))
+        await request.aside(parser.try_out, steps, places, await stored_values(self._graph, config))
         try:
             return await self._graph.abulk_update_state(config, steps)
         except InvalidUpdateError as error:
@@ -71,7 +74,13 @@ class _Parser:
         self._values = StateParser(graph)
         self._commands = Commands(graph, self._values)
 
-    def parse(self, update: Update, place: Place) -> GraphUpdate:
+    def parse_all(self, steps: list[Superstep], places: list[list[Place]]) -> Steps:
+        return [
+            [self._parse(update, place) for update, place in zip(step.updates, row, strict=True)]
+            for step, row in zip(steps, places, strict=True)
+        ]
+
+    def _parse(self, update: Update, place: Place) -> GraphUpdate:
         try:
             values = self._parse_values(update.values)
         except ValidationError as error:
