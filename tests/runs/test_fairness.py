@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
+import pytest
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from benchmarks.workload import HOT, Order, TokenModel, text_chain
-from streamserve.runs.fairness import SLICE, TimeSlice
+from streamserve.runs import fairness
+from streamserve.runs.fairness import SLICE, LoopIterations, TimeSlice
 from tests.runs.support import LIMIT, app_of, client_of, streaming
 
 ENDLESS = {"order": str(Order(10**9, HOT))}
@@ -52,6 +54,26 @@ async def test_a_task_that_waited_gets_a_whole_slice() -> None:
     assert not share.is_spent()
     work(2 * SLICE)
     assert share.is_spent()
+
+
+async def test_a_slice_lasts_its_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.75]
+    monkeypatch.setattr(fairness, "SLICE", 0.5)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+    share, spent = TimeSlice(), []
+    spent.append(share.is_spent())
+    await asyncio.sleep(0)
+    for seconds in (0.0, 0.0, 0.5, 0.25):
+        now[0] += seconds
+        spent.append(share.is_spent())
+    assert spent == [True, False, False, False, True]
+
+
+async def test_iterations_of_the_event_loop_are_counted_once() -> None:
+    iterations = LoopIterations()
+    assert [iterations.current(), iterations.current()] == [0, 0]
+    await asyncio.sleep(0)
+    assert [iterations.current(), iterations.count] == [1, 1]
 
 
 def test_a_closed_event_loop_is_garbage_collected() -> None:

@@ -84,15 +84,17 @@ async def test_a_store_that_is_away_is_asked_again(bench: Any, monkeypatch: pyte
     assert record.status == "cancelled"
 
 
-@pytest.mark.parametrize("news", [Readers._on_remote_readers, Readers.adopt_run], ids=["left", "taken over"])
-async def test_a_run_that_is_read_elsewhere_continues_until_news(
-    bench: Any, news: Callable[[Readers, str], None]
-) -> None:
+@pytest.mark.parametrize(
+    "news",
+    [lambda runs: runs.store.on_readers("r"), lambda runs: runs._readers.adopt_run("r")],
+    ids=["they left", "taken over"],
+)
+async def test_a_run_read_elsewhere_continues_until_news(bench: Any, news: Callable[[Runs], None]) -> None:
     runs, store, record = bench
     (await store.asked.get()).set_result(True)
     await asyncio.gather(*runs._readers._background)
     assert not record.ended
-    news(runs._readers, "r")
+    news(runs)
     (await store.asked.get()).set_result(False)
     await runs._live["r"].run.ended
     assert record.status == "cancelled"

@@ -7,15 +7,17 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled, RunTimeout, ServeError
+from streamserve.runs import run as running
 from streamserve.runs import writer as writing
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Run
-from streamserve.stores import MemoryStore, Outcome, RunRecord
+from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown
 from streamserve.wire.blocks import data_block
 from tests.runs.support import LIMIT
 
@@ -48,8 +50,10 @@ class Bench:
         self.inner_closed = asyncio.Event()
         self.waiting = asyncio.Event()
 
-    async def run(self, chain: Callable[[], Events], stored: Sequence[bytes] = (), **limits: Any) -> Run:
-        record = RunRecord(run_id="r", chain="c", endpoint="stream", principal="p", created_at=0)
+    async def run(
+        self, chain: Callable[[], Events], stored: Sequence[bytes] = (), request: bytes | None = None, **limits: Any
+    ) -> Run:
+        record = RunRecord("r", "c", "stream", "p", created_at=0, request=request)
         await self.store.acquire(record)
         bounds = {
             "events": 100_000,
@@ -100,7 +104,7 @@ async def test_a_cancel_before_the_start_is_not_lost() -> None:
     bench = Bench()
     run = await bench.run(bench.two_then_wait)
     run.cancel(Cancelled())
-    await run.start()
+    run.start()
     await finish(run)
     assert run.record.status == "cancelled"
 
@@ -108,7 +112,7 @@ async def test_a_cancel_before_the_start_is_not_lost() -> None:
 async def test_a_cancel_waits_until_the_chains_generators_are_closed() -> None:
     bench = Bench()
     run = await bench.run(bench.two_then_wait)
-    await run.start()
+    run.start()
     await asyncio.wait_for(bench.waiting.wait(), LIMIT)
     run.cancel(Cancelled())
     await finish(run)
@@ -119,7 +123,7 @@ async def test_a_cancel_waits_until_the_chains_generators_are_closed() -> None:
 async def test_the_first_reason_counts() -> None:
     bench = Bench()
     run = await bench.run(bench.two_then_wait)
-    await run.start()
+    run.start()
     await asyncio.wait_for(bench.waiting.wait(), LIMIT)
     run.cancel(RunTimeout())
     run.cancel(Cancelled())
@@ -132,7 +136,7 @@ async def test_a_chain_that_never_waits_is_cancelled_and_closed() -> None:
     bench, complaints = Bench(), []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     run = await bench.run(bench.never_waiting)
-    await run.start()
+    run.start()
     await asyncio.wait_for(bench.waiting.wait(), LIMIT)
     run.cancel(Cancelled())
     await finish(run)
@@ -144,7 +148,7 @@ async def test_a_chain_that_never_waits_is_cancelled_and_closed() -> None:
 async def test_a_failing_store_stops_the_chain_with_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(FailingStore(at=3))
     run = await bench.run(bench.two_then_wait)
-    await run.start()
+    run.start()
     await finish(run)
     assert bench.inner_closed.is_set()
     assert run.record.error
@@ -162,7 +166,7 @@ async def test_a_stream_without_its_end_event_is_a_failure() -> None:
 
     run = await bench.run(short)
     run._events = short()
-    await run.start()
+    run.start()
     await finish(run)
     assert run.record.status == "error"
 
@@ -174,11 +178,91 @@ async def test_a_cancel_after_the_end_changes_nothing() -> None:
         yield DATA
 
     run = await bench.run(one)
-    await run.start()
+    run.start()
     await finish(run)
     run.cancel(Cancelled())
     assert run.record.status == "done"
     assert (await bench.blocks())[-1] == b"id: 3\nevent: end\ndata:\n\n"
+    assert not run._calls.stopper.stopped
+    assert run._deadline  # nothing waits for this run any more
+    assert (run._deadline.cancelled(), run._producer) == (True, None)
+
+
+async def test_a_cancel_after_the_chains_end_is_too_late() -> None:
+    bench = Bench()
+    run = await bench.run(two)
+    run.start()
+    assert run._producer
+    run._producer.add_done_callback(lambda _chain: run.cancel(Cancelled()))
+    await finish(run)
+    assert run.record.status == "done"
+
+
+async def test_each_block_of_the_chain_is_told() -> None:
+    bench, told = Bench(), []
+    run = await bench.run(two)
+    run.observe(lambda: told.append(1), None)
+    run.start()
+    await finish(run)
+    assert len(told) == 2
+
+
+async def test_nothing_is_stored_after_a_block_that_was_not() -> None:
+    bench = Bench(FailingStore(at=3))
+
+    async def deaf() -> Events:
+        yield DATA
+        yield DATA
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        yield DATA
+
+    run = await bench.run(deaf)
+    run.start()
+    await finish(run)
+    blocks = await bench.blocks()
+    assert len(blocks) == 3  # with the metadata
+    assert [b"event: data" in blocks[1], b"event: error" in blocks[2]] == [True, True]
+
+
+async def test_nothing_is_stored_above_the_bound() -> None:
+    bench = Bench()
+
+    async def deaf() -> Events:
+        for _ in range(3):
+            with suppress(asyncio.CancelledError):
+                yield DATA
+                await asyncio.sleep(0)
+            yield DATA
+
+    run = await bench.run(deaf, events=3)
+    run.start()
+    await finish(run)
+    assert len(await bench.blocks()) == 3
+    assert run.record.error
+    assert run.record.error["code"] == "log_full"
+
+
+async def test_a_chain_that_closes_is_not_cancelled_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "CANCEL_AGAIN", LIMIT)
+    bench, closed = Bench(), asyncio.Event()
+
+    async def closing() -> Events:
+        try:
+            bench.waiting.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            yield DATA
+            await asyncio.sleep(0)
+            closed.set()
+            raise
+
+    run = await bench.run(closing)
+    run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    run.cancel(Cancelled())
+    await finish(run)
+    assert (closed.is_set(), run.record.status) == (True, "cancelled")
 
 
 async def two() -> Events:
@@ -191,7 +275,7 @@ async def test_a_run_may_have_as_many_bytes_as_its_bound(missing: int, status: s
     bench = Bench()
     enough = len(data_block(2, "1") + data_block(3, "1"))
     run = await bench.run(two, bytes=enough - missing)
-    await run.start()
+    run.start()
     await finish(run)
     assert (run.record.status, len(await bench.blocks())) == (status, blocks)
     assert status == "done" or (run.record.error and run.record.error["code"] == "log_full")
@@ -204,7 +288,7 @@ async def test_blocks_of_earlier_attempts_count_to_the_bound(missing: int, statu
     enough = len(first[0] + data_block(3, "1") + data_block(4, "1"))
     run = await bench.run(two, stored=first, bytes=enough - missing)
     await bench.store.append("r", 1, 1, first)
-    await run.start()
+    run.start()
     await finish(run)
     assert run.record.status == status
 
@@ -242,13 +326,61 @@ async def test_a_chain_waits_for_a_store_that_is_behind(monkeypatch: pytest.Monk
             await asyncio.sleep(0)
 
     run = await bench.run(ten)
-    await run.start()
+    run.start()
     for _ in range(100):
         await asyncio.sleep(0)
     assert len(given) == 3  # with the metadata, one block above the mark
     store.release()
     await finish(run)
     assert (run.record.status, len(given), len(await bench.blocks())) == ("done", 10, 12)
+
+
+async def test_a_cancel_while_a_block_is_stored_closes_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "HIGH_WATER", 0)
+    store = HeldStore()
+    bench = Bench(store)
+    run = await bench.run(bench.two_then_wait)
+    run.start()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    run.cancel(Cancelled())
+    store.release()
+    await finish(run)
+    assert (bench.inner_closed.is_set(), run.record.status) == (True, "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("failure", "given_up"), [(Fenced("r"), []), (StoreDown("away"), ["r"]), (OSError("full"), ["r"])]
+)
+async def test_a_run_that_cannot_be_stored_stops_its_chain(failure: Exception, given_up: list[str]) -> None:
+    store = HeldStore()
+    bench = Bench(store)
+    found: list[str] = []
+    store.give_up = found.append  # type: ignore[method-assign]
+    run = await bench.run(bench.two_then_wait, store_patience=0)
+    run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    assert store.held
+    store.held.pop()[-1](failure)
+    await finish(run)
+    assert bench.inner_closed.is_set()
+    assert (run.given_up, found) == (True, given_up)
+
+
+async def test_a_recoverable_run_can_ask_whether_it_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(HeldStore())
+    run = await bench.run(two, request=b"{}")
+    assert run.call.guard
+    await run.call.guard()
+    for stored in (None, RunRecord("r", "c", "stream", "p", created_at=0, attempt=2)):
+        monkeypatch.setattr(bench.store, "get", AsyncMock(return_value=stored))
+        with pytest.raises(Fenced):
+            await run.call.guard()
+
+
+async def test_a_run_with_one_owner_only_asks_nobody() -> None:
+    assert (await Bench(HeldStore()).run(two)).call.guard is None
+    assert (await Bench().run(two, request=b"{}")).call.guard is None
 
 
 async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
@@ -262,7 +394,7 @@ async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
                 await late.wait()
 
     run = await bench.run(ignoring, cancel_grace=0.01)
-    await run.start()
+    run.start()
     await asyncio.wait_for(bench.waiting.wait(), LIMIT)
     (chain,) = (task for task in asyncio.all_tasks() if task.get_name() == "chain of run r")
     run.cancel(Cancelled())
@@ -303,7 +435,7 @@ async def test_an_error_that_has_no_text_ends_its_run(
 
     run = await bench.run(fail)
     run.call.expose_errors = True
-    await run.start()
+    run.start()
     await finish(run)
     assert (run.record.status, run.record.error and run.record.error["message"]) == ("error", message)
     assert b"event: error" in (await bench.blocks())[-1]
@@ -318,7 +450,7 @@ async def test_a_run_whose_end_cannot_be_stored_is_given_up(caplog: pytest.LogCa
         yield DATA
 
     run = await bench.run(one)
-    await run.start()
+    run.start()
     await finish(run)
     assert (run.given_up, given_up) == (True, ["r"])
     (record,) = (record for record in caplog.records if "given up" in record.message)

@@ -37,7 +37,7 @@ class TimeSlice:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._iterations = _iterations.get(loop) or _iterations.setdefault(loop, LoopIterations())
+        self._iterations = _iterations.setdefault(loop, LoopIterations())
         self._now = loop.time
         # Spent from the start: the first block of a stream goes out before the chain makes the second.
         self._started_at, self._iteration = 0.0, self._iterations.current()

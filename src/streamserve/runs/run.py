@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from streamserve.call import Call
@@ -107,13 +108,13 @@ class Run:
         """Call `block` for each block of the chain, and `stored` with the seconds of each write to the store."""
         self._on_block, self._writer.on_stored = block, stored
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Store the attempt's first block and start the chain in a new task, in the caller's context.
 
         The future `ended` resolves after the run's terminal block.
         """
         if self.record.endpoint in ("stream", "runs"):
-            await self._write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
+            self._writer.write(metadata_block(self._writer.next_seq, self.run_id, self.record.attempt))
         current_calls.set(self._calls)
         self._deadline = asyncio.get_running_loop().call_later(self._limits.timeout, self._time_out)
         self._producer = asyncio.create_task(self._produce(), name=f"chain of run {self.run_id}")
@@ -135,7 +136,7 @@ class Run:
         self.cancel(RunTimeout())
 
     def _on_write_failure(self, failure: Exception) -> None:
-        if self._failure is None and self._producer is not None and not self._producer.done():
+        if self._producer is not None and not self._producer.done():
             self._failure = failure
             self._stop_chain()
 
@@ -285,13 +286,7 @@ class Run:
             return False
 
     async def _drain(self) -> None:
-        try:
-            await self._writer.drain()
-        except Exception as failure:  # kept, as in `_write_data`
-            self._failure = failure
-
-    async def _write(self, block: bytes) -> None:
-        if self._writer.write(block):
+        with suppress(Exception):  # `_on_write_failure` has it, and the chain is cancelled first
             await self._writer.drain()
 
     async def _finish(self, error: ServeError | None) -> None:

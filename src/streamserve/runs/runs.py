@@ -85,7 +85,7 @@ class Runs:
                     raise IdempotencyConflict()
                 return stored, False
             run = Run(stored, self.store, events, call, RunLimits.of(self.settings, timeout))
-            live = await self._start(run, self._grace(record, on_disconnect))
+            live = self._start(run, self._grace(record, on_disconnect))
             if call.slot:
                 call.slot.keep()
             if record.endpoint == "runs":
@@ -143,11 +143,11 @@ class Runs:
         finally:
             del self._cancellers[run_id]
 
-    async def _start(self, run: Run, grace: float | None) -> LiveRun:
+    def _start(self, run: Run, grace: float | None) -> LiveRun:
         hooks = self.observer.begin(run.record, run.call)
         run.observe(hooks.block, self.observer.stored)
         live = self._live[run.run_id] = LiveRun(run, grace, self._readers.cancel_if_orphaned)
-        await run.start()
+        run.start()
         run.ended.add_done_callback(lambda _ended: self._on_ended(live, hooks))
         return live
 
@@ -249,7 +249,7 @@ class Runs:
             if found is None:
                 return False
             grace = None if found.on_disconnect == "continue" else self.settings.orphan_grace
-            await asyncio.create_task(self._start(found.run, grace), context=found.context)
+            found.context.run(self._start, found.run, grace)
         self._readers.adopt_run(record.run_id)
         return True
 

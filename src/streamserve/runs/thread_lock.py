@@ -152,5 +152,3 @@ async def _end(runs: Runs, run: RunRecord, error: ServeError | None) -> None:
         logger.error("the end of a run is not stored: %r", failure, extra={"run_id": run.run_id, "chain": run.chain})
         if not isinstance(failure, Fenced):
             runs.store.give_up(run.run_id)
-    finally:
-        writer.close()
