@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from streamserve.stores import Fenced, Outcome, StoreDown
 from streamserve.stores.base import Slice
@@ -195,7 +196,7 @@ async def test_a_takeover_that_fails_returns_what_it_has(
     assert len(await take_over(other, one, server)) == 1
 
 
-async def test_heartbeats_keep_the_lease_and_look_for_dead_workers(
+async def test_a_failing_heartbeat_is_followed_by_the_next(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "HEARTBEATS_PER_LEASE", LEASE * 50)
@@ -367,24 +368,33 @@ async def test_a_silent_connection_is_replaced(server: RedisServer, monkeypatch:
             await connections.get()
 
 
-async def test_heartbeats_keep_a_connection_without_other_messages(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+async def test_each_message_prolongs_the_patience_with_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, sleeps = [100.0], []
+    listening = SimpleNamespace(_worker=SimpleNamespace(lease=5.0), _heard_at=100.0)
+
+    async def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        now[0] += seconds
+        if len(sleeps) == 1:
+            listening._heard_at = 104.0
+
+    monkeypatch.setattr(subscriber, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(subscriber, "asyncio", SimpleNamespace(sleep=sleep))
+    with pytest.raises(RedisConnectionError, match="no message for 10 s"):
+        await subscriber.Subscriber._fail_after_silence(listening)  # type: ignore[arg-type]
+    assert sleeps == [10.0, 4.0]
+
+
+async def test_a_worker_notes_when_it_heard_a_message(
+    one: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with worker(server, lease=0.4) as store:
-        await store._subscriber.connected.wait()
-        connections: list[int] = []
-        monkeypatch.setattr(store._client, "connect", lambda: connections.append(1))
-        beats = asyncio.Queue[int]()
-        beat = store._worker.heartbeat
-
-        async def counted() -> None:
-            beats.put_nowait(1)
-            await beat()
-
-        monkeypatch.setattr(store._worker, "heartbeat", counted)
-        for _ in range(12):  # three leases
-            await beats.get()
-        assert connections == []
+    cancels = heard(one, "on_cancel")
+    await one.acquire(a_run("run"))
+    await one._subscriber.connected.wait()
+    monkeypatch.setattr(subscriber, "time", SimpleNamespace(monotonic=lambda: 7.0))
+    await other.request_cancel("run")
+    await cancels.get()
+    assert one._subscriber._heard_at == 7.0
 
 
 async def test_a_run_is_sealed_in_bounded_pieces(
