@@ -117,6 +117,13 @@ BROKEN = {
     "exception without a text": ("raise ValueError\n", 1, "ValueError"),
     "exception in a helper": ("import json\n\njson.loads('{')\n", 3, "JSONDecodeError"),
     "SystemExit": ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
+    "no Exception": ("class Odd(BaseException): ...\n\nraise Odd('odd')\n", 3, "Odd: odd"),
+    "a cancellation": ("import asyncio\nraise asyncio.CancelledError\n", 2, "CancelledError"),
+    "no text": (
+        "class Odd(Exception):\n    def __str__(self):\n        raise SystemExit\n\nraise Odd\n",
+        5,
+        "Odd",
+    ),
     "no chain": ('"""Nothing."""\n', None, "InvalidChain: declares no `chain = Chain(...)`"),
     "not a Chain": ("chain = 3\n", None, "InvalidChain: declares no `chain = Chain(...)`"),
     "no runnable": ("from streamserve import Chain\n\nchain = Chain(runnable=3)\n", 3, "InvalidChain: runnable: "),

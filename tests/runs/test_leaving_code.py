@@ -2,19 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import httpx
 import pytest
-from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
-from langchain_core.tools import tool
+from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode
+from langgraph.graph import START, StateGraph
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from typing_extensions import TypedDict
 
@@ -23,6 +21,7 @@ from streamserve.call import Call, current_call
 from streamserve.lifespan import lifespan
 from streamserve.runs.chain_tasks import Exited, contained
 from tests.fakes import GatedModel
+from tests.leaving_chains import GRAPHS, LAMBDAS, WAYS, given, leave, leave_async
 from tests.runs.support import LIMIT, app_of, client_of, ended, error_of, streaming
 from tests.servers import serving
 
@@ -31,65 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 STREAMS = ("stream", "stream_log", "stream_events")
 
 
-class Odd(BaseException):
-    """An exception that is not an Exception, as some libraries have them."""
-
-
-WAYS: dict[str, BaseException] = {
-    "exit": SystemExit(2),
-    "interrupt": KeyboardInterrupt("stop"),
-    "odd": Odd("odd"),
-    "cancel": asyncio.CancelledError("mine"),
-}
-
-
-def leave(way: str) -> str:
-    raise WAYS[way].with_traceback(None)
-
-
-async def leave_async(way: str) -> str:
-    return leave(way)
-
-
-async def leave_in_task(way: str) -> str:
-    return await asyncio.create_task(leave_async(way))
-
-
 async def say(word: str) -> str:
     return f"said {word}"
 
 
 async def say_in_task(word: str) -> str:
     return await asyncio.create_task(say(word))
-
-
-async def leave_later(ways: AsyncIterator[str]) -> AsyncIterator[str]:
-    async for way in ways:
-        yield "half"
-        leave(way)
-
-
-@tool
-def leaving_tool(way: str) -> str:
-    """Leave."""
-    return leave(way)
-
-
-def graph(node: Callable[[Any], Any]) -> Any:
-    return StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile(InMemorySaver())
-
-
-def side_by_side(node: Callable[[Any], Any]) -> Any:
-    made = StateGraph(MessagesState).add_node("node", node).add_node("other", lambda _state: {"messages": []})
-    return made.add_edge(START, "node").add_edge(START, "other").compile()
-
-
-def of_state(state: Any) -> Any:
-    return leave(state["messages"][-1].text)
-
-
-async def of_state_async(state: Any) -> Any:
-    return leave(state["messages"][-1].text)
 
 
 def leaving_reducer(_left: Any, right: Any) -> Any:
@@ -118,36 +64,6 @@ async def hasty(_given: str) -> str:
     return "hasty"
 
 
-def calls_tool(state: Any) -> Any:
-    call = {"name": "leaving_tool", "args": {"way": state["messages"][-1].text}, "id": "1"}
-    return {"messages": [AIMessage(content="", tool_calls=[call])]}
-
-
-def agent() -> Any:
-    made = StateGraph(MessagesState).add_node("ask", calls_tool).add_node("tools", ToolNode([leaving_tool]))
-    return made.add_edge(START, "ask").add_edge("ask", "tools").compile()
-
-
-LAMBDAS: dict[str, Any] = {
-    "sync": RunnableLambda(leave),
-    "async": RunnableLambda(leave_async),
-    "task": RunnableLambda(leave_in_task),
-    "sequence": RunnablePassthrough() | RunnableLambda(leave) | RunnablePassthrough(),
-    "parallel": RunnableParallel(one=RunnableLambda(leave), two=RunnableLambda(leave_async), three=lambda way: way),
-    "fallback": RunnableLambda(leave).with_fallbacks([RunnableLambda(lambda way: way)]).with_retry(),
-    "generator": RunnableGenerator(leave_later),
-    "tool": (lambda way: {"way": way}) | leaving_tool,
-}
-GRAPHS: dict[str, Any] = {
-    "node": graph(of_state),
-    "async-node": graph(of_state_async),
-    "parallel-nodes": side_by_side(of_state),
-    "parallel-async-nodes": side_by_side(of_state_async),
-    "agent": agent(),
-}
-CHAINS = [*LAMBDAS, *GRAPHS]
-
-
 def chains() -> dict[str, Any]:
     made = {name: Chain(runnable=runnable, input_type=str, output_type=Any) for name, runnable in LAMBDAS.items()}
     made["catching"] = Chain(runnable=RunnableLambda(catching), input_type=str)
@@ -161,10 +77,6 @@ def client() -> Iterator[httpx.Client]:
         yield client
 
 
-def given(name: str, way: str) -> Any:
-    return {"messages": [["user", way]]} if name in GRAPHS else way
-
-
 def the_record(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
     """Return the only record of a failure."""
     (record,) = [record for record in caplog.records if record.name.startswith("streamserve")]
@@ -174,13 +86,13 @@ def the_record(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
 def cause_of(record: logging.LogRecord) -> BaseException | None:
     assert record.exc_info
     error = record.exc_info[1]
-    while error is not None and type(error) not in {type(way) for way in WAYS.values()}:
+    while error is not None and type(error) not in WAYS.values():
         error = error.__cause__
     return error
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", [*LAMBDAS, *GRAPHS])
 def test_code_that_leaves_has_one_terminal_and_one_record(
     client: httpx.Client, caplog: pytest.LogCaptureFixture, name: str, way: str
 ) -> None:
@@ -191,11 +103,11 @@ def test_code_that_leaves_has_one_terminal_and_one_record(
         assert error_of(blocks[-1])["code"] == "internal"
         assert not any(b"event: end" in block or b"event: error" in block for block in blocks[:-1])
         record = the_record(caplog)
-        assert (record.__dict__["run_id"], type(cause_of(record))) == (reader.run_id, type(WAYS[way]))
+        assert (record.__dict__["run_id"], type(cause_of(record))) == (reader.run_id, WAYS[way])
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", [*LAMBDAS, *GRAPHS])
 def test_code_that_leaves_has_one_answer_and_one_record(
     client: httpx.Client, caplog: pytest.LogCaptureFixture, name: str, way: str
 ) -> None:
@@ -205,7 +117,7 @@ def test_code_that_leaves_has_one_answer_and_one_record(
         answer = client.post(f"/{name}/{endpoint}", json=body)
         assert (answer.status_code, answer.json()["code"]) == (500, "internal")
         record = the_record(caplog)
-        assert (record.__dict__["run_id"], type(cause_of(record))) == (answer.headers["Run-Id"], type(WAYS[way]))
+        assert (record.__dict__["run_id"], type(cause_of(record))) == (answer.headers["Run-Id"], WAYS[way])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -258,7 +170,7 @@ def test_an_update_of_a_state_that_leaves_is_an_error(client: httpx.Client, way:
 
 
 def test_a_step_may_catch_the_exit_of_its_own_code(client: httpx.Client) -> None:
-    assert client.post("/catching/invoke", json={"input": "exit"}).json()["output"] == "caught 2"
+    assert client.post("/catching/invoke", json={"input": "exit"}).json()["output"] == "caught mine"
 
 
 def test_a_task_that_is_cancelled_before_it_starts_is_closed(client: httpx.Client) -> None:
@@ -294,3 +206,51 @@ async def test_an_exit_is_contained_until_the_last_server_ends() -> None:
             await asyncio.create_task(leave_async("exit"))
         current_call.reset(token)
     assert loop.get_task_factory() is before
+
+
+class Unprintable(Exception):
+    def __init__(self, way: str) -> None:
+        super().__init__(way)
+        self.way = way
+
+    def __str__(self) -> str:
+        return leave(self.way)
+
+
+def raise_unprintable(way: str) -> str:
+    raise Unprintable(way)
+
+
+def answer_unprintable(way: str) -> str:
+    raise HTTPException(409, cast(Any, {"of": Unprintable(way)}))
+
+
+class UnprintableStatus(HTTPException):
+    @property
+    def headers(self) -> Any:
+        return leave("exit")
+
+    @headers.setter
+    def headers(self, _given: Any) -> None:
+        """Keep nothing."""
+
+
+def answer_without_headers(_way: str) -> str:
+    raise UnprintableStatus(409)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_exception_whose_text_leaves_is_an_error(way: str) -> None:
+    steps = {"text": raise_unprintable, "detail": answer_unprintable, "headers": answer_without_headers}
+    made = {
+        name: Chain(runnable=RunnableLambda(step), input_type=str, output_type=Any, expose_errors=True)
+        for name, step in steps.items()
+    }
+    with client_of(app_of(made)) as client:
+        for name in steps:
+            for endpoint in ("invoke", "batch"):
+                answer = client.post(f"/{name}/{endpoint}", json={"input": way, "inputs": [way]})
+                assert (answer.status_code, answer.json()["code"]) == (500, "internal"), name
+            for endpoint in STREAMS:
+                with streaming(client, f"/{name}/{endpoint}", way) as reader:
+                    assert error_of(reader.rest()[-1])["code"] == "internal"

@@ -103,15 +103,20 @@ def test_the_development_server_leaves_such_a_chain_out(team: Team, caplog: pyte
     assert f"left out: {odd}" in caplog.text
 
 
-def test_any_error_of_a_schema_is_reported(team: Team) -> None:
+@pytest.mark.parametrize(
+    ("raised", "report"),
+    [("KeyError('no schema')", "KeyError: 'no schema'"), ("SystemExit(3)", "SystemExit: 3")],
+    ids=["exception", "exit"],
+)
+def test_any_error_of_a_schema_is_reported(team: Team, raised: str, report: str) -> None:
     team.write(
         "raises.py",
         HELLO.replace(
             "chain =",
             "class Raises(RunnableLambda):\n        def get_output_schema(self, config=None):\n"
-            "            raise KeyError('no schema')\n    chain =",
+            f"            raise {raised}\n    chain =",
         ).replace("RunnableLambda(lambda", "Raises(lambda"),
     )
     chains, broken = serve_all(team.discover())
     assert not chains
-    assert str(broken[0]).endswith("raises.py:5: KeyError: 'no schema'")
+    assert str(broken[0]).endswith(f"raises.py:5: {report}")

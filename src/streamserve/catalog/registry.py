@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from streamserve.catalog.chain import AnyRunnable, Chain, InvalidChain
+from streamserve.errors.texts import text_of
 
 ENTRY_POINT_GROUP = "streamserve.chains"
 
@@ -65,7 +66,8 @@ class BrokenModule:
         if isinstance(error, SyntaxError) and error.filename:
             return cls(module, error.filename, error.lineno, f"SyntaxError: {error.msg}")
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        kind, text = type(error).__name__, text_of(error)
+        cause = f"{kind}: {text}" if text else kind
         return cls(module, file, own[-1].lineno if own else None, cause)
 
 
@@ -118,7 +120,9 @@ def discover(package: str = "chains") -> Registry:
             found = _load(candidate)
             _check_name(found, chains)
             chains[found.name] = found
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             broken.append(BrokenModule.of(candidate.module, error))
     return Registry(dict(sorted(chains.items())), tuple(broken))
 

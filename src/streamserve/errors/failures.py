@@ -23,8 +23,16 @@ def explain(error: BaseException, call: Call) -> ServeError:
 
     Returns:
         InvalidInput if the caller's config caused the exception; else the result of `classify`, with the chain's own
-        text if the call may show it.
+        text if the call may show it. Internal if code of the exception's own class fails.
     """
+    try:
+        return _explain(error, call)
+    except BaseException:  # such code may exit, too, and an end that nobody shows is an end that nobody gets
+        logger.exception("the error of a run cannot be shown", extra={"run_id": call.run_id, "chain": call.chain})
+        return Internal()
+
+
+def _explain(error: BaseException, call: Call) -> ServeError:
     if _is_configured(call) and _is_of_template(error):
         return invalid(("body", "config", "configurable"), _first_line(error), "template_error")
     if isinstance(error, GraphRecursionError) and any("recursion_limit" in config for config in call.configs):

@@ -7,7 +7,7 @@ def text_of(error: BaseException) -> str:
     """Return an exception's text; empty if its class, which may be a chain's own, cannot make it."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return ""
 
 

@@ -172,7 +172,7 @@ class Run:
 
     async def _end(self, producer: asyncio.Task[None]) -> None:
         try:
-            error = await self._shown_error_of(producer)
+            error = await self._error_of(producer)
             await self._finish(error)
         except Exception as error:
             # No terminal block can be stored: the readers get it from the owner that takes the run over.
@@ -186,15 +186,6 @@ class Run:
             self._writer.close()
             self._producer = None
             self.ended.set_result(None)
-
-    async def _shown_error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
-        try:
-            return await self._error_of(producer)
-        except (Fenced, StoreDown):
-            raise
-        except Exception:  # of the exception itself, whose class is the chain's
-            logger.exception("the error of a run cannot be shown", extra=self._extra())
-            return Internal()
 
     async def _error_of(self, producer: asyncio.Task[None]) -> ServeError | None:
         if not producer.done():

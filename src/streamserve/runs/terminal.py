@@ -24,7 +24,7 @@ def terminal(seq: int, run_id: str, error: ServeError | None, output: bytes | No
         return end_block(seq), Outcome("done", output=output)
     try:
         body = orjson.loads(to_line(error.event(run_id)))
-    except Exception:  # a chain may raise a ServeError with any detail
+    except BaseException:  # a chain may raise an error with any detail, whose own code may exit
         logger.exception("the error of a run has no JSON form", extra={"run_id": run_id})
         return terminal(seq, run_id, Internal())
     return error_block(seq, body), Outcome(_status_of(error), {**body, **_beside(error)})
@@ -37,7 +37,7 @@ def _beside(error: ServeError) -> dict[str, Any]:
         found["headers"] = dict(error.headers)
     try:
         return cast(dict[str, Any], orjson.loads(to_line(found)))
-    except Exception:  # a detail of a chain's own exception without a JSON form; the block has it as text
+    except BaseException:  # a detail of a chain's own exception without a JSON form; the block has it as text
         return {}
 
 

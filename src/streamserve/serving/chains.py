@@ -33,7 +33,9 @@ def serve_all(
             for schema in served.request_schemas:
                 schema.model_json_schema()
             chains.append(served)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             broken.append(BrokenModule.of(entry.module, error))
     return chains, tuple(broken)
 
