@@ -1,6 +1,7 @@
 """A soak: streams that are read, cut, resumed, cancelled or that fail, for minutes; then a look for leaks.
 
-`python -m benchmarks.soak --seconds 600 --streams 100`; exits with 1 if a stream was not whole or something is left.
+A tenth of the calls misbehave. `python -m benchmarks.soak --seconds 600 --streams 100` exits with 1 if a stream was not
+whole, an answer was wrong, or something is left.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from benchmarks import misdeeds
+from benchmarks.servers.behaving import TOKENS
+from tests.faults.attacks import answer_to
+
 ROOT = Path(__file__).parents[1]
 START = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 ID = re.compile(rb"^id: (\d+)", re.MULTILINE)
 RUN = re.compile(rb"(?i)^run-id: (\S+)", re.MULTILINE)
 # Weight of each act.
-ACTS = {"whole": 70, "cut": 8, "resumed": 12, "cancelled": 5, "failed": 5}
+ACTS = {"whole": 63, "cut": 7, "resumed": 11, "cancelled": 5, "failed": 4, "misbehaved": 10}
 LIMIT = 60.0
 SETTLE = 30.0
 # Memory that an allocator may keep after thousands of streams; a leak of a kilobyte per token is far above it.
@@ -41,7 +46,8 @@ class Server:
     """
 
     def __init__(self, log: Path) -> None:
-        command = [sys.executable, "-m", "uvicorn", "benchmarks.servers.soak:app", "--port", "0", "--no-access-log"]
+        arguments = ["serve", "--app", "benchmarks.servers.soak:app", "--port", "0"]
+        command = [sys.executable, "-m", "streamserve.cli", *arguments]
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
         deadline = monotonic() + LIMIT
@@ -49,9 +55,10 @@ class Server:
             if self.process.poll() is not None or monotonic() > deadline:
                 raise RuntimeError(f"the server did not start: {log}")
         self.port = int(found[1])
+        self.gap = 0.0
 
     async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> AsyncIterator[bytes]:
-        """Yield the answer as it arrives."""
+        """Yield the answer as it arrives; note the longest gap between two parts of a stream."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         names = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{names}"
@@ -59,7 +66,12 @@ class Server:
         try:
             writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
             async with asyncio.timeout(LIMIT):
+                last = 0.0
                 while part := await reader.read(65_536):
+                    now = monotonic()
+                    if last and path.endswith("/stream"):
+                        self.gap = max(self.gap, now - last)
+                    last = now
                     yield part
         finally:
             writer.transport.abort()
@@ -84,14 +96,15 @@ class Soak:
     """
 
     def __init__(self, server: Server, seed: int) -> None:
-        self._server = server
+        self.server = server
         self._random = random.Random(seed)
         self.done: Counter[str] = Counter()
+        self.misdeeds: Counter[str] = Counter()
         self.wrong: list[str] = []
 
     async def call_until(self, end: float) -> None:
-        """Call one stream after the other until `end`."""
-        while monotonic() < end:
+        """Call one stream after the other until `end`, or until the server is gone."""
+        while monotonic() < end and self.server.process.poll() is None:
             (act,) = self._random.choices(list(ACTS), list(ACTS.values()))
             try:
                 fault = await getattr(self, act)()
@@ -103,37 +116,48 @@ class Soak:
 
     async def whole(self) -> str:
         """Read a stream to its end."""
-        return wrong(await self._post("steady"), b"event: end")
+        return wrong(await self._post("steady"), b"event: end", TOKENS)
 
     async def failed(self) -> str:
         """Read a stream of a chain that fails."""
-        return wrong(await self._post("failing"), b"event: error")
+        return wrong(await self._post("failing"), b"event: error", TOKENS // 3)
 
     async def cut(self) -> str:
         """Leave a stream in the middle."""
-        await self._part("steady")
-        return ""
+        return hole(ids_of(await self._part("steady")))
 
     async def resumed(self) -> str:
         """Cut a stream and resume it."""
         got = await self._part("steady", Idempotency_Key=os.urandom(8).hex())
-        seen = [int(number) for number in ID.findall(got[: got.rfind(b"\n\n") + 2])]
-        last = str(seen[-1]) if seen else "0"
-        rest = await self._server.whole("GET", f"/runs/{run_of(got)}/stream", Last_Event_ID=last)
-        return wrong(rest, b"event: end", int(last))
+        seen = ids_of(got[: got.rfind(b"\n\n") + 2])
+        last = seen[-1] if seen else 0
+        rest = await self.server.whole("GET", f"/runs/{run_of(got)}/stream", Last_Event_ID=str(last))
+        return hole(seen) or wrong(rest, b"event: end", TOKENS, last)
 
     async def cancelled(self) -> str:
         """Cancel a run."""
         got = await self._part("steady", Run_On_Disconnect="continue")
-        answer = await self._server.whole("POST", f"/runs/{run_of(got)}/cancel?wait=10")
+        answer = await self.server.whole("POST", f"/runs/{run_of(got)}/cancel?wait=10")
         return "" if b'"cancelled"' in answer or b'"done"' in answer else answer[-200:].decode()
 
+    async def misbehaved(self) -> str:
+        """Misbehave; the answer says so, and no stream of others shows it."""
+        seed = self._random.randrange(2**32)
+        made = misdeeds.misdeed(seed)
+        async with asyncio.timeout(LIMIT):
+            answer = await answer_to(made.attack, "127.0.0.1", self.server.port)
+        if answer.startswith(b"HTTP/1.1 202"):
+            answer = await self.server.whole("GET", f"/runs/{run_of(answer)}/output?wait=30")
+        self.misdeeds[made.attack.name] += 1
+        fault = made.fault_of(answer)
+        return fault and f"misdeed({seed}), {made.attack.name}: {fault}"
+
     async def _post(self, chain: str, **headers: str) -> bytes:
-        return await self._server.whole("POST", f"/{chain}/stream", b'{"input": "x"}', **headers)
+        return await self.server.whole("POST", f"/{chain}/stream", b'{"input": "x"}', **headers)
 
     async def _part(self, chain: str, **headers: str) -> bytes:
         got, enough = b"", self._random.randrange(700, 3500)
-        async with aclosing(self._server.request("POST", f"/{chain}/stream", b'{"input": "x"}', **headers)) as parts:  # type: ignore[type-var]
+        async with aclosing(self.server.request("POST", f"/{chain}/stream", b'{"input": "x"}', **headers)) as parts:  # type: ignore[type-var]
             async for part in parts:
                 got += part
                 if len(got) > enough:
@@ -147,36 +171,67 @@ def run_of(answer: bytes) -> str:
     return found[1].decode() if found else "unknown"
 
 
-def wrong(answer: bytes, terminal: bytes, after: int = 0) -> str:
-    """Return the fault of a stream, or an empty text: its ids must be dense, with one terminal block of this kind."""
-    ids = [int(number) for number in ID.findall(answer)]
-    if ids != list(range(after + 1, after + 1 + len(ids))):
-        return f"ids {ids[:3]}...{ids[-3:]} after {after}"
+def ids_of(answer: bytes) -> list[int]:
+    """Return the ids of a stream's blocks."""
+    return [int(number) for number in ID.findall(answer)]
+
+
+def hole(ids: list[int], after: int = 0) -> str:
+    """Return the fault of ids that are not dense, or an empty text."""
+    return "" if ids == list(range(after + 1, after + 1 + len(ids))) else f"ids {ids[:3]}...{ids[-3:]} after {after}"
+
+
+def wrong(answer: bytes, terminal: bytes, tokens: int, after: int = 0) -> str:
+    """Return the fault of a stream, or an empty text: its ids must be dense, with one terminal block of this kind.
+
+    Args:
+        tokens: number of the tokens, between the first block and the terminal.
+        after: the sequence number after which the stream was resumed.
+    """
+    ids = ids_of(answer)
+    if fault := hole(ids, after):
+        return fault
+    if ids[-1:] != [tokens + 2] and after < tokens + 2:
+        return f"{ids[-1:]} instead of {tokens + 2}: {answer[-200:]!r}"
     if len(re.findall(rb"event: (?:end|error)", answer)) != 1 or terminal not in answer:
         return f"no {terminal.decode()}: {answer[-200:]!r}"
     return ""
 
 
-async def soak(server: Server, streams: int, seconds: float, warm: float) -> dict[str, Any]:
-    """Soak a server; return the acts, the faults, and the counts of objects before and after.
+async def soak(server: Server, streams: int, seconds: float, warm: float, seed: int) -> dict[str, Any]:
+    """Soak a server; return the acts, the faults, the longest gap, and the counts of objects before and after.
 
     Args:
         server: running server.
         streams: number of streams at a time.
         seconds: duration.
         warm: seconds of the same load before the first count.
+        seed: seed of the acts.
     """
-    callers = Soak(server, seed=1)
+    misdeeds.warm()
+    callers = Soak(server, seed)
     await _run(callers, streams, warm)
     before = await settled(server, await server.left() | {"runs": 0, "readers": 0, "tasks": 0})
+    server.gap = 0.0
     await _run(callers, streams, seconds)
+    gap = round(server.gap * 1000)
     after = await settled(server, before)
-    return {"done": dict(callers.done), "wrong": callers.wrong, "before": before, "after": after}
+    return {
+        "seed": seed,
+        "done": dict(callers.done),
+        "misdeeds": dict(sorted(callers.misdeeds.items())),
+        "longest_gap_ms": gap,
+        "wrong": callers.wrong,
+        "before": before,
+        "after": after,
+    }
 
 
 async def _run(callers: Soak, streams: int, seconds: float) -> None:
     end = monotonic() + seconds
     await asyncio.gather(*(callers.call_until(end) for _ in range(streams)))
+    if (code := callers.server.process.poll()) is not None:
+        raise SystemExit("\n".join([f"the server ended with {code}", *callers.wrong[-streams:]]))
 
 
 async def settled(server: Server, before: dict[str, int]) -> dict[str, int]:
@@ -205,12 +260,14 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--warm", type=float, default=60, help="a heap takes a minute to reach its size")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)), help="of the acts [random]")
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "soak.log")
     given = parser.parse_args()
     given.log.parent.mkdir(exist_ok=True)
+    print(f"seed {given.seed}", flush=True)
     server = Server(given.log)
     try:
-        result = asyncio.run(soak(server, given.streams, given.seconds, given.warm))
+        result = asyncio.run(soak(server, given.streams, given.seconds, given.warm, given.seed))
         server.process.send_signal(signal.SIGTERM)
         result["exit_code"] = server.process.wait(LIMIT)
     finally:

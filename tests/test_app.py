@@ -119,6 +119,11 @@ def test_a_playground_serves_no_file_outside_its_folder(client: httpx.Client) ->
     assert client.get("/greeting/playground/..%2f..%2fversion.py").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["playground/nothing.js", "c/N4XyA/playground/nothing.js"])
+def test_a_missing_file_of_a_playground_is_a_typed_answer(client: httpx.Client, path: str) -> None:
+    assert client.get(f"/greeting/{path}").json()["code"] == "not_found"
+
+
 # Failures
 
 

@@ -34,15 +34,19 @@ START_LIMIT = 60.0
 SETTINGS = Settings(body_timeout=BODY_TIMEOUT, max_retained_runs=500, log_format="json", _env_file=None)
 
 
-def application() -> FastAPI:
-    """Serve a configurable prompt, a conversation, a graph with threads, and a chain that counts for other readers."""
-    chains = {
+def targets() -> dict[str, Chain]:
+    """Return the chains that the attacks call: a configurable prompt, a conversation, a graph with threads."""
+    return {
         "greeting": Chain(runnable=greeting(), input_type=Topic),
         "chat": Chain(runnable=RunnableLambda(echo), input_type=Conversation, output_type=str),
         "graph": Chain(runnable=echo_graph()),
-        "count": Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str),
     }
-    app = create_app(registry_of(chains), SETTINGS)
+
+
+def application() -> FastAPI:
+    """Serve the targets, and a chain that counts for other readers."""
+    counting = Chain(runnable=RunnableGenerator(count), input_type=Count, output_type=str)
+    app = create_app(registry_of({**targets(), "count": counting}), SETTINGS)
     app.router.routes.insert(0, Route("/pulse", Pulse().answer))
     return app
 

@@ -6,14 +6,13 @@ The long form sends 20,000. A failure names its seed: `tests.faults.attacks.atta
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.faults.attacks import Attack, attack
+from tests.faults.attacks import answer_to, attack, fault_of
 from tests.faults.hostile_server import attacked
 from tests.faults.rhythm import watched
 
@@ -21,46 +20,6 @@ SHORT, LONG = 400, 20_000
 AT_A_TIME = 16
 STREAMS = 5
 LIMIT = 20.0  # seconds for any answer; the server gives a body two
-
-
-async def answer_to(attack: Attack, host: str, port: int) -> bytes:
-    """Send an attack; return the answer up to its end or that of the connection."""
-    reader, writer = await asyncio.open_connection(host, port)
-    answer = b""
-    try:
-        writer.write(attack.sent)
-        await writer.drain()
-        if attack.ending == "leave":
-            return b""
-        if writer.can_write_eof() and attack.protocol:
-            writer.write_eof()
-        while not _is_whole(answer) and (part := await reader.read(65536)):
-            answer += part
-    except (ConnectionResetError, BrokenPipeError):
-        pass
-    finally:
-        writer.close()
-    return answer
-
-
-def _is_whole(answer: bytes) -> bool:
-    head, end, body = answer.partition(b"\r\n\r\n")
-    if not end or head.startswith(b"HTTP/1.1 100"):
-        return False
-    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-    return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n") or b" 204 " in head[:20]
-
-
-def fault_of(attack: Attack, answer: bytes) -> str:
-    """Return the fault of an answer, or an empty text."""
-    if attack.ending == "leave":
-        return ""
-    found = re.match(rb"HTTP/1.1 (\d+)", answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
-    if not found:
-        return "" if attack.protocol else "no answer"
-    if int(found[1]) >= 500 or b'"status_code":500' in answer:
-        return f"{found[1].decode()}: {answer[-300:]!r}"
-    return "" if attack.ending != "stall" or found[1] in (b"408", b"400", b"404", b"422") else f"stalled: {found[1]!r}"
 
 
 async def _campaign(url: str, count: int) -> tuple[Counter[str], list[str]]:

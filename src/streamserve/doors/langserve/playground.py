@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request, Response
@@ -41,6 +42,8 @@ async def playground_answer(request: Request, handler: Handler) -> Response:
         if request.path_params.get("config_hash"):
             request.scope["path_params"] = {**request.path_params, "config_hash": ""}
             response = await handler(request)
+        if response.status_code == HTTPStatus.NOT_FOUND:  # LangServe answers in plain text
+            raise NotFound
     except (OSError, UnicodeError) as error:
         raise NotFound from error
     except ValueError as error:
