@@ -231,7 +231,7 @@ async def _run(callers: Soak, streams: int, seconds: float) -> None:
     end = monotonic() + seconds
     await asyncio.gather(*(callers.call_until(end) for _ in range(streams)))
     if (code := callers.server.process.poll()) is not None:
-        raise SystemExit("\n".join([f"the server ended with {code}", *callers.wrong[-streams:]]))
+        raise SystemExit("\n".join([f"the server ended with {code}", *callers.wrong[:streams]]))
 
 
 async def settled(server: Server, before: dict[str, int]) -> dict[str, int]:
