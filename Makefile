@@ -55,7 +55,7 @@ faults: $(VENV)/.dev system ## run long fault campaigns: cuts at random bytes, m
 mutants: $(VENV)/.dev system ## change the code at random places, and name the changes that no test sees (ARGS)
 	@nice $(BIN)/python -m scripts.mutants $(ARGS)
 
-soak: $(VENV)/.dev ## run 100 streams with cuts, cancels and errors for ten minutes, then look for leaks (ARGS)
+soak: $(VENV)/.dev ## run 100 streams with cuts, cancels, errors and misbehaving calls for ten minutes, then look for leaks (ARGS)
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 langgraph: $(VENV)/.dev ## run LangGraph's development server on the same graphs and routes (PORT)

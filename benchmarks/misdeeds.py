@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.servers.misbehaving import MODULES
-from tests.faults.attacks import ENDPOINTS, MESSAGE, Attack, attack, fault_of, request
+from tests.faults.attacks import ENDPOINTS, MESSAGE, Attack, attack, fault_of, request, slow_body
 from tests.faults.growth import FILLERS, TEXTS
 from tests.frames import ERROR_FIELDS, config_hash
 from tests.leaving_chains import GRAPHS, LAMBDAS, WAYS, given
@@ -125,7 +125,7 @@ def broken(rng: Random) -> Misdeed:
 
 def bad(rng: Random) -> Misdeed:
     """Send bad JSON, a half body, wrong values, or headers that lie."""
-    return Misdeed(attack(rng.randrange(10**9)), None)
+    return Misdeed(slow_body(rng) if rng.random() < 0.1 else attack(rng.randrange(10**9)), None)
 
 
 KINDS: tuple[Callable[[Random], Misdeed], ...] = (leaving, holding, broken, bad)
