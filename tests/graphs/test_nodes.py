@@ -94,6 +94,12 @@ def speaker() -> Any:
     return StateGraph(MessagesState).add_sequence([speak, confirm]).add_edge(START, "speak")
 
 
+def stopping() -> Any:
+    """Return a graph that stops before its second step."""
+    builder = StateGraph(Talk).add_node(note).add_node("again", note).add_edge(START, "note").add_edge("note", "again")
+    return builder.compile(interrupt_before=["again"])
+
+
 BUILDERS = {"asker": asker(), "pair": pair(), "failing": failing(), "speaker": speaker()}
 
 
@@ -102,6 +108,7 @@ def app() -> FastAPI:
     chains = {name: Chain(runnable=graph.compile()) for name, graph in BUILDERS.items()}
     plain = RunnableLambda(lambda state: {"said": ["plain"]}).with_types(input_type=Any)
     quiet = Chain(runnable=speaker().compile(), stream_modes=["updates"])
+    chains["stopping"] = Chain(runnable=stopping())
     return create_app(registry_of({**chains, "plain": Chain(runnable=plain), "quiet": quiet}))
 
 
@@ -237,6 +244,17 @@ def test_a_chain_without_threads_runs_again_when_resumed(remote: Any, invoke: In
     assert invoke(graph, Command(resume="no"), place) == {"said": ["plain", "no"]}
 
 
+@pytest.mark.parametrize("name", ["in process", "remote"])
+def test_a_breakpoint_stops_the_local_graph(remote: Any, invoke: Invoke, name: str) -> None:
+    node = remote("stopping") if name == "remote" else stopping()
+    place, builder = thread(), StateGraph(Talk).add_node("remote", node).add_node(left)
+    graph = builder.add_edge(START, "remote").add_edge("remote", "left").compile(InMemorySaver())
+    assert "__interrupt__" not in (invoke(graph, {}, place) or {})
+    assert graph.get_state(place).next == ("remote",)
+    assert list(asked(invoke(graph, None, place))) == ["left?"]
+    assert invoke(graph, Command(resume="A"), place) == {"said": ["began", "began", "left A"]}
+
+
 def test_without_a_local_graph_questions_are_in_the_output(remote: Any) -> None:
     place, chain = thread(), remote("asker")
     assert list(asked(chain.invoke({}, place))) == ["{'question': 'who?'}"]
@@ -291,6 +309,25 @@ async def test_with_subgraphs_tokens_have_the_nodes_namespace(remote: Any, strea
     async for namespace, (message, metadata) in stream(graph, {"messages": ["hi"]}, thread(), **options):
         said.append((*(part.partition(":")[0] for part in namespace), message.text, metadata["langgraph_node"]))
     assert [part for part in said if part[1]] == [("remote", "Good ", "speak"), ("remote", "morning", "speak")]
+
+
+@pytest.mark.parametrize("kind", ["node", "async function", "sync function"])
+async def test_events_have_the_tokens_of_the_remote_graph(remote: Any, kind: str) -> None:
+    speak, said, runs = remote("speaker"), [], {}
+    functions = {
+        "node": speak,
+        "async function": RunnableLambda(lambda state: state, afunc=speak.ainvoke),
+        "sync function": lambda state, config: speak.invoke(state, config),
+    }
+    graph, place = speaking(functions[kind]), thread()
+    GATE.open(1)
+    async for event in graph.astream_events({"messages": ["hi"]}, place, version="v2"):
+        runs[event["run_id"]] = event["name"]
+        if event["event"] == "on_chat_model_stream" and (text := event["data"]["chunk"].text):
+            said.append((text, runs[event["parent_ids"][-1]], event["metadata"]["langgraph_node"]))
+            GATE.open(1 if len(said) == 1 else 0)  # the second token waits until the first has arrived
+    assert said == [("Good ", speak.get_name(), "remote"), ("morning", speak.get_name(), "remote")]
+    assert [question.value for question in (await graph.aget_state(place)).interrupts] == ["right?"]
 
 
 async def test_a_record_without_messages_gives_whole_ones(remote: Any, stream: Any) -> None:

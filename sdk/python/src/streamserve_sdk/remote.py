@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from typing import Any, cast
 
 import httpx
-from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, BaseRunManager, CallbackManagerForChainRun
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import RunnableConfig
 from langchain_core.tracers.log_stream import RunLogPatch
@@ -18,7 +18,7 @@ from streamserve_sdk.codec.serializer import Serializer, WireSerializer
 from streamserve_sdk.events.callbacks import areplay, replay
 from streamserve_sdk.events.streams import EventStreams
 from streamserve_sdk.events.tracing import atraced, traced
-from streamserve_sdk.graphs.nodes import Nodes, output_in
+from streamserve_sdk.graphs.nodes import Nodes
 from streamserve_sdk.runs import Runs
 from streamserve_sdk.schemas import Schemas
 from streamserve_sdk.transport.clients import CertTypes, HttpClients, Transport
@@ -179,8 +179,8 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
         """
         options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
-        def start(config: RunnableConfig) -> Generator[Output]:
-            return self._chunks(input, config, kwargs, options)
+        def start(config: RunnableConfig, run: BaseRunManager) -> Generator[Output]:
+            return self._chunks(input, config, run, kwargs, options)
 
         return traced(self.get_name(), input, config, start, shapes.merging(kwargs))
 
@@ -198,8 +198,8 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
         """Yield the chain's chunks, each once and in order; arguments and errors are those of `stream`."""
         options: dict[str, Any] = {"detach": detach, "on_run": on_run, "recover": recover, "on_attempt": on_attempt}
 
-        def start(config: RunnableConfig) -> AsyncGenerator[Output]:
-            return self._achunks(input, config, kwargs, options)
+        def start(config: RunnableConfig, run: BaseRunManager) -> AsyncGenerator[Output]:
+            return self._achunks(input, config, run, kwargs, options)
 
         return atraced(self.get_name(), input, config, start, shapes.merging(kwargs))
 
@@ -233,7 +233,7 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
             StreamServeError: the stream failed.
         """
 
-        def start(config: RunnableConfig) -> AsyncGenerator[RunLogPatch]:
+        def start(config: RunnableConfig, _run: BaseRunManager) -> AsyncGenerator[RunLogPatch]:
             session = self._client.start("stream_log", input, config, diff=True, **shapes.filtered(kwargs))
             return self._client.achunks(session, shapes.log_patch if diff else shapes.growing_log())
 
@@ -244,7 +244,8 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
     ) -> Output:
         answer = self._answer(input, config, run_manager, kwargs)
         self._replay(answer.callback_events, run_manager)
-        return cast("Output", output_in(config, answer.output))
+        self._ask(answer.output, config)
+        return cast("Output", answer.output)
 
     async def _ainvoke(
         self,
@@ -255,7 +256,8 @@ class RemoteRunnable(Runs, Nodes, EventStreams, Schemas[Input, Output], Runnable
     ) -> Output:
         answer = await self._aanswer(input, config, run_manager, kwargs)
         await self._areplay(answer.callback_events, run_manager)
-        return cast("Output", output_in(config, answer.output))
+        await self._aask(answer.output, config)
+        return cast("Output", answer.output)
 
     def _batch(
         self,

@@ -15,6 +15,7 @@ class Noted(BaseCallbackHandler):
     """A handler that notes what it is told."""
 
     tap_output_iter = None
+    subgraphs = False
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
@@ -34,8 +35,8 @@ class Noted(BaseCallbackHandler):
         self.seen.append((self.runs.index(fields["run_id"]), "error", error))
 
 
-class Other(AsyncCallbackHandler):
-    """An asynchronous handler with the mark."""
+class Events(AsyncCallbackHandler):
+    """A handler of events, which are those of subgraphs too."""
 
     tap_output_iter = None
 
@@ -56,8 +57,10 @@ def test_each_message_is_one_run_below_the_node() -> None:
     heard = tokens(noted)
     for one in (chunk("a", "1"), chunk("x", "2"), chunk("b", "1"), (AIMessage("whole", id="3"), {})):
         heard.take(one)
+        heard.send()
     heard.take((HumanMessage("no model's"), {}))
     heard.close()
+    heard.send()
     start = ("start", NODE, "remote", ["tag"])
     assert noted.seen == [
         start, (0, "a", "1"), start, (1, "x", "2"), (0, "b", "1"), start, (2, "end", "whole"),
@@ -71,9 +74,11 @@ def test_an_error_ends_the_open_messages() -> None:
     heard.take(chunk("a", "1"))
     heard.fail(error)
     heard.close()
+    heard.send()
     assert noted.seen[2:] == [(0, "error", error)]
 
 
-def test_only_handlers_of_messages_are_told() -> None:
+def test_only_handlers_that_stream_are_told() -> None:
     assert tokens(Noted()).are_read
-    assert not tokens(Other(), BaseCallbackHandler()).are_read
+    assert tokens(Events()).are_read
+    assert not tokens(AsyncCallbackHandler(), BaseCallbackHandler()).are_read

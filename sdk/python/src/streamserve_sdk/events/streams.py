@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Sequence
 from typing import Any, Literal, overload
 
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.runnables.config import RunnableConfig
 from langchain_core.runnables.schema import StreamEvent
 
@@ -89,7 +90,7 @@ class EventStreams:
             _check(version)
             raise NotImplementedError(f"events of version {version!r} are asynchronous: use astream_events")
 
-        def start(config: RunnableConfig) -> Generator[Any]:
+        def start(config: RunnableConfig, _run: BaseRunManager) -> Generator[Any]:
             return self._client.chunks(self._third(input, config, **kwargs), shapes.as_is)
 
         return _opened(traced(self._name(), input, config, start, shapes.last_state), kwargs.get("transformers", ()))
@@ -115,14 +116,14 @@ class EventStreams:
         return await _aopened(self._client.achunks(session, shapes.as_is), transformers)
 
     async def _arun_events(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:
-        def start(config: RunnableConfig) -> AsyncGenerator[Any]:
+        def start(config: RunnableConfig, _run: BaseRunManager) -> AsyncGenerator[Any]:
             return self._client.achunks(self._third(input, config, **kwargs), shapes.as_is)
 
         events = atraced(self._name(), input, config, start, shapes.last_state)
         return await _aopened(events, kwargs.get("transformers", ()))
 
     def _older_events(self, input: Any, config: RunnableConfig | None, **kwargs: Any) -> AsyncGenerator[StreamEvent]:
-        def start(config: RunnableConfig) -> AsyncGenerator[StreamEvent]:
+        def start(config: RunnableConfig, _run: BaseRunManager) -> AsyncGenerator[StreamEvent]:
             session = self._client.start("stream_events", input, config, **shapes.filtered(kwargs))
             return self._client.achunks(session, shapes.as_is)
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import aclosing, closing
 from typing import Any, cast
 
-from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, BaseRunManager, CallbackManagerForChainRun
 from langchain_core.runnables.config import (
     RunnableConfig,
     ensure_config,
@@ -19,7 +19,7 @@ def traced(
     name: str,
     value: Any,
     config: RunnableConfig | None,
-    start: Callable[[RunnableConfig], Generator[Any]],
+    start: Callable[[RunnableConfig, BaseRunManager], Generator[Any]],
     merge: Merge,
 ) -> Generator[Any]:
     """Yield the chunks of a stream and report them.
@@ -28,16 +28,15 @@ def traced(
         name: the run's name, unless the config has one.
         value: the run's input.
         config: the caller's config.
-        start: a function that starts the stream of a config; its stream is closed with this one.
+        start: a function that starts the stream of a config below a run; its stream is closed with this one.
         merge: a function that makes the run's output of all chunks.
     """
     config = ensure_config(config)
-    chunks = start(config)
     manager = get_callback_manager_for_config(config)
     run = manager.on_chain_start(None, value, name=config.get("run_name") or name, run_id=config.pop("run_id", None))
     seen: list[Any] = []
     try:
-        with closing(chunks):
+        with closing(start(config, run)) as chunks:
             for chunk in _tapped(run, chunks):
                 if run.handlers:
                     seen.append(chunk)
@@ -52,19 +51,18 @@ async def atraced(
     name: str,
     value: Any,
     config: RunnableConfig | None,
-    start: Callable[[RunnableConfig], AsyncGenerator[Any]],
+    start: Callable[[RunnableConfig, BaseRunManager], AsyncGenerator[Any]],
     merge: Merge,
 ) -> AsyncGenerator[Any]:
     """Yield the chunks of a stream and report them; arguments are those of `traced`."""
     config = ensure_config(config)
-    chunks = start(config)
     manager = get_async_callback_manager_for_config(config)
     run = await manager.on_chain_start(
         None, value, name=config.get("run_name") or name, run_id=config.pop("run_id", None)
     )
     seen: list[Any] = []
     try:
-        async with aclosing(chunks):
+        async with aclosing(start(config, run)) as chunks:
             async for chunk in _atapped(run, chunks):
                 if run.handlers:
                     seen.append(chunk)

@@ -14,6 +14,7 @@ from streamserve_sdk.codec.payload import Answer
 from streamserve_sdk.errors import RequestRejected
 from streamserve_sdk.graphs import questions
 from streamserve_sdk.graphs.questions import Questions
+from streamserve_sdk.graphs.snapshots import StateSnapshot
 from streamserve_sdk.graphs.threads import Threads
 from streamserve_sdk.graphs.tokens import Tokens
 
@@ -21,6 +22,7 @@ from streamserve_sdk.graphs.tokens import Tokens
 _NO_THREADS = (404, 405)
 # As in process: a node's output is the last chunk, so a graph in a node streams its states.
 _STATES = {"stream_mode": "values"}
+_BOTH = ["values", "messages"]
 
 
 class Nodes(Threads):
@@ -32,23 +34,13 @@ class Nodes(Threads):
         Raises:
             GraphInterrupt: the remote graph still waits for its answer.
         """
-        if thread := questions.resumed_thread(config):
-            try:
-                state = self.get_state(thread)
-            except RequestRejected as error:
-                self._check_no_graph(error)
-            else:
-                return questions.resumed(value, config, state)
+        if (thread := questions.resumed_thread(config)) and (state := self._state(thread)):
+            return questions.resumed(value, config, state)
         return value
 
     async def _aresumed(self, value: Any, config: RunnableConfig) -> Any:
-        if thread := questions.resumed_thread(config):
-            try:
-                state = await self.aget_state(thread)
-            except RequestRejected as error:
-                self._check_no_graph(error)
-            else:
-                return questions.resumed(value, config, state)
+        if (thread := questions.resumed_thread(config)) and (state := await self._astate(thread)):
+            return questions.resumed(value, config, state)
         return value
 
     def _answer(self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any]) -> Answer:
@@ -60,10 +52,13 @@ class Nodes(Threads):
                 with closing(self._client.chunks(session, shapes.as_is)) as chunks:
                     for chunk in chunks:
                         tokens.take(chunk)
+                        tokens.send()
                 tokens.close()
+                tokens.send()
                 return self._client.output(session.run_id)
             except BaseException as error:
                 tokens.fail(error)
+                tokens.send()
                 if not _refuses_mode(error):
                     raise
         return self._client.call("invoke", value, sent, kwargs)
@@ -76,41 +71,112 @@ class Nodes(Threads):
                 async with aclosing(self._client.achunks(session, shapes.as_is)) as chunks:
                     async for chunk in chunks:
                         tokens.take(chunk)
+                        await tokens.asend()
                 tokens.close()
+                await tokens.asend()
                 return await self._client.aoutput(session.run_id)
             except BaseException as error:
                 tokens.fail(error)
+                await tokens.asend()
                 if not _refuses_mode(error):
                     raise
         return await self._client.acall("invoke", value, sent, kwargs)
 
     def _chunks(
-        self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
+        self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any], options: dict[str, Any]
     ) -> Generator[Any]:
-        if not questions.in_node(config):
-            return self._started(value, config, kwargs, options)
-        if "stream_mode" not in kwargs and self._is_graph():
-            kwargs = {**kwargs, **_STATES}
-        return _asked(self._started(self._resumed(value, config), config, kwargs, options))
+        if questions.in_node(config):
+            return self._node_chunks(value, config, run, kwargs, options)
+        return self._started(value, config, kwargs, options)
 
     def _achunks(
-        self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
+        self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any], options: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         if questions.in_node(config):
-            return self._anode_chunks(value, config, kwargs, options)
+            return self._anode_chunks(value, config, run, kwargs, options)
         return self._astarted(value, config, kwargs, options)
 
+    # The questions are asked at the end: branches beside the one that asks go on until then.
+    def _node_chunks(
+        self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> Generator[Any]:
+        is_own = "stream_mode" in kwargs or not self._is_graph()
+        value, asked = self._resumed(value, config), Questions()
+        chunks = (
+            self._started(value, config, kwargs, options)
+            if is_own
+            else self._states(value, config, Tokens(run), kwargs, options)
+        )
+        with closing(chunks):
+            for chunk in chunks:
+                asked.read(chunk)
+                yield chunk
+        asked.ask()
+        self._stop(config)
+
     async def _anode_chunks(
-        self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
+        self, value: Any, config: RunnableConfig, run: BaseRunManager, kwargs: dict[str, Any], options: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        if "stream_mode" not in kwargs and await self._ais_graph():
-            kwargs = {**kwargs, **_STATES}
+        is_own = "stream_mode" in kwargs or not await self._ais_graph()
         value, asked = await self._aresumed(value, config), Questions()
-        async with aclosing(self._astarted(value, config, kwargs, options)) as chunks:
+        chunks = (
+            self._astarted(value, config, kwargs, options)
+            if is_own
+            else self._astates(value, config, Tokens(run), kwargs, options)
+        )
+        async with aclosing(chunks):
             async for chunk in chunks:
                 asked.read(chunk)
                 yield chunk
         asked.ask()
+        await self._astop(config)
+
+    def _states(
+        self, value: Any, config: RunnableConfig, tokens: Tokens, kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> Generator[Any]:
+        """Yield the states of a graph, and report its messages to a local graph that streams them."""
+        if tokens.are_read and not shapes.has_graph_form(kwargs):
+            both = {**kwargs, "stream_mode": _BOTH, "subgraphs": tokens.subgraphs}
+            try:
+                with closing(self._started(value, config, both, options)) as chunks:
+                    for chunk in chunks:
+                        state = tokens.split(chunk)
+                        tokens.send()
+                        if state is not None:
+                            yield state
+                tokens.close()
+                tokens.send()
+                return
+            except BaseException as error:
+                tokens.fail(error)
+                tokens.send()
+                if not _refuses_mode(error):
+                    raise
+        yield from self._started(value, config, {**kwargs, **_STATES}, options)
+
+    async def _astates(
+        self, value: Any, config: RunnableConfig, tokens: Tokens, kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> AsyncGenerator[Any]:
+        if tokens.are_read and not shapes.has_graph_form(kwargs):
+            both = {**kwargs, "stream_mode": _BOTH, "subgraphs": tokens.subgraphs}
+            try:
+                async with aclosing(self._astarted(value, config, both, options)) as chunks:
+                    async for chunk in chunks:
+                        state = tokens.split(chunk)
+                        await tokens.asend()
+                        if state is not None:
+                            yield state
+                tokens.close()
+                await tokens.asend()
+                return
+            except BaseException as error:
+                tokens.fail(error)
+                await tokens.asend()
+                if not _refuses_mode(error):
+                    raise
+        async with aclosing(self._astarted(value, config, {**kwargs, **_STATES}, options)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _started(
         self, value: Any, config: RunnableConfig, kwargs: dict[str, Any], options: dict[str, Any]
@@ -124,51 +190,67 @@ class Nodes(Threads):
         session = self._client.start("stream", value, config, kwargs, **options)
         return self._client.achunks(session, shapes.chunk_shape(kwargs))
 
+    def _ask(self, output: Any, config: RunnableConfig) -> None:
+        """Interrupt the local graph, if a node of one made the call, and the remote graph asks or has stopped.
+
+        Raises:
+            GraphInterrupt: so it is.
+        """
+        if questions.in_node(config):
+            questions.of_output(output).ask()
+            self._stop(config)
+
+    async def _aask(self, output: Any, config: RunnableConfig) -> None:
+        if questions.in_node(config):
+            questions.of_output(output).ask()
+            await self._astop(config)
+
+    # Neither an output nor a state tells that a run has stopped at a breakpoint.
+    def _stop(self, config: RunnableConfig) -> None:
+        if (thread := questions.thread_of(config)) and (state := self._state(thread)):
+            questions.stop_at_breakpoint(state)
+
+    async def _astop(self, config: RunnableConfig) -> None:
+        if (thread := questions.thread_of(config)) and (state := await self._astate(thread)):
+            questions.stop_at_breakpoint(state)
+
     def _is_graph(self) -> bool:
         if self._client.is_graph is None:
-            try:
-                self.get_state(_any_thread())
-                self._client.is_graph = True
-            except RequestRejected as error:
-                self._check_no_graph(error)
+            self._state(_any_thread())
         return self._client.is_graph is True
 
     async def _ais_graph(self) -> bool:
         if self._client.is_graph is None:
-            try:
-                await self.aget_state(_any_thread())
-                self._client.is_graph = True
-            except RequestRejected as error:
-                self._check_no_graph(error)
+            await self._astate(_any_thread())
         return self._client.is_graph is True
+
+    def _state(self, thread: RunnableConfig) -> StateSnapshot | None:
+        """Return the state of a thread, or None if the chain is no graph."""
+        if self._client.is_graph is False:
+            return None
+        try:
+            state = self.get_state(thread)
+        except RequestRejected as error:
+            self._check_no_graph(error)
+            return None
+        self._client.is_graph = True
+        return state
+
+    async def _astate(self, thread: RunnableConfig) -> StateSnapshot | None:
+        if self._client.is_graph is False:
+            return None
+        try:
+            state = await self.aget_state(thread)
+        except RequestRejected as error:
+            self._check_no_graph(error)
+            return None
+        self._client.is_graph = True
+        return state
 
     def _check_no_graph(self, error: RequestRejected) -> None:
         if error.response.status_code not in _NO_THREADS:
             raise error
         self._client.is_graph = False
-
-
-def output_in(config: RunnableConfig, output: Any) -> Any:
-    """Return the output of a call.
-
-    Raises:
-        GraphInterrupt: a node of a local graph made the call, and the remote graph asks.
-    """
-    if questions.in_node(config):
-        asked = Questions()
-        asked.read_output(output)
-        asked.ask()
-    return output
-
-
-# The questions are asked at the end: branches beside the one that asks go on until then.
-def _asked(chunks: Generator[Any]) -> Generator[Any]:
-    asked = Questions()
-    with closing(chunks):
-        for chunk in chunks:
-            asked.read(chunk)
-            yield chunk
-    asked.ask()
 
 
 # A graph answers for a thread that does not exist, too; other chains do not know the path.

@@ -20,9 +20,13 @@ def in_node(config: RunnableConfig) -> bool:
 
 def resumed_thread(config: RunnableConfig) -> RunnableConfig | None:
     """Return a config with the thread that may have to resume, or None if the call is no resumed node's."""
-    configurable = config.get("configurable", {})
-    thread_id = configurable.get("thread_id")
-    if thread_id is None or thread_id == "" or not langgraph.is_resuming(configurable):
+    return thread_of(config) if langgraph.is_resuming(config.get("configurable", {})) else None
+
+
+def thread_of(config: RunnableConfig) -> RunnableConfig | None:
+    """Return a config with the thread alone, or None if the config names none."""
+    thread_id = config.get("configurable", {}).get("thread_id")
+    if thread_id is None or thread_id == "":
         return None
     # Without the local graph's checkpoint, which is in the same dict.
     return {"configurable": {"thread_id": thread_id}}
@@ -47,6 +51,19 @@ def resumed(value: Any, config: RunnableConfig, state: StateSnapshot) -> Any:
     if answers is None:
         raise _graph_interrupt(state.interrupts)
     return _langgraph("types").Command(resume=answers)
+
+
+def stop_at_breakpoint(state: StateSnapshot) -> None:
+    """Interrupt the local graph if the remote graph has stopped before its end and asks nothing.
+
+    Args:
+        state: the state of the remote graph's thread after a run that did not fail.
+
+    Raises:
+        GraphInterrupt: the remote graph stopped at a breakpoint.
+    """
+    if state.next and not state.interrupts:
+        raise _graph_interrupt(())
 
 
 class Questions:
@@ -84,6 +101,13 @@ class Questions:
         for question in map(interrupt, questions if isinstance(questions, list | tuple) else ()):
             if (name := getattr(question, "id", None)) is not None:
                 self._found[name] = question
+
+
+def of_output(output: Any) -> Questions:
+    """Return the questions in the output of a call."""
+    asked = Questions()
+    asked.read_output(output)
+    return asked
 
 
 def _answers(ids: list[str], configurable: Mapping[str, Any]) -> Any:

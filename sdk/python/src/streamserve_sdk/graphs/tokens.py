@@ -1,11 +1,10 @@
-"""The messages of a remote graph's models, for the handlers of a local graph that streams messages."""
+"""The messages of a remote graph's models, for the handlers of a local graph that streams messages or events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from langchain_core.callbacks.base import AsyncCallbackHandler
-from langchain_core.callbacks.manager import BaseRunManager, handle_event
+from langchain_core.callbacks.manager import BaseRunManager, ahandle_event, handle_event
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 
@@ -17,18 +16,18 @@ _NAMESPACE = "langgraph_checkpoint_ns"
 class Tokens:
     """The chunks of a stream with the mode `messages`, reported as runs of chat models below the node's run.
 
+    The reports wait until `send` or `asend`.
+
     Args:
-        run: the run of the node's call; those of its handlers that stream messages get the reports.
+        run: the run of the node's call; those of its handlers that stream get the reports.
     """
 
     def __init__(self, run: BaseRunManager) -> None:
         self._run = run
-        # langgraph's handler of messages is synchronous, also in an asynchronous run.
-        self._handlers = [
-            handler
-            for handler in run.handlers
-            if hasattr(handler, "tap_output_iter") and not isinstance(handler, AsyncCallbackHandler)
-        ]
+        self._handlers = [handler for handler in run.handlers if hasattr(handler, "tap_output_iter")]
+        # Only langgraph's handler of messages says whether it takes those of subgraphs; events have them.
+        self._nests = any(getattr(handler, "subgraphs", False) for handler in self._handlers)
+        self._reports: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
         self._open: dict[str | None, tuple[UUID, list[AIMessageChunk]]] = {}
 
     @property
@@ -39,20 +38,46 @@ class Tokens:
     @property
     def subgraphs(self) -> bool:
         """True if a handler streams the messages of subgraphs."""
-        return any(getattr(handler, "subgraphs", False) for handler in self._handlers)
+        return any(getattr(handler, "subgraphs", True) for handler in self._handlers)
+
+    def send(self) -> None:
+        """Give the handlers the reports."""
+        for name, ignored_by, values, fields in self._taken():
+            handle_event(self._handlers, name, ignored_by, *values, **fields)
+
+    async def asend(self) -> None:
+        """Give the handlers the reports."""
+        for name, ignored_by, values, fields in self._taken():
+            await ahandle_event(self._handlers, name, ignored_by, *values, **fields)
+
+    def _taken(self) -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
+        taken, self._reports = self._reports, []
+        return taken
 
     def take(self, chunk: Any) -> None:
         """Report a chunk: a message with its metadata, in a stream of subgraphs behind a namespace."""
-        message, metadata = chunk[-1] if self.subgraphs else chunk
+        namespace, (message, metadata) = chunk if self.subgraphs else ((), chunk)
         if isinstance(message, AIMessageChunk):
             if message.id not in self._open:
-                self._open[message.id] = self._start(metadata), []
+                self._open[message.id] = self._start(namespace, metadata), []
             run_id, chunks = self._open[message.id]
             chunks.append(message)
             generation = ChatGenerationChunk(message=message)
             self._report("on_llm_new_token", "ignore_llm", str(message.text), chunk=generation, run_id=run_id)
         elif isinstance(message, AIMessage):
-            self._end(self._start(metadata), message)
+            self._end(self._start(namespace, metadata), message)
+
+    def split(self, chunk: Any) -> Any:
+        """Return the state of a chunk of both modes, or None; report its message.
+
+        Args:
+            chunk: a mode with its value, in a stream of subgraphs behind a namespace.
+        """
+        *rest, mode, value = chunk
+        if mode == "messages":
+            self.take((*rest, value) if rest else value)
+            return None
+        return None if any(rest) else value
 
     def close(self) -> None:
         """Report the ends of the messages."""
@@ -66,9 +91,9 @@ class Tokens:
             self._report("on_llm_error", "ignore_llm", error, run_id=run_id)
         self._open.clear()
 
-    def _start(self, metadata: Mapping[str, Any]) -> UUID:
-        run_id = uuid4()
-        fields = {"run_id": run_id, "metadata": self._metadata(metadata), "tags": list(self._run.inheritable_tags)}
+    def _start(self, namespace: Sequence[str], metadata: Mapping[str, Any]) -> UUID:
+        run_id, metadata = uuid4(), self._metadata(namespace, metadata)
+        fields = {"run_id": run_id, "metadata": metadata, "tags": list(self._run.inheritable_tags)}
         self._report("on_chat_model_start", "ignore_chat_model", {}, [[]], **fields)
         return run_id
 
@@ -77,11 +102,11 @@ class Tokens:
         self._report("on_llm_end", "ignore_llm", result, run_id=run_id)
 
     # As in process, a model in a subgraph has the namespace of the node; else it is one that the node calls.
-    def _metadata(self, remote: Mapping[str, Any]) -> dict[str, Any]:
+    def _metadata(self, namespace: Sequence[str], remote: Mapping[str, Any]) -> dict[str, Any]:
         local = self._run.metadata
-        if not self.subgraphs:
+        if not self._nests and not namespace:
             return {**remote, **local}
         return {**local, **remote, _NAMESPACE: f"{local.get(_NAMESPACE, '')}|{remote.get(_NAMESPACE, '')}"}
 
     def _report(self, name: str, ignored_by: str, *values: Any, **fields: Any) -> None:
-        handle_event(self._handlers, name, ignored_by, *values, parent_run_id=self._run.run_id, **fields)
+        self._reports.append((name, ignored_by, values, {"parent_run_id": self._run.run_id, **fields}))
