@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 from unittest.mock import AsyncMock
@@ -13,6 +15,7 @@ import pytest
 
 from streamserve.call import Call
 from streamserve.errors import Cancelled, RunTimeout, ServeError
+from streamserve.runs import producers
 from streamserve.runs import run as running
 from streamserve.runs import writer as writing
 from streamserve.runs.limits import RunLimits
@@ -20,6 +23,7 @@ from streamserve.runs.run import Run
 from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown
 from streamserve.wire.blocks import data_block
 from tests.runs.support import LIMIT
+from tests.runs.test_producers import Held
 
 Events = AsyncGenerator[dict[str, Any], None]
 DATA = {"event": "data", "data": "1"}
@@ -59,7 +63,7 @@ class Bench:
             "events": 100_000,
             "bytes": 10**9,
             "timeout": LIMIT,
-            "cancel_grace": LIMIT,
+            "cancel_grace": 10 * LIMIT,
             "store_patience": LIMIT,
             **limits,
         }
@@ -109,6 +113,23 @@ async def test_a_cancel_before_the_start_is_not_lost() -> None:
     assert run.record.status == "cancelled"
 
 
+async def test_a_cancel_before_the_start_reaches_a_chain_that_waits() -> None:
+    bench, closed = Bench(), []
+
+    async def waiting() -> Events:
+        try:
+            await asyncio.Event().wait()
+            yield DATA
+        finally:
+            closed.append(1)
+
+    run = await bench.run(waiting)
+    run.cancel(Cancelled())
+    run.start()
+    await finish(run)
+    assert (run.record.error and run.record.error["message"], closed) == ("The run was cancelled", [1])
+
+
 async def test_a_cancel_waits_until_the_chains_generators_are_closed() -> None:
     bench = Bench()
     run = await bench.run(bench.two_then_wait)
@@ -127,6 +148,7 @@ async def test_the_first_reason_counts() -> None:
     await asyncio.wait_for(bench.waiting.wait(), LIMIT)
     run.cancel(RunTimeout())
     run.cancel(Cancelled())
+    assert run._calls.stopper.stopped
     await finish(run)
     assert run.record.error
     assert run.record.error["code"] == "timeout"
@@ -352,19 +374,49 @@ async def test_a_cancel_while_a_block_is_stored_closes_the_chain(monkeypatch: py
 @pytest.mark.parametrize(
     ("failure", "given_up"), [(Fenced("r"), []), (StoreDown("away"), ["r"]), (OSError("full"), ["r"])]
 )
-async def test_a_run_that_cannot_be_stored_stops_its_chain(failure: Exception, given_up: list[str]) -> None:
+@pytest.mark.parametrize("is_behind", [True, False])
+async def test_a_run_that_cannot_be_stored_stops_its_chain(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+    given_up: list[str],
+    is_behind: bool,
+) -> None:
+    if is_behind:  # the chain waits for the store
+        monkeypatch.setattr(writing, "HIGH_WATER", 0)
     store = HeldStore()
     bench = Bench(store)
     found: list[str] = []
     store.give_up = found.append  # type: ignore[method-assign]
     run = await bench.run(bench.two_then_wait, store_patience=0)
     run.start()
-    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert bench.waiting.is_set() != is_behind
     assert store.held
     store.held.pop()[-1](failure)
     await finish(run)
     assert bench.inner_closed.is_set()
     assert (run.given_up, found) == (True, given_up)
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert errors[-1].startswith("run given up")
+    assert len(errors) == (2 if isinstance(failure, OSError) else 1)
+
+
+async def test_the_frames_of_a_failed_chain_are_freed() -> None:
+    bench, held, errors = Bench(), [], []
+
+    async def failing() -> Events:
+        local = Held()
+        held.append(weakref.ref(local))
+        errors.append(ValueError("failed"))
+        yield DATA
+        raise errors[0]
+
+    run = await bench.run(failing)
+    run.start()
+    await finish(run)
+    assert (held[0](), run.record.status) == (None, "error")
 
 
 async def test_a_recoverable_run_can_ask_whether_it_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +435,54 @@ async def test_a_run_with_one_owner_only_asks_nobody() -> None:
     assert (await Bench().run(two, request=b"{}")).call.guard is None
 
 
+async def in_a_task(run: Run, work: Coroutine[Any, Any, None]) -> Events:
+    """Stream in an inner task, as /stream_log does."""
+    inner = run.call.task = asyncio.create_task(work)
+    yield DATA
+    await asyncio.wait({inner})
+
+
+async def test_a_cancel_reaches_the_task_that_streams() -> None:
+    bench, closed = Bench(), asyncio.Event()
+
+    async def deep() -> None:
+        bench.waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    run = await bench.run(lambda: in_a_task(run, deep()))
+    run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    await asyncio.sleep(0)
+    run.cancel(Cancelled())
+    await finish(run)
+    assert (closed.is_set(), run.record.status) == (True, "cancelled")
+
+
+async def test_a_streaming_task_that_cancels_itself_is_a_failure() -> None:
+    async def leave() -> None:
+        raise asyncio.CancelledError
+
+    run = await Bench().run(lambda: in_a_task(run, leave()))
+    run.start()
+    await finish(run)
+    assert run.record.status == "error"
+
+
+async def test_a_failed_chain_does_not_wait_for_its_sync_calls() -> None:
+    async def failing() -> Events:
+        yield DATA
+        raise ValueError("failed")
+
+    run = await Bench().run(failing)
+    run._calls.pending.add(Future())
+    run.start()
+    await finish(run)
+    assert run.record.status == "error"
+
+
 async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
     bench, late = Bench(), asyncio.Event()
 
@@ -399,6 +499,7 @@ async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
     (chain,) = (task for task in asyncio.all_tasks() if task.get_name() == "chain of run r")
     run.cancel(Cancelled())
     await finish(run)
+    assert chain in producers._abandoned  # the event loop itself keeps no task
     before = await bench.blocks()
     late.set()
     await asyncio.wait({chain}, timeout=LIMIT)
@@ -414,11 +515,20 @@ class Unspeakable(Exception):
         raise ValueError("no text")
 
 
+class Unreadable(Exception):
+    """An exception whose cause cannot be read."""
+
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise ValueError("no cause")
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (RuntimeError("half \ud83d"), "half ?"),
         (Unspeakable(), "Internal Server Error"),
+        (Unreadable(), "Internal Server Error"),
         (ServeError(object()), "Internal Server Error"),  # type: ignore[arg-type]
         (ServeError([{"loc": ("\ud83d",), "msg": "m", "type": "t"}]), "?: m"),
     ],

@@ -265,7 +265,7 @@ class Run:
         number = self._writer.next_seq
         block = data_block(number, data)
         self._bytes += len(block)
-        if self._failure is not None or isinstance(self._reason, LogFull):
+        if self._failure is not None:
             return False
         if number >= self._limits.events or self._bytes > self._limits.bytes:
             self.cancel(LogFull())
