@@ -20,6 +20,7 @@ from streamserve.runs import run as running
 from streamserve.runs import writer as writing
 from streamserve.runs.limits import RunLimits
 from streamserve.runs.run import Run
+from streamserve.runs.sync_calls import current_calls
 from streamserve.stores import Fenced, MemoryStore, Outcome, RunRecord, StoreDown
 from streamserve.wire.blocks import data_block
 from tests.runs.support import LIMIT
@@ -471,6 +472,81 @@ async def test_a_streaming_task_that_cancels_itself_is_a_failure() -> None:
     assert run.record.status == "error"
 
 
+@pytest.mark.parametrize("returns", [True, False])
+async def test_a_cancelled_run_waits_for_its_sync_calls(returns: bool) -> None:
+    bench, call = Bench(), Future[None]()
+    run = await bench.run(bench.two_then_wait, **({} if returns else {"cancel_grace": 0.01}))
+    run._calls.pending.add(call)
+    call.add_done_callback(run._calls.pending.discard)
+    run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    run.cancel(Cancelled())
+    if returns:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not run.ended.done()
+        call.set_result(None)
+    await finish(run)
+    assert run.record.error
+    assert ("may still be running" in run.record.error["message"]) != returns
+
+
+async def test_a_lost_cancel_is_repeated_at_the_next_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "CANCEL_AGAIN", -1)
+    bench = Bench()
+
+    async def losing() -> Events:
+        with suppress(asyncio.CancelledError):
+            bench.waiting.set()
+            await asyncio.Event().wait()
+        yield DATA
+        await asyncio.Event().wait()
+
+    run = await bench.run(losing)
+    run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    run.cancel(Cancelled())
+    await finish(run)
+    assert run.record.status == "cancelled"
+
+
+async def test_a_lost_cancel_is_repeated_after_the_grace() -> None:
+    bench = Bench()
+
+    async def losing() -> Events:
+        yield DATA
+        with suppress(asyncio.CancelledError):
+            bench.waiting.set()
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    run = await bench.run(losing, cancel_grace=0.01)
+    run.start()
+    await asyncio.wait_for(bench.waiting.wait(), LIMIT)
+    chain = run._producer
+    assert chain
+    run.cancel(Cancelled())
+    await finish(run)
+    await asyncio.wait({chain}, timeout=LIMIT)
+    assert chain.done()
+
+
+async def test_a_run_has_a_time_limit_and_its_own_sync_calls() -> None:
+    found = []
+
+    async def waiting() -> Events:
+        found.append(current_calls.get())
+        yield DATA
+        await asyncio.Event().wait()
+
+    run = await Bench().run(waiting, timeout=0.01)
+    run.start()
+    await finish(run)
+    assert found == [run._calls]
+    assert run.record.error
+    assert run.record.error["code"] == "timeout"
+
+
 async def test_a_failed_chain_does_not_wait_for_its_sync_calls() -> None:
     async def failing() -> Events:
         yield DATA
@@ -499,6 +575,8 @@ async def test_a_chain_that_ends_after_its_run_ends_it_once() -> None:
     (chain,) = (task for task in asyncio.all_tasks() if task.get_name() == "chain of run r")
     run.cancel(Cancelled())
     await finish(run)
+    assert run.record.error
+    assert "may still be running" in run.record.error["message"]
     assert chain in producers._abandoned  # the event loop itself keeps no task
     before = await bench.blocks()
     late.set()
