@@ -188,8 +188,37 @@ async def test_a_wait_ends_with_its_time_or_its_run(runs: Runs) -> None:
     assert await runs.wait(unknown, 0) is unknown
 
 
+async def test_a_wait_goes_on_after_each_block() -> None:
+    store = MemoryStore()
+    runs = Runs(Settings(_env_file=None), store)
+    record, _ = await store.acquire(a_run())
+    waiting = asyncio.create_task(runs.wait(replace(record), None))
+    for number in (1, 2):
+        await asyncio.sleep(0)
+        await store.append("r", 1, number, [b"a"])
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await store.append("r", 1, 3, [b"end"], Outcome("done"))
+    async with asyncio.timeout(LIMIT):
+        assert (await waiting).status == "done"
+    assert not store._entries["r"].wakes
+
+
+async def test_a_lost_run_can_be_cancelled(runs: Runs) -> None:
+    record, _ = await runs.store.acquire(a_run(request=b"{}"))
+    runs._lost._pending.append(record)
+    runs.recovery = Recovery()
+    await runs.store.request_cancel("r")
+    await runs._lost.recover_or_end()
+    assert (runs._live, record.status) == ({}, "lost")
+
+
 async def test_other_processes_serve_readers_at_shutdown(runs: Runs) -> None:
     await start(runs)
+    runs.store.immediate = False
+    with runs.reading("x", lambda: None):
+        pass
     runs.draining = True
     for immediate, run_id, is_served in ((True, "x", True), (False, "r", True), (False, "x", False)):
         runs.store.immediate = immediate

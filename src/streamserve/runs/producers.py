@@ -2,6 +2,11 @@
 
 import asyncio
 import traceback
+from typing import Any
+
+# The attributes of BaseException itself: the class of a chain's exception may have code under their names.
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+_LINKS: list[Any] = [BaseException.__dict__[name] for name in ("__cause__", "__context__")]
 
 # The event loop keeps weak references only: a task without another reference may be collected before its end.
 _abandoned: set[asyncio.Task[None]] = set()
@@ -39,5 +44,5 @@ def free_frames(error: BaseException | None) -> None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        pending += [current.__cause__, current.__context__]
+        traceback.clear_frames(_TRACEBACK.__get__(current))
+        pending += [link.__get__(current) for link in _LINKS]
