@@ -48,6 +48,8 @@ def app() -> FastAPI:
         "greeting": Chain(runnable=greeting()),
         "shown": Chain(runnable=RunnableLambda(shown_config), input_type=str),
         "talk": Chain(runnable=talk()),
+        "tagged": Chain(runnable=RunnableLambda(shown_config), input_type=str, config_keys=["tags"]),
+        "fixed": Chain(runnable=greeting(), config_keys=["tags", "metadata"]),
     }
     return create_app(registry_of(chains))
 
@@ -218,3 +220,29 @@ async def test_any_text_may_name_a_thread(url: str, name: Any, transport: Any) -
         assert [state async for state in talk.aget_state_history(config)][1].config == first.config
         await talk.adelete_thread(str(name))
         assert talk.get_state(config).values == {}
+
+
+@each_endpoint
+def test_only_the_records_config_keys_reach_the_chain(client: httpx.Client, endpoint: str) -> None:
+    config = {"tags": ["one"], "metadata": {"a": 1}}
+    given = {"inputs": ["x"]} if endpoint == "batch" else {"input": "x"}
+    answer = client.post(f"/tagged/{endpoint}", json={**given, "config": config})
+    assert answer.status_code == 200
+    assert '"tags":["one"],"metadata":{}' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/fixed", f"/fixed/c/{config_hash({'configurable': {'style': 'short'}})}"])
+@pytest.mark.parametrize("beside", [{}, FILLED], ids=["alone", "filled"])
+def test_a_configurable_that_callers_may_not_set_is_refused(client: httpx.Client, path: str, beside: Any) -> None:
+    known = next(iter(client.get("/greeting/config_schema").json()["$defs"]["Configurable"]["properties"]))
+    in_body = {} if "/c/" in path else {"configurable": {known: "x"}}
+    answer = client.post(f"{path}/invoke", json={"input": {"topic": "cats"}, "config": {**beside, **in_body}})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["type"] == "extra_forbidden"
+    assert client.post("/fixed/invoke", json={"input": {"topic": "cats"}, "config": beside}).status_code == 200
+
+
+@pytest.mark.parametrize("keys", ["tags", ["callbacks"]], ids=str)
+def test_config_keys_that_are_none_are_refused(keys: Any) -> None:
+    with pytest.raises(TypeError, match="config_keys"):
+        Chain(runnable=greeting(), config_keys=keys)

@@ -22,6 +22,8 @@ StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkp
 
 _RATE_LIMIT = r"\d+\s*/\s*(\d+\s*)?(second|minute|hour|day)s?"
 # The notation of the package `limits`, without an import of it here.
+# The keys of a config that a request can set.
+CALLERS_KEYS = frozenset({"configurable", "max_concurrency", "metadata", "recursion_limit", "run_name", "tags"})
 RATE_LIMITS = re.compile(rf"{_RATE_LIMIT}(\s*;\s*{_RATE_LIMIT})*")
 
 
@@ -63,6 +65,8 @@ class Chain:
             (default false: a session belongs to its principal).
         configurable: keys of `config.configurable` that callers may send although the runnable does not declare them,
             with the type of each (default: none).
+        config_keys: keys of a config that callers may set, such as "configurable" and "tags"; another `configurable` is
+            refused, and the other keys are ignored, because clients fill them in (default: all).
         config: function of a request's config and the request that returns the config for the chain; it may be async
             (default: the chain gets the caller's config).
 
@@ -89,6 +93,7 @@ class Chain:
     recover: bool = False
     share_sessions: bool = False
     configurable: Mapping[str, Any] = field(default_factory=dict)
+    config_keys: Sequence[str] | None = None
     config: ConfigFunction | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +127,11 @@ class Chain:
         _require(
             self.max_concurrency is None or self.max_concurrency > 0,
             f"max_concurrency: a number above 0, not {self.max_concurrency!r}",
+        )
+        _require(
+            self.config_keys is None
+            or (not isinstance(self.config_keys, str) and set(self.config_keys) <= CALLERS_KEYS),
+            f"config_keys: a list of {', '.join(sorted(CALLERS_KEYS))}, not {self.config_keys!r}",
         )
         _require(self.config is None or callable(self.config), "config: a function of a config and a request")
         _check_configurable(self.configurable)

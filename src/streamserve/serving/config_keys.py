@@ -65,7 +65,12 @@ class ConfigKeys:
     """The keys of a config that a chain knows."""
 
     def __init__(
-        self, runnable: AnyRunnable, configurable: Set[str], declared: Mapping[str, Any], ids: Set[str]
+        self,
+        runnable: AnyRunnable,
+        configurable: Set[str],
+        declared: Mapping[str, Any],
+        ids: Set[str],
+        allowed: Collection[str] | None = None,
     ) -> None:
         graph = runnable if isinstance(runnable, Pregel) else None
         # Nodes read these from `configurable`; LangServe's model of the config does not have them.
@@ -74,6 +79,7 @@ class ConfigKeys:
         self._configurable = configurable | self._beside
         # In process, a number may name a thread or a session.
         self._ids = ids
+        self._allowed = allowed
         own = (getattr(runnable, "config", None) or {}).get("recursion_limit")
         self._recursion_limit = own or (GRAPH_RECURSION_LIMIT if graph else DEFAULT_RECURSION_LIMIT)
 
@@ -128,7 +134,12 @@ class ConfigKeys:
                 errors.append(entry((*place, name), f"Input should be {_CHECKS[name][1]}", "value_error"))
             elif any(_is_too_long(text) for text in _texts(value)):
                 errors.append(entry((*place, name), _TOO_LONG, "string_too_long"))
+        for name in [name for name in config if name != "configurable" and not self._may_set(name)]:
+            del config[name]
         return errors
+
+    def _may_set(self, name: str) -> bool:
+        return self._allowed is None or name in self._allowed
 
     def _check_configurable(self, place: Place, configurable: Any, *, is_filled: bool) -> list[dict[str, Any]]:
         if not isinstance(configurable, dict):
@@ -139,8 +150,11 @@ class ConfigKeys:
         for name in self._ids & configurable.keys():
             if type(configurable[name]) is int:
                 configurable[name] = str(configurable[name])
-        unknown = [name for name in configurable if name not in self._configurable]
-        errors = [entry((*place, name), "This chain does not know this key", "extra_forbidden") for name in unknown]
+        known, reason = self._configurable, "This chain does not know this key"
+        if not self._may_set("configurable"):
+            known, reason = set(), "Callers cannot set this key"
+        unknown = [name for name in configurable if name not in known]
+        errors = [entry((*place, name), reason, "extra_forbidden") for name in unknown]
         for name, value in configurable.items():
             if _is_too_long(value):
                 errors.append(entry((*place, name), _TOO_LONG, "string_too_long"))

@@ -66,7 +66,8 @@ class ServedRunnable(ServedSchemas):
         """The keys of a config that the chain knows."""
         ids = {"thread_id"} if self.graph else set()
         ids |= {key for history in self.histories for key in history.keys}
-        return ConfigKeys(self.bound, {spec.id for spec in self.config_specs}, self.served.chain.configurable, ids)
+        chain, configurable = self.served.chain, {spec.id for spec in self.config_specs}
+        return ConfigKeys(self.bound, configurable, chain.configurable, ids, chain.config_keys)
 
     @cached_property
     def histories(self) -> list[History]:

@@ -90,12 +90,13 @@ def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Seque
     """
     door = Door(served, recovery, Serializer())
     router = APIRouter(route_class=type("RunRoute", (RunRoute,), {"door": door}), dependencies=list(dependencies))
-    playground = playground_of(served)
+    playground, config_keys = playground_of(served), served.served.chain.config_keys
     add_routes(
         router,
         served,
         path=served.served.path,
         playground_type=playground or "default",
+        config_keys=("configurable",) if config_keys is None else config_keys,
         disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
         serializer=door.serializer,
     )
