@@ -390,7 +390,7 @@ async def test_others_have_time_to_renew_their_leases_after_an_outage(
     await other.acquire(a_run("run"))
     await one.acquire(a_run("own"))
     place.clock.now += LEASE + 1
-    one._writer._drop()  # as after a failure
+    one._writer._transactions.drop()  # as after a failure
     one.give_up("own")
     assert [run.run_id for run in await one.take_over_lost()] == ["own"]
     for seconds, lost in ((LEASE / 2 - 1, []), (1, ["run"])):

@@ -57,7 +57,11 @@ class Follower:
         self._stopping = False
         self._changed = threading.Event()
         self._last_id = self._last_signal = 0
+        self._connection: sqlite3.Connection | None = None
         self._stopped = asyncio.Event()
+        self._begin()
+
+    def _begin(self) -> None:
         self._thread = threading.Thread(target=self._run, name="store follower", daemon=True)
         self._thread.start()
 
@@ -79,21 +83,24 @@ class Follower:
         self._thread.join()
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
         while not self._stopping:
-            try:
-                connection = connection or self._connected()
-                self._poll(connection)
-                self._rest()
-            except Exception:
-                logger.warning("the store's news cannot be read", exc_info=True)
-                if connection is not None:
-                    connection.close()
-                connection = None
-                self._changed.wait(FAILURE_PAUSE)
-        if connection is not None:
-            connection.close()
+            self._changed.wait(self._step())
+            self._changed.clear()
+        self._disconnect()
         self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def _step(self) -> float | None:
+        """Poll once; return the seconds until the next poll; None: until something changes."""
+        try:
+            self._connection = self._connection or self._connected()
+            self._poll(self._connection)
+        except Exception:
+            logger.warning("the store's news cannot be read", exc_info=True)
+            self._disconnect()
+            return FAILURE_PAUSE
+        if not self._wanted and not self._listening:
+            return None
+        return FOLLOW_PAUSE if self._wanted else SIGNAL_PAUSE
 
     def _connected(self) -> sqlite3.Connection:
         connection = connect(self._path)
@@ -102,12 +109,10 @@ class Follower:
         self._version: int | None = None
         return connection
 
-    def _rest(self) -> None:
-        if not self._wanted and not self._listening:
-            self._changed.wait()
-        else:
-            self._changed.wait(FOLLOW_PAUSE if self._wanted else SIGNAL_PAUSE)
-        self._changed.clear()
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _poll(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()

@@ -38,8 +38,55 @@ Answer = Callable[[Any], None]
 Job = tuple[Answer, Callable[..., Any], tuple[Any, ...]]
 
 
+class Transactions(Generic[S]):
+    """A session, made anew after each failure, and the transactions in it.
+
+    Args:
+        make: returns a new session.
+    """
+
+    def __init__(self, make: Callable[[], S]) -> None:
+        self._make = make
+        self._session: S | None = None
+
+    def carry_out(self, group: list[Job]) -> list[tuple[Answer, Any]]:
+        """Carry out jobs in one transaction; return whom to tell what: a result or an exception."""
+        try:
+            return self._transact(group)
+        except Exception as error:
+            self.drop()
+            # A fault of one job must not fail its neighbours; a fault of the file fails all.
+            if len(group) > 1 and not isinstance(error, sqlite3.OperationalError):
+                return [reply for job in group for reply in self.carry_out([job])]
+            if not isinstance(error, sqlite3.Error | OSError):
+                logger.exception("a job failed")
+            code = getattr(error, "sqlite_errorname", type(error).__name__)
+            return [(answer, StoreDown(f"{code}: {error}")) for answer, _, _ in group]
+
+    def _transact(self, group: list[Job]) -> list[tuple[Answer, Any]]:
+        session = self._session = self._session or self._make()
+        session.begin()
+        replies: list[tuple[Answer, Any]] = []
+        for answer, work, args in group:
+            try:
+                replies.append((answer, work(session, *args)))
+            except (Fenced, Gap, ThreadLocked) as refusal:  # raised before anything is changed
+                replies.append((answer, refusal))
+        session.commit()
+        return replies
+
+    def drop(self) -> None:
+        """Close the session, which rolls an open transaction back."""
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                session.close()
+            except sqlite3.Error:
+                logger.warning("a connection could not be closed", exc_info=True)
+
+
 class DatabaseThread(Generic[S]):
-    """Carries out jobs in their order.
+    """An OS thread that carries out jobs in their order.
 
     Args:
         name: name of the OS thread.
@@ -47,13 +94,15 @@ class DatabaseThread(Generic[S]):
     """
 
     def __init__(self, name: str, make: Callable[[], S]) -> None:
-        self._make = make
-        self._session: S | None = None
+        self._transactions = Transactions(make)
         # The jobs of one turn of the event loop go to the thread together, which is woken once for them.
         self._posted: list[Job] = []
         self._groups: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
+        self._begin(name)
+
+    def _begin(self, name: str) -> None:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -83,49 +132,23 @@ class DatabaseThread(Generic[S]):
         self._thread.join()
 
     def _run(self) -> None:
-        while (group := self._groups.get()) is not None:
-            while len(group) < MAX_GROUP and not self._groups.empty():
-                if (more := self._groups.get()) is None:
-                    self._groups.put(None)  # after this transaction
-                    break
-                group += more
-            replies = self._carry_out(group)
-            self._loop.call_soon_threadsafe(_answer, replies)
-        self._drop()
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        while self._carry_out_next():
+            pass
 
-    def _carry_out(self, group: list[Job]) -> list[tuple[Answer, Any]]:
-        try:
-            return self._transact(group)
-        except Exception as error:
-            self._drop()
-            # A fault of one job must not fail its neighbours; a fault of the file fails all.
-            if len(group) > 1 and not isinstance(error, sqlite3.OperationalError):
-                return [reply for job in group for reply in self._carry_out([job])]
-            if not isinstance(error, sqlite3.Error | OSError):
-                logger.exception("a job failed")
-            code = getattr(error, "sqlite_errorname", type(error).__name__)
-            return [(answer, StoreDown(f"{code}: {error}")) for answer, _, _ in group]
-
-    def _transact(self, group: list[Job]) -> list[tuple[Answer, Any]]:
-        session = self._session = self._session or self._make()
-        session.begin()
-        replies: list[tuple[Answer, Any]] = []
-        for answer, work, args in group:
-            try:
-                replies.append((answer, work(session, *args)))
-            except (Fenced, Gap, ThreadLocked) as refusal:  # raised before anything is changed
-                replies.append((answer, refusal))
-        session.commit()
-        return replies
-
-    def _drop(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            try:
-                session.close()
-            except sqlite3.Error:
-                logger.warning("a connection could not be closed", exc_info=True)
+    def _carry_out_next(self) -> bool:
+        """Carry out the next jobs in one transaction; return False at the end."""
+        group = self._groups.get()
+        while group is not None and len(group) < MAX_GROUP and not self._groups.empty():
+            if (more := self._groups.get()) is None:
+                self._groups.put(None)  # after this transaction
+                break
+            group += more
+        if group is None:
+            self._transactions.drop()
+            self._loop.call_soon_threadsafe(self._stopped.set)
+            return False
+        self._loop.call_soon_threadsafe(_answer, self._transactions.carry_out(group))
+        return True
 
 
 def _answer(replies: list[tuple[Answer, Any]]) -> None:
