@@ -214,6 +214,16 @@ async def test_a_lost_run_can_be_cancelled(runs: Runs) -> None:
     assert (runs._live, record.status) == ({}, "lost")
 
 
+async def test_a_wait_for_a_run_elsewhere_ends_at_shutdown(runs: Runs) -> None:
+    await runs.store.acquire(a_run(run_id="elsewhere"))
+    wait = asyncio.create_task(runs.wait(a_run(run_id="elsewhere"), None))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(LIMIT):
+        await runs.drain()
+        assert not (await wait).ended
+        assert not (await runs.wait(a_run(run_id="elsewhere"), None)).ended
+
+
 async def test_other_processes_serve_readers_at_shutdown(runs: Runs) -> None:
     await start(runs)
     runs.store.immediate = False

@@ -217,7 +217,7 @@ async def test_a_store_on_a_full_disk_is_down_until_there_is_room(pages: list[in
         await store.acquire(a_run("run"))
         await store.append("run", 1, 1, [b"kept"])
         pages[0] = 1  # SQLite raises it to the present size
-        store._writer._drop()
+        store._writer._transactions.drop()
         with pytest.raises(StoreDown, match="full"):
             await store.append("run", 1, 2, [b"x" * 100_000])
         with pytest.raises(StoreDown, match="full"):
@@ -232,13 +232,28 @@ async def test_a_run_given_up_during_an_outage_is_lost_after_it(pages: list[int]
     async with opened(SqliteStore(tmp_path / "runs.sqlite", lease=0.5)) as store:
         await store.acquire(a_run("run"))
         pages[0] = 1
-        store._writer._drop()
+        store._writer._transactions.drop()
         with pytest.raises(StoreDown, match="full"):
             await store.append("run", 1, 1, [b"x" * 100_000])
         store.give_up("run")
         pages[0] = 1 << 30
         taken = await store.take_over_lost()
         assert [(record.run_id, record.attempt) for record in taken] == [("run", 2)]
+
+
+async def test_a_run_whose_storing_failed_late_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = session.WriteSession.commit
+
+    def commit_and_fail(writer: session.WriteSession) -> None:
+        commit(writer)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with place.store() as store:
+        with monkeypatch.context() as faulty:
+            faulty.setattr(session.WriteSession, "commit", commit_and_fail)
+            with pytest.raises(StoreDown):
+                await store.acquire(a_run("run"))
+        assert [record.run_id for record in await store.take_over_lost()] == ["run"]
 
 
 async def test_a_store_on_a_locked_file_is_down_until_it_is_free(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,8 @@ class Runs:
         self._storing: set[asyncio.Future[None]] = set()
         self._calls: dict[asyncio.Task[object], int] = {}
         self._further = 0
+        self._waits: set[asyncio.Event] = set()
+        self._closing = False
         self._cancellers: dict[str, Callable[[ServeError], None]] = {}
         self._lost = LostRuns(self.store, settings.max_attempts, self._recover)
         self.reaper = Reaper(self.store, self._lost, settings.store_patience, lambda: self.draining)
@@ -204,19 +206,21 @@ class Runs:
         return await self.wait(record, wait)
 
     async def wait(self, record: RunRecord, seconds: float | None) -> RunRecord:
-        """Return the record once the run has ended, or after this number of seconds, if there is one."""
+        """Return the record once the run has ended, after this number of seconds, or when this process has drained."""
         woken = asyncio.Event()
         unsubscribe = self.store.subscribe(record.run_id, woken.set)
+        self._waits.add(woken)
         try:
             async with asyncio.timeout(seconds):
-                while not record.ended:
+                while not (record.ended or self._closing):
                     woken.clear()
                     record = await self.store.get(record.run_id) or record
-                    if not record.ended:
+                    if not (record.ended or self._closing):
                         await woken.wait()
         except TimeoutError:
             pass
         finally:
+            self._waits.discard(woken)
             unsubscribe()
         return await self.store.get(record.run_id) or record
 
@@ -260,6 +264,9 @@ class Runs:
         self.end_all(ShuttingDown())
         await self._wait_until_idle(self.settings.cancel_grace + LAST_BLOCK)
         self._readers.drop_all()
+        self._closing = True  # a run of another process may go on for long
+        for woken in self._waits:
+            woken.set()
 
     def end_all(self, reason: ServeError) -> None:
         """Cancel all runs and calls."""

@@ -125,7 +125,7 @@ class SqliteStore:
         self._writer.hand_over()  # a caller waits for the first token
         try:
             stored, new = await asyncio.shield(storing)
-        except asyncio.CancelledError:
+        except (StoreDown, asyncio.CancelledError):
             self.give_up(run.run_id)  # the run may be stored, but it never starts
             raise
         if new:
