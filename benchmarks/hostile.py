@@ -11,6 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from heapq import nlargest
 from itertools import repeat
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ STREAMS = 50
 LIMIT = 60.0
 MEGABYTE = 2**20
 QUIET = 3.0  # seconds without an attack, for comparison
+SHOWN = 10  # requests that hold the event loop for longest
 TOO_LONG = 0.05  # seconds for which a request may hold the event loop
 
 Parts = Iterator[bytes]
@@ -135,8 +137,12 @@ def main(plan: Plan) -> None:
 
 
 def growth(url: str, plan: Plan) -> list[Figure]:
-    """Grow each header, address and field; print what holds the event loop for too long, and return the longest."""
-    figures = []
+    """Grow each header, address and field; print what holds the event loop for too long and the longest of all.
+
+    Returns:
+        The longest time of each kind.
+    """
+    figures, every = [], []
     for kind in KINDS:
         longest = 0.0
         for number, grown in enumerate(kind()):
@@ -144,8 +150,10 @@ def growth(url: str, plan: Plan) -> list[Figure]:
                 continue
             seconds, status = held(url, grown)
             longest = max(longest, seconds)
+            every.append((seconds, f"{seconds * 1000:8.1f} ms, {status}: {grown.name}, {grown.size}"))
             if seconds > TOO_LONG:
-                print(f"{seconds * 1000:8.1f} ms, {status}: {grown.name}, {grown.size}")
+                print(every[-1][1])
         name = kind.__name__.replace("_", " ")
         figures.append(Figure(f"growing {name}: longest gap of the event loop", "ms", [longest * 1000]))
+    print("The longest:", *(text for _, text in nlargest(SHOWN, every)), sep="\n")
     return figures

@@ -80,6 +80,22 @@ async def test_only_large_states_are_worked_on_off_the_loop(count: int, aside: b
     assert (set(saver.seen["put_writes"]) != {loop}) is aside
 
 
+async def test_a_thread_whose_state_shrinks_is_small_again() -> None:
+    saver = Noted()
+    for count in (2 * MANY, 1):
+        state = {**empty_checkpoint(), "channel_values": {"notes": ["x"] * count}}
+        await saver.aput(CONFIG, state, {}, {"notes": str(count)})  # type: ignore[arg-type]
+    assert await saver.aget_tuple(CONFIG) is not None
+    assert saver.seen["get"] == [threading.current_thread().name]
+
+
+async def test_a_write_is_large_by_what_is_inside() -> None:
+    saver = Noted()
+    stored = await saver.aput(CONFIG, empty_checkpoint(), {}, {})
+    await saver.aput_writes(stored, [("__start__", {"notes": ["x"] * 2 * MANY})], "task")
+    assert saver.seen["put_writes"] != [threading.current_thread().name]
+
+
 async def test_a_deleted_thread_is_small_again() -> None:
     saver = Noted()
     large = {**empty_checkpoint(), "channel_values": {"notes": ["x"] * 2 * MANY}}
