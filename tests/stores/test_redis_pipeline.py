@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -96,9 +96,18 @@ async def test_appends_to_a_redis_that_is_away_fail(
     assert refreshed
     server.start()
     with pytest.raises(UnknownRun):
-        await store.append("run", 1, 1, [b"x"])
-    await store.check()  # the run is stored again
-    assert await store.append("run", 1, 1, [b"x"]) == 2
+        await answered(lambda: store.append("run", 1, 1, [b"x"]))
+    await answered(store.check)  # the run is stored again
+    assert await answered(lambda: store.append("run", 1, 1, [b"x"])) == 2
+
+
+async def answered(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask until the store is there."""
+    while True:
+        try:
+            return await ask()
+        except StoreDown:
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("name", ["_command", "_connected"])

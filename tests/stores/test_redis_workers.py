@@ -286,6 +286,21 @@ async def test_a_lost_message_is_made_good_within_a_period(
     assert not other._subscriber.is_live("run")
 
 
+async def test_an_end_without_a_new_block_is_found_within_a_period(
+    one: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await one.acquire(a_run("run"))
+    reader = Follower(other, "run")
+    await one.append("run", 1, 1, [b"end"])
+    await reaches(reader, 1)
+    monkeypatch.setattr(subscriber, "PERIOD", 0.01)
+    other._subscriber.look_soon()
+    assert await one.append("run", 1, 1, [b"end"], DONE) == 2
+    while await other.read("run", 1, 10) != Slice([], True):
+        await reader.woken.wait()
+        reader.woken.clear()
+
+
 async def test_a_failing_sweep_goes_on(
     server: RedisServer, one: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
