@@ -265,7 +265,7 @@ CASES: dict[str, Case] = {
     ),
     "fallbacks inside": Case(lambda: prompt | Sayer(fails=True, says=()).with_fallbacks([model]) | StrOutputParser()),
     "a retry": Case(lambda: prompt | model.with_retry(stop_after_attempt=2) | StrOutputParser()),
-    "history": Case(with_history, rebuilt=False),
+    "history": Case(with_history, rebuilt=False, ordered=False),
     "a graph": Case(tool_agent, {"messages": [("human", "What is 2 * 3? Use multiply.")]}, rebuilt=False),
     "an agent in a sequence": Case(lambda: RunnableLambda(asking) | tool_agent() | last_text),
     "a prompt that fails": Case(lambda: text, {"wrong": "key"}),

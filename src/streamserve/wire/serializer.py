@@ -23,7 +23,7 @@ from streamserve.call import current_call
 from streamserve.errors import InvalidOutput
 from streamserve.user import User
 from streamserve.wire.chunk_lines import ChunkLines
-from streamserve.wire.types import types_of
+from streamserve.wire.types import types_of, types_of_chunk
 from streamserve.wire.uncommon import uncommon_json
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,12 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
             return typed_line(obj.value if type(obj) is Envelope else obj)
         line = self._chunks.line(obj)
         return self._learned(obj) if line is None else escape_line_breaks(line)
+
+    def dumps_chunk(self, obj: Any) -> bytes:
+        """Return the data of a block that is a chunk of the chain's own stream; arguments and errors as `dumps`."""
+        if type(obj) is str or type(obj) is AIMessageChunk:
+            return self.dumps(obj)
+        return _with_types(to_line(obj), types_of_chunk(obj))
 
     def _learned(self, chunk: AIMessageChunk) -> bytes:
         line = typed_line(chunk)
@@ -108,7 +114,10 @@ def typed_line(value: Any) -> bytes:
         InvalidOutput: the value has no JSON form.
     """
     line = to_line(value)  # first, because it refuses values that contain themselves
-    types = types_of(value)
+    return _with_types(line, types_of(value))
+
+
+def _with_types(line: bytes, types: dict[str, str]) -> bytes:
     return b"%s\ntypes: %s" % (line, to_line(types)) if types else line
 
 

@@ -3,7 +3,8 @@
 A block's `types:` line (and the `types` key of an answer) maps JSON pointers (RFC 6901) to names, such as
 `{"/0": "tuple", "/a/b": "dict"}`. Clients that do not know it see the same JSON as from LangServe, because the HTML
 standard requires them to ignore unknown fields. `dict` marks a dict or object that only looks like a message or
-document, `integer` one above 64 bits, which many parsers read as a float.
+document, `integer` one above 64 bits, which many parsers read as a float. `snapshot` marks a chunk of a stream that is
+an object and replaces the chunk before it; the parts of a map, which are added up, have no mark.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from uuid import UUID
 import orjson
 from langchain_core.messages import AIMessageChunk, HumanMessage, RemoveMessage
 from langchain_core.prompt_values import ChatPromptValue
+from langchain_core.runnables.utils import AddableDict
 from langgraph.types import Command, GraphOutput, Interrupt, Overwrite, Send
 from langserve.serialization import WellKnownLCObject
 from pydantic import BaseModel, RootModel
@@ -52,6 +54,7 @@ def _tags() -> dict[str, type[BaseModel]]:
 
 # Values of `type` by which clients recognise LangChain's classes.
 TAGS = _tags()
+_KNOWN = tuple(TAGS.values())
 
 
 def types_of(value: Any) -> dict[str, str]:
@@ -59,6 +62,20 @@ def types_of(value: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     _walk(value, "", found)
     return found
+
+
+def types_of_chunk(value: Any) -> dict[str, str]:
+    """Return the types that the JSON of a stream's chunk loses, which may be that it is a snapshot."""
+    found = types_of(value)
+    if found.get("", "dict") == "dict" and _is_snapshot(value):
+        found[""] = "snapshot"
+    return found
+
+
+def _is_snapshot(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return not isinstance(value, AddableDict)
+    return (isinstance(value, BaseModel) or dataclasses.is_dataclass(value)) and not isinstance(value, _KNOWN)
 
 
 def _is_simple(chunk: AIMessageChunk) -> bool:

@@ -224,7 +224,7 @@ class ChainClient:
             with closing(read(self.clients, session)) as reads:
                 for blocks in reads:
                     for block in blocks:
-                        yield shape(self._decoded(block, session))
+                        yield shapes.with_types(shape, block.types)(self._decoded(block, session))
         finally:
             self._learn(session)
 
@@ -234,7 +234,7 @@ class ChainClient:
             async with aclosing(aread(self.clients, session)) as reads:
                 async for blocks in reads:
                     for block in blocks:
-                        yield shape(self._decoded(block, session))
+                        yield shapes.with_types(shape, block.types)(self._decoded(block, session))
         finally:
             self._learn(session)
 

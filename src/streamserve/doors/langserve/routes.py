@@ -231,7 +231,10 @@ class RunRoute(APIRoute):
             filters = {} if endpoint == "stream" else filters_of(endpoint, call.body)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
-        return frames(served, endpoint, given, config, filters, self.door.serializer.dumps)
+        serializer = self.door.serializer
+        # The chunks of a graph have the form of its modes, which clients know.
+        dumps = serializer.dumps_chunk if endpoint == "stream" and served.graph is None else serializer.dumps
+        return frames(served, endpoint, given, config, filters, dumps)
 
     async def _stream(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
         order = await self._order(request, call, runs)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from langchain_core.runnables.utils import AddableDict
 from langchain_core.tracers.log_stream import RunLog, RunLogPatch, RunState
 
+from streamserve_sdk.codec.json_text import parse
 from streamserve_sdk.codec.merge import merge
 from streamserve_sdk.errors import ProtocolError
 
@@ -47,6 +48,16 @@ def as_is(chunk: Any) -> Any:
 def addable(chunk: Any) -> Any:
     """Return a dict as an AddableDict, and any other chunk unchanged."""
     return AddableDict(chunk) if type(chunk) is dict else chunk
+
+
+def with_types(shape: Callable[[Any], Any], types: bytes | None) -> Callable[[Any], Any]:
+    """Return the function for a chunk with these types beside it: a snapshot stays as it is."""
+    if not types or b'"snapshot"' not in types:
+        return shape
+    try:
+        return as_is if parse(types).get("") == "snapshot" else shape
+    except (ValueError, AttributeError):  # no types
+        return shape
 
 
 def has_graph_form(kwargs: dict[str, Any]) -> bool:
