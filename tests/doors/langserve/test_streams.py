@@ -11,6 +11,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.utils import AddableDict
 from langchain_core.tracers.log_stream import RunLogPatch
 from pydantic import BaseModel
 
@@ -63,14 +64,15 @@ class Taken:
         def noting(name: str, made: Any) -> None:
             async def stream(_served: Any, given: Any, config: RunnableConfig, **kwargs: Any) -> AsyncIterator[Any]:
                 # LangServe's aggregator of events listens to a stream in vain; the run's id is another each time, and
-                # the version is the request's own.
+                # the version and the list of a log are the request's own.
                 kept = {**config, "callbacks": [], "run_id": type(config["run_id"])}
-                self.taken.append((given, kept, {key: kwargs[key] for key in kwargs if key != "version"}))
+                own = ("version", "with_streamed_output_list")
+                self.taken.append((given, kept, {key: kwargs[key] for key in kwargs if key not in own}))
                 yield made(given)
 
             monkeypatch.setattr(ServedRunnable, name, stream)
 
-        noting("astream", lambda given: {"said": given})
+        noting("astream", lambda given: AddableDict(said=given))
         noting("astream_log", lambda given: RunLogPatch({"op": "replace", "path": "", "value": given}))
         noting("astream_events", lambda given: {"data": given, "metadata": {"shown": 1, "__hidden": 2}})
 
