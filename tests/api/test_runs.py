@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableGenerator
 
 from streamserve.api.services import install, services_in
 from streamserve.runs.runs import Runs
-from streamserve.stores import MemoryStore
+from streamserve.stores import MemoryStore, RunRecord
 from tests.fakes import Gate
 from tests.runs.support import LIMIT, app_of, blocks_of, caller, ended, streaming
 from tests.servers import serving
@@ -164,6 +164,15 @@ def test_a_live_run_never_expires(bench: Bench, client: httpx.Client) -> None:
         bench.turn_clock(1e9)
         bench.gate.open(3)
         assert len(reader.rest()) == 4
+
+
+def test_a_run_that_does_not_end_is_not_said_to_be_gone(bench: Bench, client: httpx.Client) -> None:
+    record = RunRecord("elsewhere", "count", "stream", "nobody", bench.now)
+    asyncio.run(bench.runs.store.acquire(record))  # its owner, another process, is frozen
+    bench.runs.settings.cancel_grace = -1.0
+    assert client.delete("/runs/elsewhere").status_code == 202
+    record.status = "cancelled"
+    assert client.delete("/runs/elsewhere").status_code == 204
 
 
 def test_a_deleted_run_is_cancelled_and_gone(bench: Bench, client: httpx.Client) -> None:

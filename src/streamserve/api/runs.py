@@ -41,7 +41,9 @@ def router(auth: Auth) -> APIRouter:
         output
     )
     routes.post("/{run_id}/cancel", summary="Cancel a run", responses={202: {}, **ERRORS})(cancel)
-    routes.delete("/{run_id}", summary="Cancel a run and drop it", status_code=204, responses=ERRORS)(delete)
+    routes.delete("/{run_id}", summary="Cancel a run and drop it", status_code=204, responses={202: {}, **ERRORS})(
+        delete
+    )
     routes.post("/{run_id}/share", summary="Make a token for a run", status_code=201, responses=ERRORS)(share)
     return routes
 
@@ -118,9 +120,11 @@ async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:
 
 
 async def delete(run_id: str, request: Request) -> Response:
-    """Cancel the run if it is live, then drop its blocks."""
+    """Cancel the run if it is live, then drop its blocks; 202 if it has not ended yet, so that nothing is dropped."""
     runs = services_of(request).runs
     record = await runs.cancel(await _find(run_id, request), runs.settings.cancel_grace + 1.0)
+    if not record.ended:
+        return await state_answer(runs, record, request, 202)
     await runs.store.purge(record.run_id)
     return Response(status_code=204)
 
