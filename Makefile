@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve cluster test check format bench faults mutants soak audit sbom langgraph dockerfile lock clean system
+.PHONY: help serve cluster test check format bench faults mutants simulate soak audit sbom langgraph dockerfile lock clean system
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ mutants: $(VENV)/.dev system ## change the code at random places, and name the c
 
 soak: $(VENV)/.dev ## run 100 streams with cuts, cancels, errors and misbehaving calls for ten minutes, then look for leaks (ARGS)
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+simulate: $(VENV)/.dev ## run simulated worlds: every fault at every place, and seeds (ARGS)
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(or $(ARGS),--places --seeds 20000)
 
 langgraph: $(VENV)/.dev ## run LangGraph's development server on the same graphs and routes (PORT)
 	@LANGGRAPH_CLI_NO_ANALYTICS=1 LANGGRAPH_NO_VERSION_CHECK=true LANGSMITH_TRACING=false \

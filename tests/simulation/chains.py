@@ -1,0 +1,128 @@
+"""The chains of the simulated worlds. What they do is in their input, and they note what they opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableGenerator
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from streamserve import Chain
+from tests.simulation.loop import PROCESS
+
+
+class Stage:
+    """What the chains of the present world do and did.
+
+    Args:
+        delay: returns the virtual seconds before each token.
+    """
+
+    def __init__(self) -> None:
+        self.delay: Any = lambda: 0.0
+        # Generators that are open, with their process: a killed process closes none.
+        self.open: dict[str, Any] = {}
+        self.started: list[str] = []
+
+
+STAGE = Stage()
+
+
+class SharedSaver(BaseCheckpointSaver[Any]):
+    """Checkpoints that all workers of a world share, as a database's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = InMemorySaver()
+
+    async def aget_tuple(self, config: Any) -> Any:
+        """Return a checkpoint."""
+        await asyncio.sleep(0)
+        return self.memory.get_tuple(config)
+
+    async def alist(self, config: Any, **options: Any) -> AsyncIterator[Any]:
+        """Yield checkpoints."""
+        for found in self.memory.list(config, **options):
+            yield found
+
+    async def aput(self, *args: Any) -> Any:
+        """Store a checkpoint."""
+        await asyncio.sleep(0)
+        return self.memory.put(*args)
+
+    async def aput_writes(self, *args: Any) -> None:
+        """Store writes."""
+        await asyncio.sleep(0)
+        self.memory.put_writes(*args)
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """Return the version after one."""
+        return self.memory.get_next_version(current, channel)
+
+
+SAVER = SharedSaver()
+
+
+def tokens_of(given: dict[str, Any]) -> list[str]:
+    """Return the tokens that a chain yields for an input."""
+    return [f"{given['name']}-{number} " for number in range(given["tokens"])]
+
+
+async def _tell(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    given = [each async for each in inputs][-1]
+    label = f"{given['name']}/{len(STAGE.started)}"
+    STAGE.started.append(given["name"])
+    STAGE.open[label] = PROCESS.get()
+    try:
+        for number, token in enumerate(tokens_of(given)):
+            await _pause(given)
+            if number == given.get("fails_at"):
+                raise ValueError("the model failed")
+            yield token
+    finally:
+        del STAGE.open[label]
+
+
+async def _pause(given: dict[str, Any]) -> None:
+    until = asyncio.get_running_loop().time() + STAGE.delay() + given.get("late", 0.0)
+    while True:
+        try:
+            await asyncio.sleep(until - asyncio.get_running_loop().time())
+        except asyncio.CancelledError:
+            if not given.get("ignores_cancel"):
+                raise
+        else:
+            return
+
+
+def _bot() -> Runnable[Any, Any]:
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        await asyncio.sleep(STAGE.delay())
+        return {"messages": [AIMessage(f"answer to {state['messages'][-1].text}")]}
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        last = state["messages"][-1].text
+        if "ask" in last:
+            return {"messages": [AIMessage(f"heard {interrupt('really?')}")]}
+        return {}
+
+    graph = StateGraph(MessagesState).add_node(answer).add_node(ask).add_edge(START, "answer").add_edge("answer", "ask")
+    return graph.compile(checkpointer=SAVER)
+
+
+def chains() -> dict[str, Chain]:
+    """Return the chains of every world."""
+    return {
+        "tell": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str),
+        "hurry": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, timeout=1.0),
+        "alone": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, max_concurrency=1),
+        "bot": Chain(runnable=_bot(), multitask_strategy="enqueue", recover=True),
+        "bot_reject": Chain(runnable=_bot(), multitask_strategy="reject"),
+        "bot_interrupt": Chain(runnable=_bot(), multitask_strategy="interrupt"),
+    }

@@ -1,0 +1,116 @@
+"""What holds in every world, whatever happens in it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from streamserve.stores import MemoryStore, RunRecord
+from tests.simulation.chains import STAGE
+from tests.simulation.loop import PROCESS
+
+if TYPE_CHECKING:
+    from tests.simulation.workers import Worker
+    from tests.simulation.world import World
+
+# Log records of level ERROR that tell of a fault of the world, not of ours.
+EXPECTED = re.compile(
+    r"StoreDown|Fenced|the model failed|ValueError|a step that ignores cancellation|RunTimeout|code.: .timeout"
+)
+TERMINALS = ("end", "error")
+
+
+def live_runs(world: World) -> list[str]:
+    """Return the ids of the runs that have no end yet."""
+    return [record.run_id for _, record, _ in _stored(world) if not record.ended]
+
+
+async def hold_in_store(world: World) -> None:
+    """Check what the stores hold at the end."""
+    for worker, record, _ in list(_stored(world)):
+        store = worker.runs.store
+        blocks = [block async for block in _blocks(store, record)]
+        _are_whole(record, blocks)
+        if record.thread is not None:
+            assert await store.ahead(RunRecord("new", "", "", "", 0.0, thread=record.thread)) == [], "a thread is held"
+    for worker in world.workers:
+        runs = worker.runs
+        assert not runs._live, f"{worker.name} has live runs: {list(runs._live)}"
+        assert runs.busy == 0, f"{worker.name} counts {runs.busy} runs"
+        assert len(runs._readers) == 0, f"{worker.name} has {len(runs._readers)} readers"
+        assert not worker.requests, f"{worker.name} has open requests: {worker.requests}"
+    assert not open_generators(), f"open generators: {open_generators()}"
+
+
+async def _blocks(store: Any, record: RunRecord) -> Any:
+    cursor = 0
+    while True:
+        found, at_end = await store.read(record.run_id, cursor, 100)
+        for block in found:
+            yield block
+        cursor += len(found)
+        if at_end or not found:
+            return
+
+
+def _are_whole(record: RunRecord, blocks: list[bytes]) -> None:
+    about = f"run {record.run_id} of {record.chain}/{record.endpoint}, {record.status}"
+    assert record.ended, f"{about}: no end"
+    if record.purged:
+        assert not blocks, f"{about}: dropped, and has blocks"
+        return
+    fields = [_fields(block) for block in blocks]
+    assert [found.get("id") for found in fields] == [str(n) for n in range(1, len(blocks) + 1)], f"{about}: ids"
+    kinds = [found["event"] for found in fields]
+    assert [kind in TERMINALS for kind in kinds] == [False] * (len(kinds) - 1) + [True], f"{about}: {kinds}"
+    assert record.last_id == len(blocks), f"{about}: last id {record.last_id} of {len(blocks)}"
+    assert (record.status == "done") == (kinds[-1] == "end"), f"{about}: {kinds[-1]}"
+    if record.status != "done":
+        assert orjson.loads(fields[-1]["data"])["code"] == (record.error or {})["code"], about
+
+
+def _fields(block: bytes) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in block.decode().splitlines() if ": " in line)
+
+
+def open_generators() -> list[str]:
+    """Return the chains' generators that are open in living processes."""
+    return [label for label, process in STAGE.open.items() if not process.killed]
+
+
+def nothing_is_left(world: World) -> None:
+    """Check that processes that have stopped left no task and no timer."""
+    current = asyncio.current_task()
+    tasks = [task for task in asyncio.all_tasks() if task is not current and _is_alive(task.process)]
+    assert not tasks, f"tasks left: {tasks}"
+    timers = [
+        handle for handle in world.loop._scheduled if not handle.cancelled() and _is_alive(handle._context.get(PROCESS))
+    ]
+    assert not timers, f"timers left: {timers}"
+
+
+def _is_alive(process: Worker | None) -> bool:
+    return process is not None and not process.killed
+
+
+def nothing_failed(world: World) -> None:
+    """Check that the loop met no exception that nobody took, and that we logged no fault of our own."""
+    assert not world.loop.errors, f"the loop met {world.loop.errors}"
+    faults = [line for line in world.logged if not EXPECTED.search(line)]
+    assert not faults, f"logged: {faults}"
+
+
+def _stored(world: World) -> Iterator[tuple[Worker, RunRecord, None]]:
+    """Yield all runs in the stores of the workers that live: a worker that reaches each, and its record."""
+    if world.kind == "memory":
+        for worker in world.workers:
+            assert isinstance(worker.runs.store, MemoryStore)
+            for entry in list(worker.runs.store._entries.values()):
+                yield worker, entry.record, None
+    else:
+        for record in world.records_in_file():
+            yield world.workers[0], record, None

@@ -1,0 +1,108 @@
+"""The processes of a simulated world: each has the real application, and may be killed, frozen and woken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+from fastapi import FastAPI
+
+from streamserve.api.services import Services, install
+from streamserve.lifespan import lifespan
+from streamserve.runs.runs import Runs
+from tests.simulation.loop import PROCESS, SimulatedLoop
+
+
+class Worker:
+    """A worker process.
+
+    Args:
+        name: its name in traces.
+        app: the application; it gets the services.
+        services: the services of this life.
+    """
+
+    def __init__(self, loop: SimulatedLoop, name: str, app: FastAPI, services: Services) -> None:
+        self.name = name
+        self.killed = self.frozen = self.was_frozen = False
+        self.listening = False
+        self.services = services
+        self.requests: set[asyncio.Task[Any]] = set()
+        self._loop = loop
+        self._app = app
+        self._stopping = asyncio.Event()
+        self._dead: asyncio.Future[None] = loop.create_future()
+        self._context: Context = copy_context()
+        self._context.run(PROCESS.set, self)
+        install(app, services)
+        self._life: asyncio.Task[None] | None = None
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of this process."""
+        return self.services.runs
+
+    @property
+    def stopping(self) -> bool:
+        """True once the process was told to stop."""
+        return self._stopping.is_set()
+
+    async def start(self) -> None:
+        """Start the application, and wait until it listens."""
+        ready = self._loop.create_future()
+        self._life = self._loop.create_task(self._live(ready), context=self._context.copy())
+        await ready
+
+    async def _live(self, ready: asyncio.Future[None]) -> None:
+        async with lifespan(self._app):
+            self.listening = True
+            ready.set_result(None)
+            await self._stopping.wait()
+            await self.runs.drain()
+            self.listening = False
+            # As uvicorn: the application ends after the last request.
+            while self.requests:
+                await asyncio.wait(set(self.requests))
+
+    async def stop(self) -> None:
+        """Stop as after SIGTERM, and wait for the end."""
+        self._stopping.set()
+        await self.stopped()
+
+    async def stopped(self) -> None:
+        """Wait for the end of a process that stops."""
+        if self._life is not None:
+            await asyncio.wait({self._life, self._dead}, return_when=asyncio.FIRST_COMPLETED)
+
+    def kill(self) -> None:
+        """End the process between two steps of its code."""
+        self.killed, self.listening = True, False
+        if not self._dead.done():
+            self._dead.set_result(None)
+
+    def freeze(self) -> None:
+        """Stop the process for a while; its connections stay open."""
+        self.frozen = self.was_frozen = True
+
+    def wake_up(self) -> None:
+        """Continue a frozen process."""
+        self.frozen = False
+        self._loop.wake_up()
+
+    def serve(self, scope: dict[str, Any], receive: Any, send: Any) -> asyncio.Task[Any]:
+        """Begin to serve a request, as the server of this process."""
+
+        async def serve() -> None:
+            await self._app(scope, receive, send)
+
+        scope["app"] = self._app
+        task = self._loop.create_task(serve(), context=self._context.copy())
+        self.requests.add(task)
+        task.add_done_callback(self.requests.discard)
+        return task
+
+    def call_soon(self, callback: Callable[..., object]) -> None:
+        """Call a function as this process."""
+        self._loop.call_soon(callback, context=self._context.copy())
