@@ -18,7 +18,7 @@ from tests.simulation.loop import PROCESS
 
 
 class Stage:
-    """What the chains of the present world do and did.
+    """The acts of the chains in the present world.
 
     Args:
         delay: returns the virtual seconds before each token.

@@ -1,4 +1,4 @@
-"""What holds in every world, whatever happens in it."""
+"""Invariants: the facts that hold in every world, whatever happens in it."""
 
 from __future__ import annotations
 

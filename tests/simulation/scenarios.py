@@ -1,4 +1,4 @@
-"""What clients do in the simulated worlds. Each scenario holds whatever happens: faults change ends, never content."""
+"""Scenarios: the acts of clients in simulated worlds. Faults change how a run ends, never what it holds."""
 
 from __future__ import annotations
 
