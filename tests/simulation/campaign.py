@@ -93,12 +93,12 @@ class Case:
     at: int = -1
 
     def __str__(self) -> str:
-        return "/".join(map(str, (self.scenario, self.kind, self.seed, self.fault, self.at)))
+        return ":".join(map(str, (self.scenario, self.kind, self.seed, self.fault, self.at)))
 
     @classmethod
     def parse(cls, text: str) -> Case:
         """Return the case with this name."""
-        scenario, kind, seed, fault, at = text.split("/")
+        scenario, kind, seed, fault, at = text.split(":")
         return cls(scenario, kind, int(seed), fault, int(at))
 
     def world(self) -> World:

@@ -45,7 +45,7 @@ def test_a_fault_that_was_found_stays_mended(case: Case) -> None:
 
 
 def test_a_seed_replays_to_the_same_trace() -> None:
-    traces = {_trace("recover/sqlite/7//-1"), _trace("recover/sqlite/7//-1")}
+    traces = {_trace("recover:sqlite:7::-1"), _trace("recover:sqlite:7::-1")}
     assert len(traces) == 1
     assert len(traces.pop().splitlines()) > 5
 

@@ -116,7 +116,7 @@ async def test_a_cancelled_task_cancels_its_run(scripted, wire):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert server.cancelled.is_set()
+        assert await asyncio.to_thread(server.cancelled.wait, wire.LIMIT)
 
 
 def test_an_iterator_left_to_the_collector_cancels_its_run(scripted, wire):
