@@ -34,12 +34,16 @@ class Noted(MemorySaver):
 
     def get_tuple(self, *args: Any) -> Any:
         self.note("get")
+        self.change()
         return super().get_tuple(*args)
+
+    def change(self) -> None:
+        if self.changes:
+            raise RuntimeError(self.changes.pop())
 
     def list(self, *args: Any, **options: Any) -> Iterator[Any]:
         self.note("list")
-        if self.changes:
-            raise RuntimeError(self.changes.pop())
+        self.change()
         yield from super().list(*args, **options)
 
     def put(self, *args: Any) -> Any:
@@ -118,6 +122,14 @@ async def test_a_cancelled_write_has_ended_before_its_task_does() -> None:
     with pytest.raises(asyncio.CancelledError):
         await writing
     assert saver.get_tuple(CONFIG) is not None
+
+
+async def test_a_state_is_read_again_if_a_run_writes_meanwhile() -> None:
+    saver = Noted()
+    large: Any = {**empty_checkpoint(), "channel_values": {"notes": ["x"] * 2 * MANY}}
+    await saver.aput(CONFIG, large, {}, {"notes": "1"})
+    saver.changes.append("dictionary changed size during iteration")
+    assert await saver.aget_tuple(CONFIG) is not None
 
 
 async def test_a_list_is_read_again_if_a_subgraph_begins() -> None:

@@ -27,7 +27,7 @@ class MemorySaver(InMemorySaver):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         if config["configurable"]["thread_id"] not in self._large:
             return self.get_tuple(config)
-        return await _to_its_end(self.get_tuple, config)
+        return await _to_its_end(_retried, lambda: self.get_tuple(config))
 
     async def alist(
         self, config: RunnableConfig | None, *, limit: int | None = None, **options: Any
@@ -37,16 +37,8 @@ class MemorySaver(InMemorySaver):
             for found in self.list(config, limit=limit, **options):
                 yield found
             return
-        for found in await _to_its_end(self._listed, config, limit=limit, **options):
+        for found in await _to_its_end(_retried, lambda: tuple(self.list(config, limit=limit, **options))):
             yield found
-
-    def _listed(self, config: RunnableConfig, **options: Any) -> Sequence[CheckpointTuple]:
-        while True:
-            try:
-                return tuple(self.list(config, **options))
-            except RuntimeError as error:  # a subgraph of the thread has begun meanwhile
-                if "changed size" not in str(error):
-                    raise
 
     async def aput(
         self,
@@ -82,6 +74,15 @@ def _is_large(value: Any, depth: int = 2) -> bool:
     if len(value) > MANY or not depth:
         return len(value) > MANY
     return any(_is_large(inner, depth - 1) for inner in (value.values() if isinstance(value, Mapping) else value))
+
+
+def _retried(read: Callable[[], T]) -> T:
+    while True:
+        try:
+            return read()
+        except RuntimeError as error:  # a run of the thread has written meanwhile, or a subgraph has begun
+            if "changed size" not in str(error):
+                raise
 
 
 async def _to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
