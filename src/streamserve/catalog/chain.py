@@ -20,10 +20,10 @@ Playground = Literal["default", "chat"]
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"]
 
-_RATE_LIMIT = r"\d+\s*/\s*(\d+\s*)?(second|minute|hour|day)s?"
-# The notation of the package `limits`, without an import of it here.
 # The keys of a config that a request can set.
 CALLERS_KEYS = frozenset({"configurable", "max_concurrency", "metadata", "recursion_limit", "run_name", "tags"})
+_RATE_LIMIT = r"\d+\s*/\s*(\d+\s*)?(second|minute|hour|day)s?"
+# The notation of the package `limits`, without an import of it here.
 RATE_LIMITS = re.compile(rf"{_RATE_LIMIT}(\s*;\s*{_RATE_LIMIT})*")
 
 
