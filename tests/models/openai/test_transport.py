@@ -87,3 +87,33 @@ async def test_cancelling_closes_the_connection_to_the_model(monkeypatch: pytest
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await asyncio.to_thread(server.left.wait, LIMIT)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("stale", [True, False])
+def test_only_a_request_that_was_not_sent_is_sent_again(monkeypatch: pytest.MonkeyPatch, stale: bool) -> None:
+    import aiohttp
+
+    cause = aiohttp.ClientConnectionResetError("Cannot write to closing transport") if stale else None
+    failure = aiohttp.ClientOSError("Can not write request body")
+    failure.__cause__ = cause
+    send, failures = openai_aiohttp.DefaultAioHttpClient.send, [failure]
+
+    async def failing(client: Any, *args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await send(client, *args, **kwargs)
+
+    monkeypatch.setattr(openai_aiohttp.DefaultAioHttpClient, "send", failing)
+    with scripted_server(Reply([TEXT + END])) as server:
+
+        async def text() -> str:
+            async with asyncio.timeout(LIMIT):
+                return (await model_of(server, monkeypatch).ainvoke("hi", stream=True)).text
+
+        if stale:
+            assert asyncio.run(text()) == "Zwölf 日本 🎉"
+        else:
+            with pytest.raises(Exception, match="Connection error"):
+                asyncio.run(text())
+        assert len(server.seen) == int(stale)

@@ -27,7 +27,7 @@ class LoopBoundClient(DefaultAsyncHttpxClient):
     async def send(self, *args: Any, **kwargs: Any) -> Any:
         client = await self._client_of(asyncio.get_running_loop())
         try:
-            return await client.send(*args, **kwargs)
+            return await _send(client, *args, **kwargs)
         except Exception as error:
             if _is_of_connection(error):
                 raise httpx.ConnectError(str(error)) from error
@@ -47,6 +47,22 @@ class LoopBoundClient(DefaultAsyncHttpxClient):
         finally:
             self._loops.pop(loop, None)
             await client.aclose()
+
+
+async def _send(client: DefaultAsyncHttpxClient, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return await client.send(*args, **kwargs)
+    except Exception as error:
+        if not _was_unsent(error):
+            raise
+    # The server closed the idle connection at that moment: it never had the whole request, so it runs once.
+    return await client.send(*args, **kwargs)
+
+
+def _was_unsent(error: BaseException | None) -> bool:
+    while error is not None and type(error).__name__ != "ClientConnectionResetError":
+        error = error.__cause__
+    return error is not None
 
 
 def _is_of_connection(error: Exception) -> bool:
