@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
 from streamserve.stores.base import Slice
 from streamserve.stores.sqlite import SqliteStore, compactor, schema, session
 from tests.conformance.machine import Follower
-from tests.conformance.stores import Clock
+from tests.stores.place import Place, opened
 from tests.stores.sqlite_worker import block, start_worker
 
 LIMIT = 10.0
@@ -22,45 +22,9 @@ LEASE = 10.0
 DONE = Outcome("done")
 
 
-@asynccontextmanager
-async def opened(store: SqliteStore) -> AsyncIterator[SqliteStore]:
-    """Open a store and close it at the end."""
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-class Place:
-    """A file, and stores on it with one clock."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.clock = Clock()
-
-    @asynccontextmanager
-    async def store(self) -> AsyncIterator[SqliteStore]:
-        """Open the store of one worker."""
-        async with opened(SqliteStore(self.path, lease=LEASE, clock=self.clock)) as store:
-            yield store
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "folder" / "runs.sqlite")
-
-
-@pytest.fixture
-async def one(place: Place) -> AsyncIterator[SqliteStore]:
-    async with place.store() as store:
-        yield store
-
-
-@pytest.fixture
-async def other(place: Place, one: SqliteStore) -> AsyncIterator[SqliteStore]:
-    async with place.store() as store:
-        yield store
+    return Place(tmp_path / "folder" / "runs.sqlite", LEASE)
 
 
 @pytest.fixture(autouse=True)

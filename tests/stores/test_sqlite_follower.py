@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +19,16 @@ from streamserve.stores.sqlite import store as store_module
 from streamserve.stores.sqlite.reads import ReadSession
 from streamserve.stores.sqlite.session import WriteSession
 from tests.conformance.machine import Follower
-from tests.conformance.stores import DONE, Clock, a_run
+from tests.conformance.stores import DONE, a_run
+from tests.stores.place import Place
 
 LIMIT = 10.0
 LEASE = 1_000.0  # no heartbeat disturbs
 
 
-class Place:
-    """A file, and stores on it with one clock."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.clock = Clock()
-
-    @asynccontextmanager
-    async def store(self, **options: Any) -> AsyncIterator[SqliteStore]:
-        """Open the store of one worker."""
-        store = SqliteStore(self.path, **{"lease": LEASE, "clock": self.clock, **options})
-        await store.open()
-        try:
-            yield store
-        finally:
-            await store.close()
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "runs.sqlite")
-
-
-@pytest.fixture
-async def one(place: Place) -> AsyncIterator[SqliteStore]:
-    async with place.store() as store:
-        yield store
-
-
-@pytest.fixture
-async def other(place: Place, one: SqliteStore) -> AsyncIterator[SqliteStore]:
-    async with place.store() as store:
-        yield store
+    return Place(tmp_path / "runs.sqlite", LEASE)
 
 
 @pytest.fixture(autouse=True)
