@@ -74,6 +74,12 @@ async def ask(world: World, method: str, path: str, body: Any = None, **headers:
     return answer
 
 
+async def begun(world: World, value: dict[str, Any]) -> str | None:
+    """Begin a run of `tell` in the background; return its id, or None if there is no answer with one."""
+    asked = await ask(world, "POST", "/tell/runs", {"input": value})
+    return asked.json()["run_id"] if asked is not None and asked.status_code == 202 else None
+
+
 def given(name: str, tokens: int = 5, **more: Any) -> dict[str, Any]:
     """Return an input of the chain `tell`."""
     return {"name": name, "tokens": tokens, **more}
@@ -138,18 +144,15 @@ async def background(world: World) -> None:
 @scenario
 async def wait_long(world: World) -> None:
     """A request waits for a run that takes longer than a worker's stop."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": given("a", 6, late=2.0)})
-    if asked is not None and asked.status_code == 202:
-        await ask(world, "GET", f"/runs/{asked.json()['run_id']}/output?wait=30")
+    if run_id := await begun(world, given("a", 6, late=2.0)):
+        await ask(world, "GET", f"/runs/{run_id}/output?wait=30")
 
 
 @scenario
 async def cancel(world: World) -> None:
     """A run in the background is cancelled; what its answer said stays so."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": given("a", 20)})
-    if asked is None or asked.status_code != 202:
+    if (run_id := await begun(world, given("a", 20))) is None:
         return
-    run_id = asked.json()["run_id"]
     await asyncio.sleep(0.3)
     answer = await ask(world, "POST", f"/runs/{run_id}/cancel?wait=20")
     if answer is not None and answer.status_code == 200 and answer.json()["status"] not in ("running", "queued"):
@@ -161,10 +164,8 @@ async def cancel(world: World) -> None:
 @scenario
 async def delete(world: World) -> None:
     """An ended run is dropped, and never read again."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": given("a", 2)})
-    if asked is None or asked.status_code != 202:
+    if (run_id := await begun(world, given("a", 2))) is None:
         return
-    run_id = asked.json()["run_id"]
     await ask(world, "GET", f"/runs/{run_id}/output?wait=20")
     dropped = await ask(world, "DELETE", f"/runs/{run_id}")
     if dropped is not None and dropped.status_code == 204:
@@ -175,11 +176,10 @@ async def delete(world: World) -> None:
 @scenario
 async def drop_live(world: World) -> None:
     """A live run is dropped: after 204 nobody reads it."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": given("a", 20)})
-    if asked is None or asked.status_code != 202:
+    if (run_id := await begun(world, given("a", 20))) is None:
         return
     await asyncio.sleep(0.3)
-    path = f"/runs/{asked.json()['run_id']}"
+    path = f"/runs/{run_id}"
     dropped = await ask(world, "DELETE", path)
     if dropped is not None and dropped.status_code == 204:
         gone = await ask(world, "GET", f"{path}/blocks?after=0")
@@ -229,10 +229,9 @@ async def limits(world: World) -> None:
 @scenario
 async def share(world: World) -> None:
     """A token shows one run to somebody else."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": given("a", 3)})
-    if asked is None or asked.status_code != 202:
+    if (run_id := await begun(world, given("a", 3))) is None:
         return
-    path = f"/runs/{asked.json()['run_id']}"
+    path = f"/runs/{run_id}"
     token = await ask(world, "POST", f"{path}/share", {})
     if token is not None and token.status_code == 201:
         seen = await ask(world, "GET", f"{path}/output?wait=20&token={token.json()['token']}", X_Caller="bob")
@@ -255,11 +254,10 @@ async def orphan(world: World) -> None:
 @scenario
 async def retention(world: World) -> None:
     """A run is forgotten after its time."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": given("a", 1)})
-    if asked is None or asked.status_code != 202:
+    if (run_id := await begun(world, given("a", 1))) is None:
         return
     await asyncio.sleep(90.0)
-    gone = await ask(world, "GET", f"/runs/{asked.json()['run_id']}/output")
+    gone = await ask(world, "GET", f"/runs/{run_id}/output")
     assert gone is None or gone.status_code in (404, 409, 410, 503), gone.text
 
 
