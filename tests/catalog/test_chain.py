@@ -76,12 +76,29 @@ def test_a_chain_cannot_be_changed() -> None:
         ({"stream_modes": ["values", "nope"]}, "stream_modes: unknown or empty: ['nope']"),
         ({"stream_modes": []}, "stream_modes: unknown or empty"),
         ({"stream_modes": "values"}, "stream_modes: "),
+        ({"enabled_endpoints": ["meow", "invoke"]}, "enabled_endpoints: unknown: ['meow']; known: invoke, batch, "),
+        ({"disabled_endpoints": ["meow"]}, "disabled_endpoints: unknown: ['meow']; known: invoke, batch, "),
+        ({"disabled_endpoints": "invoke"}, "disabled_endpoints: a list of names, not 'invoke'"),
+        ({"enabled_endpoints": 3}, "enabled_endpoints: a list of names, not 3"),
+        ({"enabled_endpoints": [3]}, "enabled_endpoints: a list of names, not [3]"),
+        (
+            {"enabled_endpoints": ["invoke"], "disabled_endpoints": ["batch"]},
+            "enabled_endpoints: not together with disabled_endpoints",
+        ),
+        ({"stream_log_name_allow_list": "model"}, "stream_log_name_allow_list: a list of texts"),
     ],
 )
 def test_a_field_that_does_not_fit_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidChain) as raised:
         Chain(**{"runnable": a_runnable(), **fields})
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("caught", [ValueError, TypeError])
+def test_an_unknown_endpoint_is_langserves_value_error_too(caught: type[Exception]) -> None:
+    unknown: Any = ["meow"]
+    with pytest.raises(caught, match="unknown: "):
+        Chain(runnable=a_runnable(), enabled_endpoints=unknown)
 
 
 def test_an_invalid_example_is_refused_with_number_and_field() -> None:

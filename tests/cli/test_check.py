@@ -110,3 +110,15 @@ def test_a_playground_without_an_example_is_a_problem(team: Team) -> None:
     shown = team.write("shown.py", source.format("'default'"))
     team.write("hidden.py", source.format("None"))
     assert problems(team) == [f"{shown}: a playground without `examples` starts empty"]
+
+
+def test_an_endpoint_that_is_off_is_no_problem(team: Team) -> None:
+    source = """
+        from langchain_core.runnables import RunnableLambda
+        from streamserve import Chain
+        chain = Chain(runnable=RunnableLambda(str), examples=["x"], disabled_endpoints=[{}])
+    """
+    team.write("quiet.py", source.format("'stream', 'output_schema'"))
+    assert problems(team) == []
+    mute = team.write("mute.py", source.format("'stream_log'"))
+    assert problems(team) == [f"{mute}: a playground needs the endpoint stream_log"]

@@ -19,6 +19,23 @@ ConfigFunction = Callable[[dict[str, Any], Any], Mapping[str, Any] | Awaitable[M
 Playground = Literal["default", "chat"]
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 StreamMode = Literal["values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"]
+Endpoint = Literal[
+    "invoke",
+    "batch",
+    "stream",
+    "stream_log",
+    "stream_events",
+    "playground",
+    "input_schema",
+    "output_schema",
+    "config_schema",
+    "config_hashes",
+    "feedback",
+    "token_feedback",
+    "public_trace_link",
+]
+# LangServe's endpoints that StreamServe lacks; lists written for LangServe may name them.
+_OF_LANGSMITH = {"feedback", "token_feedback", "public_trace_link"}
 
 # The keys of a config that a request can set.
 CALLERS_KEYS = frozenset({"configurable", "max_concurrency", "metadata", "recursion_limit", "run_name", "tags"})
@@ -27,7 +44,7 @@ _RATE_LIMIT = r"\d+\s*/\s*(\d+\s*)?(second|minute|hour|day)s?"
 RATE_LIMITS = re.compile(rf"{_RATE_LIMIT}(\s*;\s*{_RATE_LIMIT})*")
 
 
-class InvalidChain(TypeError):
+class InvalidChain(TypeError, ValueError):
     """A chain that cannot be served."""
 
 
@@ -46,6 +63,11 @@ class Chain:
         scopes: scopes that a caller's credential must have, all of them; ignored without authentication.
         playground: "default", "chat" or None for no page (default: "chat" if the input is messages and the output is
             a message or text, else "default").
+        enabled_endpoints: endpoints to serve, by LangServe's names, such as ["invoke", "stream"]. "stream" includes
+            background runs; "config_hashes" stands for the paths with a config (default: all).
+        disabled_endpoints: endpoints not to serve; not together with `enabled_endpoints` (default: none).
+        stream_log_name_allow_list: names of chains whose steps callers may see. /stream_log and /stream_events send
+            data only if the runnable's own `run_name` or name is in this list, as in LangServe (default: any name).
         stream_modes: for graphs, modes that a caller may request. Without a request, a graph that keeps `messages`
             streams message chunks, and any other graph streams the first of these modes.
         timeout: maximum duration of a run, in seconds (default: the server's `run_timeout`).
@@ -82,6 +104,9 @@ class Chain:
     tags: Sequence[str] = field(default_factory=tuple)
     scopes: Sequence[str] = ()
     playground: Playground | Literal["auto"] | None = "auto"
+    enabled_endpoints: Sequence[Endpoint] | None = None
+    disabled_endpoints: Sequence[Endpoint] | None = None
+    stream_log_name_allow_list: Sequence[str] | None = None
     stream_modes: Sequence[StreamMode] = ("updates", "values", "messages", "custom")
     timeout: float | None = None
     on_disconnect: Literal["continue", "cancel"] | None = None
@@ -111,6 +136,16 @@ class Chain:
             "scopes: a list of texts, not one text",
         )
         _require(isinstance(self.examples, Sequence), "examples: a list of inputs")
+        _check_endpoints("enabled_endpoints", self.enabled_endpoints)
+        _check_endpoints("disabled_endpoints", self.disabled_endpoints)
+        _require(
+            not (self.enabled_endpoints and self.disabled_endpoints),
+            "enabled_endpoints: not together with disabled_endpoints",
+        )
+        _require(
+            self.stream_log_name_allow_list is None or _are_texts(self.stream_log_name_allow_list),
+            "stream_log_name_allow_list: a list of texts",
+        )
         _require(self.timeout is None or self.timeout > 0, f"timeout: seconds above 0, not {self.timeout!r}")
         _require(
             self.on_disconnect in (None, "continue", "cancel"),
@@ -137,6 +172,15 @@ class Chain:
         _check_configurable(self.configurable)
         unknown = set(self.stream_modes) - set(get_args(StreamMode))
         _require(not unknown and bool(self.stream_modes), f"stream_modes: unknown or empty: {sorted(unknown)}")
+
+    @property
+    def not_served(self) -> frozenset[str]:
+        """The endpoints that are off, by LangServe's names."""
+        if self.enabled_endpoints is not None:
+            listed = {*get_args(Endpoint)} - _lowered(self.enabled_endpoints)
+        else:
+            listed = _lowered(self.disabled_endpoints or ())
+        return frozenset(listed | _OF_LANGSMITH | ({"playground"} if self.playground is None else set()))
 
     def build(self) -> AnyRunnable:
         """Return the runnable without the declared types, which would hide a graph; the server binds them.
@@ -166,6 +210,22 @@ class Chain:
                 schema.model_validate(example)
             except Exception as error:  # LangChain's own validators raise KeyError and others
                 raise InvalidChain(f"examples[{number}] does not fit the input type: {error}") from error
+
+
+def _are_texts(listed: Any) -> bool:
+    return isinstance(listed, Sequence) and not isinstance(listed, str) and all(isinstance(one, str) for one in listed)
+
+
+def _lowered(names: Sequence[str]) -> set[str]:
+    return {name.lower() for name in names}  # as LangServe reads them
+
+
+def _check_endpoints(field_name: str, listed: Any) -> None:
+    if listed is None:
+        return
+    _require(_are_texts(listed), f"{field_name}: a list of names, not {listed!r}")
+    unknown = sorted(_lowered(listed) - {*get_args(Endpoint)})
+    _require(not unknown, f"{field_name}: unknown: {unknown}; known: {', '.join(get_args(Endpoint))}")
 
 
 def _check_configurable(declared: Mapping[str, Any]) -> None:

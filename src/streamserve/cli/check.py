@@ -82,8 +82,12 @@ def _check_openapi(chains: Sequence[ServedRunnable], settings: Settings) -> Iter
     paths = app.openapi()["paths"]
     for served in chains:
         entry = served.served
+        off = entry.chain.not_served
         for endpoint in (*REQUIRED, "input_schema", "output_schema", "config_schema"):
-            if f"{entry.path}/{endpoint}" not in paths:
+            name = "stream" if endpoint == "runs" else endpoint
+            if name not in off and f"{entry.path}/{endpoint}" not in paths:
                 yield f"OpenAPI: {entry.path}/{endpoint} is missing"
         if playground_of(served) and not entry.chain.examples:
             yield f"{entry.file}: a playground without `examples` starts empty"
+        if playground_of(served) and "stream_log" in off:
+            yield f"{entry.file}: a playground needs the endpoint stream_log"

@@ -59,6 +59,7 @@ class Card:
     description: str
     tags: Sequence[str]
     playground: Playground | None
+    endpoint: str | None
     example: Any
     printing: str
 
@@ -71,40 +72,45 @@ class Card:
             description=entry.description,
             tags=entry.chain.tags,
             playground=playground_of(served),
+            endpoint=next((name for name in ("stream", "invoke") if name not in entry.chain.not_served), None),
             example=to_jsonable_python(entry.chain.examples[0] if entry.chain.examples else {}),
             printing=_printing(served),
         )
 
     def html(self, origin: str, root: str) -> str:
         """Return the card as HTML. The origin is scheme and host, such as `http://127.0.0.1:8000`."""
-        example = json.dumps(self.example, ensure_ascii=False, indent=2)
         return assets.template("chain.html").substitute(
             name=self.name,
             root=escape(root),
             description="".join(f"<p>{escape(part)}</p>" for part in re.split(r"\n(?:[^\S\n]*\n)+", self.description)),
             tags=_list("tags", [escape(tag) for tag in self.tags]),
             playground=_link(f"{root}/{self.name}/playground/", "Playground") if self.playground else "",
-            example=escape(example),
-            rows=min(example.count("\n") + 1, MAX_ROWS),
-            curl=self._curl(origin, root),
-            python=self._python(origin, root),
+            form=self._form() if self.endpoint == "stream" else "",
+            snippets=self._snippets(origin, root) if self.endpoint else "",
         )
+
+    def _form(self) -> str:
+        example = json.dumps(self.example, ensure_ascii=False, indent=2)
+        rows = min(example.count("\n") + 1, MAX_ROWS)
+        return assets.template("try.html").substitute(name=self.name, example=escape(example), rows=rows)
+
+    def _snippets(self, origin: str, root: str) -> str:
+        code = {"curl": self._curl(origin, root), "python": self._python(origin, root)}
+        return assets.template("snippets.html").substitute(name=self.name, **code)
 
     def _curl(self, origin: str, root: str) -> str:
         data = shlex.quote(json.dumps({"input": self.example}, ensure_ascii=False))
         return (
-            f"curl -N {_url(origin, f'{root}/{self.name}/stream')} \\\n"
+            f"curl -N {_url(origin, f'{root}/{self.name}/{self.endpoint}')} \\\n"
             f"  -H 'Content-Type: application/json' \\\n  -d {escape(data)}"
         )
 
     def _python(self, origin: str, root: str) -> str:
-        url = _url(origin, f"{root}/{self.name}")
-        return (
-            "from streamserve_sdk import RemoteRunnable\n\n"
-            f'chain = RemoteRunnable("{url}")\n'
-            f"for chunk in chain.stream({escape(_literal(self.example))}):\n"
-            f"    {escape(self.printing)}"
-        )
+        url, given = _url(origin, f"{root}/{self.name}"), escape(_literal(self.example))
+        chain = f'from streamserve_sdk import RemoteRunnable\n\nchain = RemoteRunnable("{url}")\n'
+        if self.endpoint == "invoke":
+            return f"{chain}print(chain.invoke({given}))"
+        return f"{chain}for chunk in chain.stream({given}):\n    {escape(self.printing)}"
 
 
 def page(

@@ -70,6 +70,13 @@ class ServedRunnable(ServedSchemas):
         return ConfigKeys(self.bound, configurable, chain.configurable, ids, chain.config_keys)
 
     @cached_property
+    def shows_steps(self) -> bool:
+        """True if the record lets callers see the steps of the chain in logs and events."""
+        names = self.served.chain.stream_log_name_allow_list
+        config = getattr(self.bound, "config", None) or {}
+        return names is None or (config.get("run_name") or self.bound.get_name()) in names
+
+    @cached_property
     def histories(self) -> list[History]:
         """The histories in the chain, whose sessions a request must name."""
         return histories_in(self.bound)

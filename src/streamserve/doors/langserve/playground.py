@@ -71,7 +71,8 @@ def _source(script: bytes) -> str:
 
 def playground_of(served: ServedRunnable) -> Playground | None:
     """Return the playground that the record names, else "chat" if messages go in and a message or text comes out."""
-    declared = served.served.chain.playground
+    chain = served.served.chain
+    declared = None if "playground" in chain.not_served else chain.playground
     if declared != "auto":
         return declared
     return "chat" if _is_chat(served) else "default"

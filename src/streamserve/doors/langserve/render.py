@@ -18,6 +18,8 @@ async def frames(
 ) -> Events:
     """Yield the events of a stream as LangServe does, without its `metadata` and `error`, which runs have already.
 
+    Logs and events have no data if the record hides the chain's steps.
+
     Args:
         served: the chain.
         endpoint: "stream", "stream_log" or "stream_events".
@@ -28,6 +30,7 @@ async def frames(
     """
     source: Any
     form: Callable[[Any], Any] | None = None
+    shown = endpoint == "stream" or served.shows_steps
     if endpoint == "stream":
         source = served.astream(given, config)
     elif endpoint == "stream_log":
@@ -36,7 +39,8 @@ async def frames(
         source, form = served.astream_events(given, config, **filters), _without_internal_keys
     try:
         async for value in source:
-            yield {"event": "data", "data": dumps(form(value) if form else value).decode()}
+            if shown:
+                yield {"event": "data", "data": dumps(form(value) if form else value).decode()}
         yield {"event": "end"}
     finally:
         await close(source)

@@ -97,7 +97,7 @@ def chain_router(served: ServedRunnable, recovery: Recovery, dependencies: Seque
         path=served.served.path,
         playground_type=playground or "default",
         config_keys=("configurable",) if config_keys is None else config_keys,
-        disabled_endpoints=cast(Any, ["token_feedback", *([] if playground else ["playground"])]),
+        disabled_endpoints=cast(Any, sorted(served.served.chain.not_served)),
         serializer=door.serializer,
     )
     _add_background_runs(router)
