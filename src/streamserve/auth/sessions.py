@@ -106,7 +106,6 @@ class Sessions:
         routes = APIRouter(prefix="/session", tags=["session"])
         unknown: dict[int | str, dict[str, Any]] = {
             400: {"description": "The credential does not fit into a cookie"},
-            401: {"description": "The credential is missing or invalid"},
             403: {"description": "The request comes from another site"},
         }
         routes.post("", summary="Begin a browser's session", responses=unknown)(self.begin)
