@@ -29,11 +29,12 @@ def main() -> int:
     if arguments.replay:
         return _replay(Case.parse(arguments.replay))
     began = time.perf_counter()
-    prepare()
+    kinds = arguments.stores.split(",")
+    prepare(kinds)
     context = get_context("fork")
-    cases: Iterable[Case] = by_seed(range(arguments.first, arguments.first + arguments.seeds))
+    cases: Iterable[Case] = by_seed(range(arguments.first, arguments.first + arguments.seeds), kinds)
     if arguments.places:
-        pairs = list(product([arguments.scenario] if arguments.scenario else SCENARIOS, KINDS))
+        pairs = list(product([arguments.scenario] if arguments.scenario else SCENARIOS, kinds))
         with context.Pool(arguments.jobs) as pool:
             counts = pool.starmap(places, pairs)
         print(f"{sum(counts)} places in {len(pairs)} scenarios", flush=True)
@@ -77,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--places", action="store_true", help="disturb every scenario at every place, too")
     parser.add_argument("--scenario", default="", help="only this scenario at every place")
+    parser.add_argument("--stores", default=",".join(KINDS), help="kinds of stores, separated by commas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--replay", default="", help="run one world and print its trace")
     return parser.parse_args()

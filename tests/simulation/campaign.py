@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -17,8 +17,9 @@ from tests.simulation.scenarios import SCENARIOS
 from tests.simulation.workers import Worker
 from tests.simulation.world import LEASE, World
 
-# Virtual seconds that a file is away, longer than a run waits for it, and that a worker is frozen, past its lease.
-AWAY, FROZEN = 7.0, 2 * LEASE
+# Virtual seconds that a store is away, longer than a run waits for it, that a worker is frozen, past its lease, and
+# that Redis answers nothing, longer than a call waits.
+AWAY, FROZEN, SLOW = 7.0, 2 * LEASE, 3.0
 ROUGH = Weather(cut=0.3, lost_tail=0.1, repeated=0.1, buffered=0.1, stalled=0.1, refused=0.1)
 
 
@@ -61,7 +62,7 @@ def fail_after(world: World, worker: Worker) -> None:
 
 
 def outage(world: World, worker: Worker) -> None:
-    """Take the file away for longer than a run waits for it."""
+    """Take the store away for longer than a run waits for it."""
     world.faults.down = True
 
     def back() -> None:
@@ -75,11 +76,28 @@ def jump(world: World, worker: Worker) -> None:
     world.wall_offset += 90.0
 
 
+def slow(world: World, worker: Worker) -> None:
+    """Have Redis answer nothing for a while."""
+    world.faults.slow_until = world.loop.time() + SLOW
+
+
+def cut_store(world: World, worker: Worker) -> None:
+    """Cut the worker's connections to Redis."""
+    assert world.redis is not None
+    world.redis.cut(worker)
+
+
 FAULTS: dict[str, Callable[[World, Worker], None]] = {
-    each.__name__: each for each in (cancel, cut, kill, freeze, stop, fail_before, fail_after, outage, jump)
+    each.__name__: each
+    for each in (cancel, cut, kill, freeze, stop, jump, fail_before, fail_after, outage, slow, cut_store)
 }
-KINDS = ("memory", "sqlite")
-OF_FILES = ("fail_before", "fail_after", "outage")
+OF_REDIS = {"slow", "cut_store"}
+OF_STORES = {"fail_before", "fail_after", "outage"} | OF_REDIS
+KINDS = {
+    "memory": [name for name in FAULTS if name not in OF_STORES],
+    "sqlite": [name for name in FAULTS if name not in OF_REDIS],
+    "redis": list(FAULTS),
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,7 @@ class Case:
             world = World(self.seed, kind=self.kind, workers=_workers(self.kind), points=points)
         else:
             random = Random(self.seed)
-            points = Points(random.randrange(120), lambda: _disturb(world, random.choice(_faults(self.kind))))
+            points = Points(random.randrange(120), lambda: _disturb(world, random.choice(KINDS[self.kind])))
             weather = random.choice((CALM, ROUGH))
             workers = _workers(self.kind) + (self.kind != "memory" and random.random() < 0.2)
             world = World(self.seed, kind=self.kind, workers=workers, shuffles=True, weather=weather, points=points)
@@ -138,10 +156,6 @@ def _workers(kind: str) -> int:
     return 1 if kind == "memory" else 2
 
 
-def _faults(kind: str) -> list[str]:
-    return [name for name in FAULTS if kind != "memory" or name not in OF_FILES]
-
-
 def places(scenario: str, kind: str) -> int:
     """Return the number of places where tasks of a scenario wait, undisturbed."""
     return len(Case(scenario, kind, 1, "none").run().points.seen)
@@ -149,22 +163,22 @@ def places(scenario: str, kind: str) -> int:
 
 def at_every_place(scenario: str, kind: str, count: int) -> Iterator[Case]:
     """Yield the cases of a scenario with each fault at each of its places."""
-    for fault in _faults(kind):
+    for fault in KINDS[kind]:
         for at in range(count):
             yield Case(scenario, kind, 1, fault, at)
 
 
-def prepare() -> None:
+def prepare(kinds: Iterable[str]) -> None:
     """Make what all worlds share, for processes that are forked later."""
-    for kind in KINDS:
+    for kind in kinds:
         Case("stream", kind, 1, "none").run()
 
 
-def by_seed(seeds: range) -> Iterator[Case]:
+def by_seed(seeds: range, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Case]:
     """Yield one case per seed."""
     for seed in seeds:
         random = Random(seed)
-        yield Case(random.choice(list(SCENARIOS)), random.choice(KINDS), seed)
+        yield Case(random.choice(list(SCENARIOS)), random.choice(kinds), seed)
 
 
 def fault_of(case: Case) -> str | None:

@@ -16,24 +16,38 @@ DELAY = 0.002
 
 
 class Faults:
-    """The faults of a file: `before` and `after` count the transactions that fail before and after their commit."""
+    """The faults of a store: `before` and `after` count the transactions that fail before and after their commit."""
 
     def __init__(self) -> None:
         self.before = self.after = 0
         self.down = False
+        # Virtual time until which Redis answers nothing.
+        self.slow_until = 0.0
+
+    def fails_before(self) -> bool:
+        """Return whether the next transaction fails before it begins."""
+        fails = self.down or self.before > 0
+        self.before = max(0, self.before - 1)
+        return fails
+
+    def fails_after(self) -> bool:
+        """Return whether the last transaction fails after its commit."""
+        fails = self.after > 0
+        self.after = max(0, self.after - 1)
+        return fails
+
+    def end(self) -> None:
+        """End all faults."""
+        self.before, self.after, self.down, self.slow_until = 0, 0, False, 0.0
 
     def wrap(self, make: Callable[[], Session]) -> Callable[[], Session]:
         """Return a maker of sessions that fail."""
         return lambda: _FaultySession(self._refuse_if_down(make), self)
 
     def _refuse_if_down(self, make: Callable[[], Session]) -> Session:
-        self.check()
-        return make()
-
-    def check(self) -> None:
-        """Fail while the file is away."""
         if self.down:
             raise sqlite3.OperationalError("disk I/O error")
+        return make()
 
 
 class _FaultySession:
@@ -44,16 +58,13 @@ class _FaultySession:
         return getattr(self._session, name)
 
     def begin(self) -> None:
-        self._faults.check()
-        if self._faults.before:
-            self._faults.before -= 1
+        if self._faults.fails_before():
             raise sqlite3.OperationalError("disk I/O error")
         self._session.begin()
 
     def commit(self) -> None:
         self._session.commit()
-        if self._faults.after:
-            self._faults.after -= 1
+        if self._faults.fails_after():
             raise sqlite3.OperationalError("disk I/O error")
 
 

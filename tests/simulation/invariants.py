@@ -25,8 +25,9 @@ TERMINALS = ("end", "error")
 
 
 def live_runs(world: World) -> list[str]:
-    """Return the ids of the runs that have no end yet."""
-    return [record.run_id for _, record, _ in _stored(world) if not record.ended]
+    """Return the ids of the runs that have no end yet, or whose owner does not know it yet."""
+    owned = [run_id for worker in world.workers for run_id in worker.runs._live]
+    return owned + [record.run_id for _, record, _ in _stored(world) if not record.ended]
 
 
 async def hold_in_store(world: World) -> None:
@@ -112,5 +113,5 @@ def _stored(world: World) -> Iterator[tuple[Worker, RunRecord, None]]:
             for entry in list(worker.runs.store._entries.values()):
                 yield worker, entry.record, None
     else:
-        for record in world.records_in_file():
+        for record in world.records():
             yield world.workers[0], record, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from itertools import count
 from random import Random
@@ -80,6 +80,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.steps = 0
         self.after_step: Callable[[], None] = lambda: None
         self.errors: list[str] = []
+        # Connects to a server outside the world's processes, as `create_connection`.
+        self.connect: Callable[..., Awaitable[Any]] = super().create_connection
         self.set_exception_handler(self._note_error)
         self.set_task_factory(self._task)
 
@@ -113,6 +115,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
         self.call_later(self._random.random() * EXECUTOR_DELAY, carry_out)
         return done
+
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
+        """Connect as the world does."""
+        return await self.connect(*args, **options)
 
     def wake_up(self) -> None:
         """Make the callbacks of processes that are no longer frozen ready again."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
-from tests.simulation.campaign import FAULTS, KINDS, Case, at_every_place, by_seed, fault_of, places
+from tests.simulation.campaign import FAULTS, KINDS, OF_REDIS, Case, at_every_place, by_seed, fault_of, places
 from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.world import EPOCH, World
 
 ROOT = Path(__file__).parents[2]
 # One world per line: a fault was found in it, and mended.
@@ -31,7 +34,8 @@ def test_a_world_without_faults_ends_well(scenario: str, kind: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_stream_survives_a_fault_at_some_places(fault: str) -> None:
-    cases = [case for case in at_every_place("stream", "sqlite", places("stream", "sqlite")) if case.fault == fault]
+    kind = "redis" if fault in OF_REDIS else "sqlite"
+    cases = [case for case in at_every_place("stream", kind, places("stream", kind)) if case.fault == fault]
     assert {str(case): found for case in cases[::4] if (found := fault_of(case))} == {}
 
 
@@ -44,10 +48,27 @@ def test_a_fault_that_was_found_stays_mended(case: Case) -> None:
     assert fault_of(case) is None
 
 
-def test_a_seed_replays_to_the_same_trace() -> None:
-    traces = {_trace("recover:sqlite:7::-1"), _trace("recover:sqlite:7::-1")}
+@pytest.mark.parametrize("case", ["recover:sqlite:7::-1", "recover:redis:7::-1", "share:redis:1013::-1"])
+def test_a_seed_replays_to_the_same_trace(case: str) -> None:
+    traces = {_trace(case), _trace(case)}
     assert len(traces) == 1
     assert len(traces.pop().splitlines()) > 5
+
+
+def test_redis_keeps_the_time_of_the_world() -> None:
+    async def scenario(world: World) -> None:
+        async with Redis(port=6379) as redis:
+            await redis.set("soon", "1", px=70_000)
+            await redis.set("late", "1", px=100_000)
+            await redis.eval("local call = redis.call return call('PEXPIRE', KEYS[1], 75000)", 1, "soon")
+            await asyncio.sleep(72.0)
+            assert await redis.mget("soon", "late") == [b"1", b"1"]
+            await asyncio.sleep(8.0)
+            assert await redis.mget("soon", "late") == [None, b"1"]
+            script = "local call = redis.call return call('TIME')[1]"
+            assert int(await redis.eval(script, 0)) == int(EPOCH + world.loop.time())
+
+    World(1, kind="redis", workers=2).run(scenario)
 
 
 def _trace(case: str) -> str:

@@ -33,6 +33,8 @@ from streamserve.serving.limits import Limits
 from streamserve.settings import Settings
 from streamserve.stores import MemoryStore, RunRecord, RunStore
 from streamserve.stores.bounds import Bounds
+from streamserve.stores.redis import RedisStore
+from streamserve.stores.redis.records import record_of
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.stores.sqlite import store as sqlite_store
 from streamserve.stores.sqlite.rows import find_record
@@ -42,6 +44,7 @@ from tests.simulation.chains import STAGE, chains
 from tests.simulation.database import Faults, simulated
 from tests.simulation.loop import Points, SimulatedLoop, Watched
 from tests.simulation.network import CALM, Network, Weather
+from tests.simulation.redis import Redis
 from tests.simulation.workers import Worker
 
 # Seconds since the epoch at which every world begins.
@@ -62,6 +65,7 @@ SETTINGS: dict[str, Any] = {
     "write_interval": 0.02,
     "secret": "s" * 32,
 }
+URLS = {"memory": "memory:", "sqlite": "sqlite:////nowhere", "redis": "redis://127.0.0.1:6379/0"}
 # Virtual seconds that a worker may take to stop, by docs/deploy.md, and a little for the messages.
 STOP = SETTINGS["drain_time"] + SETTINGS["cancel_grace"] + 1.0 + 0.5
 _IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
@@ -73,9 +77,7 @@ async def _guard(request: Request) -> Identity:
 
 @lru_cache
 def _app(number: int, kind: str) -> FastAPI:
-    settings = Settings(
-        **SETTINGS, store="memory:" if kind == "memory" else "sqlite:////nowhere", checkpoints="memory:"
-    )
+    settings = Settings(**SETTINGS, store=URLS[kind], checkpoints="memory:")
     return create_app(registry_of(chains()), settings, guard=_guard)
 
 
@@ -89,7 +91,7 @@ class World:
 
     Args:
         seed: decides everything.
-        kind: "memory", or "sqlite" for workers that share a file.
+        kind: "memory", "sqlite" for workers that share a file, or "redis".
         workers: number of workers; one in memory.
         shuffles: whether tasks that are ready run in any order.
         weather: what may happen to connections.
@@ -124,6 +126,7 @@ class World:
         self._count = workers
         self._names: dict[str, str] = {}
         self._folder: Path | None = None
+        self.redis: Redis | None = None
         self._stores: dict[int, RunStore] = {}
         self._context = contextvars.copy_context()
         self._stops: set[asyncio.Task[None]] = set()
@@ -139,10 +142,12 @@ class World:
     # Workers
 
     def _store(self) -> RunStore:
-        if self.kind == "memory":
-            return MemoryStore(Bounds(retention=SETTINGS["retention"]), clock=time.time)
-        assert self._folder is not None
         bounds = Bounds(retention=SETTINGS["retention"])
+        if self.kind == "memory":
+            return MemoryStore(bounds, clock=time.time)
+        if self.kind == "redis":
+            return RedisStore(URLS["redis"], bounds=bounds, lease=LEASE, clock=time.time)
+        assert self._folder is not None
         return SqliteStore(self._folder / "runs.sqlite", bounds=bounds, lease=LEASE, clock=time.time)
 
     async def start_worker(self, place: int) -> Worker:
@@ -175,6 +180,8 @@ class World:
         worker.kill()
         self._bury(task for task in asyncio.all_tasks(self.loop) if task.process is worker)  # type: ignore[attr-defined]
         self._cut_connections(worker)
+        if self.redis is not None:
+            self.redis.forget(worker)
 
     def _cut_connections(self, worker: Worker) -> None:
         for network in self.networks:
@@ -202,13 +209,19 @@ class World:
         assert took < STOP or worker.killed or worker.was_frozen, f"{worker.name} took {took:.1f} s to stop"
         self._cut_connections(worker)
 
-    def records_in_file(self) -> list[RunRecord]:
-        """Return the records of all runs in the file of the workers."""
+    def records(self) -> list[RunRecord]:
+        """Return the records of all runs in what the workers share."""
+        if self.redis is not None:
+            return self._records_in_redis(self.redis)
         assert self._folder is not None
         with contextlib.closing(sqlite3.connect(self._folder / "runs.sqlite")) as connection:
             ids = [run_id for (run_id,) in connection.execute("SELECT run_id FROM runs ORDER BY number")]
             found = [find_record(connection, "run_id = ?", run_id) for run_id in ids]
         return [record for record in found if record is not None]
+
+    def _records_in_redis(self, redis: Redis) -> list[RunRecord]:
+        found = [record_of(redis.ask("HGETALL", key)) for key in sorted(redis.ask("KEYS", "streamserve:{*}:run"))]
+        return sorted((record for record in found if record is not None), key=lambda record: record.created_at)
 
     # Clients
 
@@ -271,7 +284,7 @@ class World:
 
     async def _settle(self) -> None:
         """Let the faults end, and wait until every run has ended."""
-        self.faults.down, self.faults.before, self.faults.after = False, 0, 0
+        self.faults.end()
         for network in self.networks:
             network.weather = CALM
         for place, worker in enumerate(list(self.workers)):
@@ -302,12 +315,17 @@ class World:
                 thread, follower = simulated(Random(self.seed + 2), self.faults)
                 stack.enter_context(mock.patch.object(sqlite_store, "DatabaseThread", thread))
                 stack.enter_context(mock.patch.object(sqlite_store, "Follower", follower))
+            if self.kind == "redis":
+                self.redis = Redis(self.loop, Random(self.seed + 2), self.faults, self._wall_clock)
+                stack.callback(self.redis.close)
+                self.loop.connect = self.redis.connect
             rest = Random(self.seed + 3)
             for target, name, new in (
                 (time, "time", self._wall_clock),
                 (time, "monotonic", self.loop.time),
                 (time, "perf_counter", self.loop.time),
                 (os, "urandom", rest.randbytes),
+                (random, "_urandom", rest.randbytes),
                 (lifespans, "freeze_garbage_collector", lambda _threshold: None),
                 (lifespans, "_drain_on_signal", lambda _runs, _loop: contextlib.nullcontext()),
             ):
