@@ -49,6 +49,7 @@ class Call:
     Args:
         run_id: the id of the run, of LangServe's metadata and of the trace. Default: a new id.
         expose_errors: True to show the chain's own error texts. Default: False.
+        serializer: the record's own serializer of values without a JSON form, or None.
         principal: the principal; None until the guard has set it.
         user: the caller as the chain sees it; None until the guard has set it.
         configs: the request's configs, one for all inputs or one per input.
@@ -66,6 +67,7 @@ class Call:
     run_id: str = field(default_factory=new_run_id)
     chain: str = ""
     expose_errors: bool = False
+    serializer: Any = None
     principal: str | None = None
     user: User | None = None
     configs: list[RunnableConfig] = field(default_factory=list)

@@ -85,6 +85,7 @@ def test_a_chain_cannot_be_changed() -> None:
             {"enabled_endpoints": ["invoke"], "disabled_endpoints": ["batch"]},
             "enabled_endpoints: not together with disabled_endpoints",
         ),
+        ({"serializer": str}, "serializer: an object with a method `dumps`"),
         ({"stream_log_name_allow_list": "model"}, "stream_log_name_allow_list: a list of texts"),
     ],
 )

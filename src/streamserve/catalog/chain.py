@@ -76,6 +76,8 @@ class Chain:
         max_concurrency: maximum active runs of one caller in one worker (default: the server's setting).
         expose_errors: whether callers see the texts of the chain's own exceptions, which may hold secrets (default
             false).
+        serializer: object with LangServe's method `dumps`, which returns the JSON of a value as bytes. It is asked for
+            values that have no JSON form otherwise, such as objects of your own classes (default: none).
         callback_events: whether answers of /invoke and /batch have the callbacks of every step, which clients pass on
             to their own handlers. They show prompts, values between the steps and settings of models (default false).
         multitask_strategy: for graphs, the rule for a second run on the same thread. "reject" answers it with 409,
@@ -113,6 +115,7 @@ class Chain:
     rate_limit: str | None = None
     max_concurrency: int | None = None
     expose_errors: bool = False
+    serializer: Any = None
     callback_events: bool = False
     multitask_strategy: MultitaskStrategy = "reject"
     recover: bool = False
@@ -145,6 +148,10 @@ class Chain:
         _require(
             self.stream_log_name_allow_list is None or _are_texts(self.stream_log_name_allow_list),
             "stream_log_name_allow_list: a list of texts",
+        )
+        _require(
+            self.serializer is None or callable(getattr(self.serializer, "dumps", None)),
+            "serializer: an object with a method `dumps`",
         )
         _require(self.timeout is None or self.timeout > 0, f"timeout: seconds above 0, not {self.timeout!r}")
         _require(

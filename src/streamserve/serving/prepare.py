@@ -23,8 +23,8 @@ from streamserve.user import User, as_user, without_user
 
 def begin_call(served: ServedRunnable) -> Call:
     """Make the call of a request, and put it in the request's context, which the run's task copies."""
-    entry = served.served
-    call = Call(chain=entry.name, expose_errors=entry.chain.expose_errors)
+    name, chain = served.served.name, served.served.chain
+    call = Call(chain=name, expose_errors=chain.expose_errors, serializer=chain.serializer)
     current_call.set(call)
     return call
 

@@ -170,6 +170,7 @@ def _continued(
         run_id=record.run_id,
         chain=record.chain,
         expose_errors=served.served.chain.expose_errors,
+        serializer=served.served.chain.serializer,
         principal=record.principal,
         user=User(record.principal, **(kept.get("user") or {})),
         kwargs={**kwargs, "durability": "sync"},

@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessageChunk
 from langgraph.types import Send
 from langserve.serialization import WellKnownLCSerializer
 from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from streamserve.call import current_call
 from streamserve.errors import InvalidOutput
@@ -166,4 +166,10 @@ def _plain(value: Any) -> Any:
         return list(value)
     if hasattr(value, "tolist"):  # numpy's dates and texts, and tensors
         return value.tolist()
-    return to_jsonable_python(value, bytes_mode="base64", timedelta_mode="iso8601")
+    try:
+        return to_jsonable_python(value, bytes_mode="base64", timedelta_mode="iso8601")
+    except PydanticSerializationError:
+        call = current_call.get()
+        if call is None or call.serializer is None:
+            raise
+        return orjson.loads(call.serializer.dumps(value))
