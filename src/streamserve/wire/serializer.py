@@ -166,6 +166,11 @@ def _plain(value: Any) -> Any:
         return list(value)
     if hasattr(value, "tolist"):  # numpy's dates and texts, and tensors
         return value.tolist()
+    return _of_record(value)
+
+
+def _of_record(value: Any) -> Any:
+    """Return the form of a value of pydantic's types, or of a class that only the record's own serializer knows."""
     try:
         return to_jsonable_python(value, bytes_mode="base64", timedelta_mode="iso8601")
     except PydanticSerializationError:
