@@ -14,9 +14,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import lru_cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -64,10 +64,17 @@ def _server(_process: int) -> str:
     watch = subprocess.Popen(["sh", "-c", script, folder, *server], stdin=subprocess.PIPE)
     _WATCHES.append(watch)
     end = time.monotonic() + START_LIMIT
-    while not Path(path).exists():
+    while not _listens(path):
         assert time.monotonic() < end, "redis-server does not listen"
         time.sleep(LOOK)
     return path
+
+
+def _listens(path: str) -> bool:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(path)
+        return True
+    return False
 
 
 # The input of each of these ends with this process.
