@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from tests.simulation import mended  # noqa: F401 - its scenarios
 from tests.simulation.loop import PROCESS, Points
 from tests.simulation.network import CALM, Weather
 from tests.simulation.scenarios import SCENARIOS

@@ -12,6 +12,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
+from pydantic import BaseModel, field_validator
 
 from streamserve import Chain
 from tests.simulation.loop import PROCESS
@@ -29,6 +30,8 @@ class Stage:
         # Generators that are open, with their process: a killed process closes none.
         self.open: dict[str, Any] = {}
         self.started: list[str] = []
+        # Whether the state of the chain `fickle` exits as soon as it is made.
+        self.quits = False
 
 
 STAGE = Stage()
@@ -69,6 +72,24 @@ class SharedSaver(BaseCheckpointSaver[Any]):
 SAVER = SharedSaver()
 
 
+class MuteValueError(ValueError):
+    """An exception without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class LeavingValueError(BaseException):
+    """An exception that no `except Exception` stops."""
+
+
+FAILURES: dict[str, Exception] = {
+    "": ValueError("the model failed"),
+    "half": ValueError("half an emoji: \ud83d"),
+    "mute": MuteValueError(),
+}
+
+
 def tokens_of(given: dict[str, Any]) -> list[str]:
     """Return the tokens that a chain yields for an input."""
     return [f"{given['name']}-{number} " for number in range(given["tokens"])]
@@ -83,7 +104,7 @@ async def _tell(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
         for number, token in enumerate(tokens_of(given)):
             await _pause(given)
             if number == given.get("fails_at"):
-                raise ValueError("the model failed")
+                raise FAILURES[given.get("fails_with", "")]
             yield token
     finally:
         del STAGE.open[label]
@@ -116,13 +137,37 @@ def _bot() -> Runnable[Any, Any]:
     return graph.compile(checkpointer=SAVER)
 
 
+class FickleState(BaseModel):
+    """A state that may exit when it is made."""
+
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def check(cls, text: str) -> str:
+        """Check nothing; leave."""
+        if STAGE.quits:
+            raise LeavingValueError
+        return text
+
+
+def _fickle() -> Runnable[Any, Any]:
+    async def wait(state: FickleState) -> dict[str, Any]:
+        await asyncio.sleep(3.0)
+        return {"text": state.text}
+
+    return StateGraph(FickleState).add_node(wait).add_edge(START, "wait").compile(checkpointer=SAVER)
+
+
 def chains() -> dict[str, Chain]:
     """Return the chains of every world."""
     return {
         "tell": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str),
         "hurry": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, timeout=1.0),
         "alone": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, max_concurrency=1),
+        "frank": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, expose_errors=True),
+        "fickle": Chain(runnable=_fickle(), recover=True),
         "bot": Chain(runnable=_bot(), multitask_strategy="enqueue", recover=True),
-        "bot_reject": Chain(runnable=_bot(), multitask_strategy="reject"),
+        "bot_reject": Chain(runnable=_bot(), multitask_strategy="reject", recover=True),
         "bot_interrupt": Chain(runnable=_bot(), multitask_strategy="interrupt"),
     }

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import orjson
 
+from streamserve.errors import ServeError
+from streamserve.runs.run import Run
 from streamserve.stores import MemoryStore, RunRecord
 from tests.simulation.chains import STAGE
 from tests.simulation.loop import PROCESS
 
 if TYPE_CHECKING:
+    from tests.simulation.redis import Redis
     from tests.simulation.workers import Worker
     from tests.simulation.world import World
 
@@ -44,7 +49,33 @@ async def hold_in_store(world: World) -> None:
         assert runs.busy == 0, f"{worker.name} counts {runs.busy} runs"
         assert len(runs._readers) == 0, f"{worker.name} has {len(runs._readers)} readers"
         assert not worker.requests, f"{worker.name} has open requests: {worker.requests}"
+        assert not worker.lost_duties, f"{worker.name} has ended {worker.lost_duties}"
+    if world.redis is not None:
+        _no_key_is_left(world, world.redis)
     assert not open_generators(), f"open generators: {open_generators()}"
+
+
+def _no_key_is_left(world: World, redis: Redis) -> None:
+    """Check that Redis keeps no request of a run that has ended, unless a worker died, perhaps at that moment."""
+    if any(worker.killed or worker.stopping for worker in [*world.workers, *world.past]):
+        return
+    requests = redis.ask("KEYS", "streamserve:{*}:request")
+    assert not requests, f"requests are left: {requests}"
+
+
+@contextmanager
+def watch_cancels(world: World) -> Iterator[None]:
+    """Note a cancel of a run for want of readers while its own process counts one."""
+    cancel = Run.cancel
+
+    def watched(run: Run, reason: ServeError) -> None:
+        worker: Any = PROCESS.get()
+        if reason.detail == "The last reader left" and worker.runs._readers._counts[run.run_id]:
+            world.loop.errors.append(f"run {run.run_id} is cancelled, and has a reader")
+        cancel(run, reason)
+
+    with mock.patch.object(Run, "cancel", watched):
+        yield
 
 
 async def _blocks(store: Any, record: RunRecord) -> Any:

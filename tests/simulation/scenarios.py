@@ -74,9 +74,9 @@ async def ask(world: World, method: str, path: str, body: Any = None, **headers:
     return answer
 
 
-async def begun(world: World, value: dict[str, Any]) -> str | None:
-    """Begin a run of `tell` in the background; return its id, or None if there is no answer with one."""
-    asked = await ask(world, "POST", "/tell/runs", {"input": value})
+async def begun(world: World, value: dict[str, Any], chain: str = "tell") -> str | None:
+    """Begin a run in the background; return its id, or None if there is no answer with one."""
+    asked = await ask(world, "POST", f"/{chain}/runs", {"input": value})
     return asked.json()["run_id"] if asked is not None and asked.status_code == 202 else None
 
 
@@ -261,19 +261,21 @@ async def retention(world: World) -> None:
     assert gone is None or gone.status_code in (404, 409, 410, 503), gone.text
 
 
-def _message(text: str, thread: str) -> dict[str, Any]:
+def message(text: str, thread: str) -> dict[str, Any]:
+    """Return a request to a graph on a thread."""
     return {"input": {"messages": [["user", text]]}, "config": {"configurable": {"thread_id": thread}}}
 
 
-def _thread(world: World) -> str:
+def thread_of(world: World) -> str:
+    """Return the name of a thread of this world."""
     return f"thread-{world.seed}-{world.number}"
 
 
 async def _two_on_a_thread(world: World, chain: str) -> None:
-    thread = _thread(world)
-    first = asyncio.ensure_future(ask(world, "POST", f"/{chain}/runs", _message("one", thread)))
+    thread = thread_of(world)
+    first = asyncio.ensure_future(ask(world, "POST", f"/{chain}/runs", message("one", thread)))
     await asyncio.sleep(0.1)
-    second = await ask(world, "POST", f"/{chain}/runs", _message("two", thread))
+    second = await ask(world, "POST", f"/{chain}/runs", message("two", thread))
     for answer in (await first, second):
         if answer is not None and answer.status_code == 202:
             await ask(world, "GET", f"/runs/{answer.json()['run_id']}/output?wait=30")
@@ -300,7 +302,7 @@ async def interrupt(world: World) -> None:
 @scenario
 async def recover(world: World) -> None:
     """A run whose worker dies is continued by another one."""
-    asked = await ask(world, "POST", "/bot/runs", _message("one", _thread(world)))
+    asked = await ask(world, "POST", "/bot/runs", message("one", thread_of(world)))
     if asked is None or asked.status_code != 202:
         return
     run_id = asked.json()["run_id"]
@@ -314,8 +316,8 @@ async def recover(world: World) -> None:
 @scenario
 async def question(world: World) -> None:
     """A graph asks, and goes on with the answer."""
-    thread = _thread(world)
-    if await ask(world, "POST", "/bot/invoke", _message("ask me", thread)) is None:
+    thread = thread_of(world)
+    if await ask(world, "POST", "/bot/invoke", message("ask me", thread)) is None:
         return
-    body = {**_message("x", thread), "input": {"__command__": {"resume": "yes"}}}
+    body = {**message("x", thread), "input": {"__command__": {"resume": "yes"}}}
     await ask(world, "POST", "/bot/invoke", body)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
@@ -13,6 +15,9 @@ from streamserve.api.services import Services, install
 from streamserve.lifespan import lifespan
 from streamserve.runs.runs import Runs
 from tests.simulation.loop import PROCESS, SimulatedLoop
+
+# Tasks that live as long as their process.
+ENDLESS = re.compile(r"forever$|^_repeat$|^Reaper\.run$")
 
 
 class Worker:
@@ -38,6 +43,17 @@ class Worker:
         self._context.run(PROCESS.set, self)
         install(app, services)
         self._life: asyncio.Task[None] | None = None
+        # The tasks without end, by name, that were there when the worker began to listen.
+        self.duties: Counter[str] = Counter()
+
+    def _endless(self) -> Counter[str]:
+        mine = [task for task in asyncio.all_tasks(self._loop) if task.process is self]  # type: ignore[attr-defined]
+        return Counter(name for task in mine if ENDLESS.search(name := task.get_coro().__qualname__))
+
+    @property
+    def lost_duties(self) -> list[str]:
+        """The names of tasks without end that have ended."""
+        return sorted((self.duties - self._endless()).elements())
 
     @property
     def runs(self) -> Runs:
@@ -57,6 +73,8 @@ class Worker:
 
     async def _live(self, ready: asyncio.Future[None]) -> None:
         async with lifespan(self._app):
+            self.duties = self._endless()
+            assert self.duties["Reaper.run"], "the reaper has another name"
             self.listening = True
             ready.set_result(None)
             await self._stopping.wait()

@@ -333,8 +333,10 @@ class World:
             random.seed(self.seed)
             STAGE.open.clear()
             STAGE.started.clear()
+            STAGE.quits = False
             STAGE.delay = lambda: self.random.random() * 0.2
             stack.enter_context(_capture(self))
+            stack.enter_context(invariants.watch_cancels(self))
             gc.disable()
             stack.callback(gc.enable)
             yield
