@@ -63,6 +63,24 @@ class Runs:
         request = self._client.cancellation(run_id, wait)
         return _state(request, await asend(self._client.clients, request))
 
+    @property
+    def sync_client(self) -> httpx.Client:
+        """The client for synchronous calls. One that you set is used as it is, and you close it."""
+        return self._client.clients.sync()
+
+    @sync_client.setter
+    def sync_client(self, client: httpx.Client) -> None:
+        self._client.clients.own_sync = client
+
+    @property
+    def async_client(self) -> httpx.AsyncClient:
+        """The client of the running event loop. One that you set is used as it is in every loop, and you close it."""
+        return self._client.clients.of_loop()
+
+    @async_client.setter
+    def async_client(self, client: httpx.AsyncClient) -> None:
+        self._client.clients.own_async = client
+
     def close(self) -> None:
         """Close the connections of synchronous calls."""
         self._client.clients.close()

@@ -8,6 +8,10 @@ import weakref
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from langchain_core.runnables import RunnableLambda
+from langserve import add_routes
 from streamserve_sdk import RemoteRunnable
 from streamserve_sdk.transport import clients
 
@@ -91,6 +95,60 @@ def test_options_of_the_caller_win(stock):
     with remote:
         assert remote.invoke("a") == "A"
         assert remote._client.clients.sync().timeout == httpx.Timeout(3.0)
+
+
+def test_a_client_that_the_caller_sets_carries_all_calls(stock):
+    sent = []
+    with httpx.Client(event_hooks={"request": [lambda request: sent.append(request.url.path)]}) as own:
+        with RemoteRunnable(f"{stock}/odd") as remote:
+            remote.sync_client = own
+            assert remote.sync_client is own
+            assert (remote.invoke("a"), list(remote.stream("b"))) == ("A", ["B"])
+        assert sent == ["/odd/invoke", "/odd/stream"]
+        assert not own.is_closed
+
+
+async def test_an_asynchronous_client_of_the_caller_is_used(stock):
+    sent = []
+
+    async def note(request):
+        sent.append(request.url.path)
+
+    async with httpx.AsyncClient(event_hooks={"request": [note]}) as own:
+        async with RemoteRunnable(f"{stock}/odd") as remote:
+            remote.async_client = own
+            assert remote.async_client is own
+            assert (await remote.ainvoke("a"), [chunk async for chunk in remote.astream("b")]) == ("A", ["B"])
+        assert sent == ["/odd/invoke", "/odd/stream"]
+        assert not own.is_closed
+
+
+def test_starlettes_test_client_serves_as_a_client():
+    app = FastAPI()
+    add_routes(app, RunnableLambda(str.upper).with_types(input_type=str), path="/odd")
+    remote = RemoteRunnable("http://testserver/odd")
+    remote.sync_client = TestClient(app)
+    assert (remote.invoke("a"), list(remote.stream("b"))) == ("A", ["B"])
+
+
+def test_headers_of_the_client_can_change_between_calls(scripted, wire):
+    answer = [wire.run_head(), wire.sent(wire.block(1, "data", '"a"'), wire.block(2, "end"))]
+    server = scripted(list(answer), list(answer))
+    with RemoteRunnable(server.url, headers={"X-Mark": "1"}) as remote:
+        list(remote.stream("x"))
+        remote.sync_client.headers["X-Mark"] = "2"
+        list(remote.stream("x"))
+    assert [request.headers["x-mark"] for request in server.received] == ["1", "2"]
+
+
+async def test_each_loop_has_an_asynchronous_client_of_its_own(stock):
+    async with RemoteRunnable(f"{stock}/odd") as remote:
+        client = remote.async_client
+        assert await remote.ainvoke("a") == "A"
+        assert remote.async_client is client
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            await asyncio.to_thread(lambda: remote.async_client)
+    assert client.is_closed
 
 
 async def test_more_than_a_hundred_streams_do_not_wait_for_each_other(scripted, wire):

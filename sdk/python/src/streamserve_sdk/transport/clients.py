@@ -48,6 +48,10 @@ class HttpClients:
         options: further arguments of httpx.Client and httpx.AsyncClient.
         transport: "aiohttp" carries asynchronous calls over aiohttp; default "httpx".
         urls: URLs at the origins that get the caller's headers and cookies; default: every origin.
+
+    Attributes:
+        own_sync: the caller's own client for synchronous calls, which the caller closes; or None.
+        own_async: the caller's own client for asynchronous calls of every loop, which the caller closes; or None.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class HttpClients:
         self._urls = tuple(urls)
         self._own = OwnOrigins(urls) if urls else None
         self.process = 0
+        self.own_sync: httpx.Client | None = None
+        self.own_async: httpx.AsyncClient | None = None
         self._begin()
         _ALL.add(self)
 
@@ -119,6 +125,8 @@ class HttpClients:
 
     def sync(self) -> httpx.Client:
         """Return the client for synchronous calls."""
+        if self.own_sync is not None:
+            return self.own_sync
         with self._lock:
             if self._sync is None:
                 self._sync = httpx.Client(verify=self._context(), **self._watched(asynchronous=False))
@@ -127,7 +135,22 @@ class HttpClients:
             return self._sync
 
     async def current(self) -> httpx.AsyncClient:
-        """Return the client of the running event loop."""
+        """Return the client of the running event loop, which is closed with the loop."""
+        if self.own_async is not None:
+            return self.own_async
+        entry = self._of_loop()
+        await entry.start()
+        return entry.client
+
+    def of_loop(self) -> httpx.AsyncClient:
+        """Return the client that `current` returns, without a call.
+
+        Raises:
+            RuntimeError: no event loop runs.
+        """
+        return self.own_async or self._of_loop().client
+
+    def _of_loop(self) -> "_LoopClient":
         loop = asyncio.get_running_loop()
         with self._lock:
             for dead in [known for known in list(self._async) if known.is_closed()]:
@@ -138,8 +161,7 @@ class HttpClients:
                     verify=self._context(), **self._carried(), **self._watched(asynchronous=True)
                 )
                 entry = self._async[loop] = _LoopClient(client, weakref.ref(self._async))
-        await entry.start()
-        return entry.client
+        return entry
 
     def run_beside(self, work: Callable[[], None]) -> None:
         """Do work in an OS thread and wait `CANCEL_WAIT` seconds at most: the caller may be the garbage collector."""
