@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parents[1]
 SERVER, SDK = "src/streamserve", "sdk/python/src/streamserve_sdk"
@@ -39,7 +40,12 @@ TESTS = {
     f"{SDK}/transport": ["sdk/python/tests/transport"],
 }
 MODULES = [f"{SERVER}/runs", f"{SERVER}/stores", f"{SERVER}/auth", f"{SDK}/transport/session.py"]
-OPTIONS = "-x -q --tb=no -p no:cacheprovider -p no:xdist -o timeout=60 -W ignore::pytest.PytestAssertRewriteWarning"
+OPTIONS = (
+    "-x -q --tb=no -p no:cacheprovider -p no:xdist -o timeout=60 --hypothesis-profile=mutants"
+    " -W ignore::pytest.PytestAssertRewriteWarning"
+)
+# The examples of the tests, without the minutes that Hypothesis takes to find a smaller one.
+settings.register_profile("mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 # Loaded once: each run of the tests begins as a fork of this process.
 PRELOADED = [
     *("fastapi", "langchain_openai", "langgraph.prebuilt", "langserve", "redis.asyncio", "uvicorn"),
