@@ -83,18 +83,24 @@ async def test_the_same_origin_gets_the_credentials(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "kept"),
+    ("own", "url", "kept"),
     [
-        ("http://here/x", True),
-        ("http://here:80/x", True),
-        ("https://here/x", True),  # the usual upgrade
-        ("https://here:8443/x", False),
-        ("http://here:8080/x", False),
-        ("http://there/x", False),
+        ("http://here", "http://here/x", True),
+        ("http://here", "http://here:80/x", True),
+        ("http://here", "https://here/x", True),  # the usual upgrade
+        ("http://here", "https://here:8443/x", False),
+        ("http://here", "http://here:443/x", False),
+        ("http://here", "http://here:8080/x", False),
+        ("http://here", "http://there/x", False),
+        ("http://here", "https://there/x", False),
+        ("http://here:8080", "https://here/x", False),
+        ("https://here:80", "https://here/x", False),
+        ("https://here", "http://here/x", False),
+        ("https://here", "https://here:443/x", True),
     ],
 )
-def test_only_an_upgrade_to_tls_counts_as_the_same_origin(url: str, kept: bool) -> None:
-    options = OwnOrigins(["http://here/chain"]).watched({}, asynchronous=False)
+def test_only_an_upgrade_to_tls_counts_as_the_same_origin(own: str, url: str, kept: bool) -> None:
+    options = OwnOrigins([f"{own}/chain"]).watched({}, asynchronous=False)
     request = httpx.Request("POST", url, headers={"X-API-Key": "b"})
     for hook in options["event_hooks"]["request"]:
         hook(request)

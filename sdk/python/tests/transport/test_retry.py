@@ -7,12 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streamserve_sdk import RetryPolicy
+from streamserve_sdk.transport import retry
 from streamserve_sdk.transport.retry import retry_after
 
 
 @given(st.integers(1, 40))
 def test_the_pause_doubles_up_to_its_bound_with_full_jitter(attempt):
     assert 0 <= RetryPolicy(first=0.05, longest=5.0).backoff(attempt) <= min(5.0, 0.05 * 2 ** (attempt - 1))
+
+
+def test_the_upper_bounds_of_the_pauses_double(monkeypatch):
+    monkeypatch.setattr(retry.random, "uniform", lambda _low, high: high)
+    policy = RetryPolicy(first=0.05, longest=0.3)
+    assert [policy.backoff(attempt) for attempt in (1, 2, 3, 4, 40)] == [0.05, 0.1, 0.2, 0.3, 0.3]
 
 
 def test_pauses_differ():
@@ -27,6 +34,8 @@ def test_the_budget_bounds_the_attempts():
 
 def test_a_server_that_asks_for_more_time_gets_it():
     assert RetryPolicy().pause(1, 9.0) == 9.0
+    policy = RetryPolicy(longest_retry_after=9.0)
+    assert (policy.pause(1, 9.0), policy.pause(1, 9.1)) == (9.0, None)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("", 0.0), ("soon", 0.0), ("-5", 0.0), ("²", 0.0)])
