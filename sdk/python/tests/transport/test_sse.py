@@ -98,6 +98,9 @@ def test_a_block_without_end_is_bounded(monkeypatch):
     monkeypatch.setattr(sse, "MAX_BLOCK_BYTES", 100)
     with pytest.raises(BlockTooLargeError):
         parse(*[b"data: " + b"x" * 60] * 3)
+    assert len(parse(b"data: " + b"x" * 94, b"\n\n")) == 1
+    with pytest.raises(BlockTooLargeError):
+        parse(b"data: " + b"x" * 95, b"\n\n")
 
 
 def test_many_small_blocks_are_not_bounded(monkeypatch):

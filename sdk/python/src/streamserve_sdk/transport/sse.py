@@ -72,8 +72,6 @@ class EventParser:
                     at = end + 2
                     # Does the same as ServerSentEvent(), in a third of its time.
                     yield tuple.__new__(ServerSentEvent, ("data", data[start:end], block[1].decode(), None, None))
-                    if at == length:
-                        break
                 if at:
                     self._at_start, self._size = False, 0
                 if at == length:
@@ -103,7 +101,7 @@ class EventParser:
 
     def _lines(self, data: bytes) -> Iterator[bytes]:
         # bytes.splitlines ends lines at \n, \r and \r\n only, exactly as the specification does.
-        if self._after_cr and data:
+        if self._after_cr:
             self._after_cr = False
             data = data.removeprefix(b"\n")
         if not data:
