@@ -183,3 +183,30 @@ def test_an_iterator_left_to_the_collector_cancels_its_run(scripted, wire):
         for _ in remote.stream("x"):
             break
     assert server.cancelled.wait(wire.LIMIT)
+
+
+def test_closing_waits_for_a_cancel_under_way(scripted, wire, monkeypatch):
+    server = scripted([wire.run_head(), wire.sent(wire.block(1, "data", '"a"')), wire.HOLD])
+    monkeypatch.setattr(clients, "CANCEL_WAIT", 0.0)
+    with RemoteRunnable(server.url) as remote:
+        stream = remote.stream("x")
+        assert next(stream) == "a"
+        stream.close()  # does not wait
+        monkeypatch.setattr(clients, "CANCEL_WAIT", wire.LIMIT)
+    assert server.received[-1].path == "/runs/r1/cancel"
+
+
+def test_a_cancel_is_sent_where_no_thread_can_start(scripted, wire, monkeypatch):
+    server = scripted([wire.run_head(), wire.sent(wire.block(1, "data", '"a"')), wire.HOLD])
+    remote = RemoteRunnable(server.url)
+    stream = remote.stream("x")
+    assert next(stream) == "a"
+
+    def refuse(_thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as ending:  # as since Python 3.12 when the process ends
+        ending.setattr(threading.Thread, "start", refuse)
+        stream.close()
+    assert server.received[-1].path == "/runs/r1/cancel"
+    remote.close()
