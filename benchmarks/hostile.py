@@ -10,6 +10,7 @@ import json
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from heapq import nlargest
 from itertools import repeat
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from benchmarks.plan import Plan
 from benchmarks.results import Figure, report
 from tests.faults.attacks import BOMB, request
-from tests.faults.grown import held
+from tests.faults.grown import Hold, held
 from tests.faults.growth import KINDS
 from tests.faults.hostile_server import attacked
 from tests.faults.rhythm import watched
@@ -142,18 +143,27 @@ def growth(url: str, plan: Plan) -> list[Figure]:
     Returns:
         The longest time of each kind.
     """
-    figures, every = [], []
+    figures, every, statuses = [], [], Counter[int]()
     for kind in KINDS:
-        longest = 0.0
+        longest = Hold(0.0, 0.0, 0.0)
         for number, grown in enumerate(kind()):
             if number % plan.amount(1, 50):
                 continue
-            seconds, status = held(url, grown)
-            longest = max(longest, seconds)
-            every.append((seconds, f"{seconds * 1000:8.1f} ms, {status}: {grown.name}, {grown.size}"))
-            if seconds > TOO_LONG:
+            hold, status = held(url, grown)
+            longest = Hold(*map(max, longest, hold))
+            every.append((hold, f"{line_of(hold)}, {status}: {grown.name}, {grown.size}"))
+            statuses[status] += 1
+            if hold.held > TOO_LONG or status >= 500:
                 print(every[-1][1])
         name = kind.__name__.replace("_", " ")
-        figures.append(Figure(f"growing {name}: longest gap of the event loop", "ms", [longest * 1000]))
+        for what, seconds in longest._asdict().items():
+            figures.append(Figure(f"growing {name}: longest gap of the event loop, {what}", "ms", [seconds * 1000]))
     print("The longest:", *(text for _, text in nlargest(SHOWN, every)), sep="\n")
+    print("Answers:", ", ".join(f"{count} of {status}" for status, count in sorted(statuses.items())))
     return figures
+
+
+def line_of(hold: Hold) -> str:
+    """Return the times of a gap as a text."""
+    held, own, wall = (seconds * 1000 for seconds in hold)
+    return f"{held:8.1f} ms held ({own:.1f} by the loop's own thread, {wall:.1f} on the clock)"

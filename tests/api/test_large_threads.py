@@ -21,9 +21,11 @@ from streamserve.api.threads import history, requests
 from streamserve.api.threads.requests import MAX_SUPERSTEPS
 from streamserve.call import Call, current_call
 from streamserve.errors import InvalidInput
-from streamserve.graphs.commands import MAX_TARGETS, MAX_WRITES
+from streamserve.graphs.commands import MAX_TARGETS, MAX_VALUES, MAX_WRITES, Commands
+from streamserve.graphs.state_parser import StateParser
 from streamserve.graphs.state_writes import try_out
 from streamserve.graphs.thread_keys import ThreadKeys
+from tests.fakes import echo_graph
 from tests.runs.support import app_of, client_of
 
 _names = itertools.count(1)
@@ -94,7 +96,7 @@ def places(answer: httpx.Response) -> list[list[Any]]:
     return [item["loc"] for item in answer.json()["detail"]]
 
 
-PAIRS = {"__type__": "command", "update": [["notes", ["x"]]] * (MAX_WRITES + 1)}
+PAIRS = {"__type__": "command", "update": [["notes", ["x"]]] * (MAX_VALUES + 1)}
 TARGETS = {"__type__": "command", "goto": ["note"] * (MAX_TARGETS + 1)}
 
 
@@ -125,6 +127,23 @@ def test_a_command_of_too_many_parts_is_refused(client: httpx.Client, endpoint: 
     body = {"inputs": [command]} if endpoint == "batch" else {"input": command}
     place = ["inputs", 0] if endpoint == "batch" else ["input"]
     assert places(client.post(f"/notes/{endpoint}", json=body)) == [["body", *place, field]]
+
+
+def test_a_command_may_have_pairs_of_many_keys() -> None:
+    keys = [f"key{number}" for number in range(5 * MAX_VALUES)]
+    wide = StateGraph(TypedDict("Wide", dict.fromkeys(keys, str)))  # type: ignore[operator]
+    graph = wide.add_node("keep", lambda _: {}).add_edge(START, "keep").compile()
+    pairs = [(key, "x") for key in keys for _ in range(MAX_VALUES)]
+    assert Commands(graph, StateParser(graph)).read({"update": pairs}).update == pairs
+
+
+def test_messages_have_their_ids_before_the_graph_runs() -> None:
+    parser = StateParser(echo_graph())  # type: ignore[arg-type]
+    first, second, third = parser.read({"messages": ["one", {"type": "ai", "content": "two", "id": "own"}, "three"]})[
+        "messages"
+    ]
+    assert (len({first.id, third.id, None}), second.id) == (3, "own")
+    assert parser.read({"messages": "one"})["messages"].id is not None
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 9, 18, 19])

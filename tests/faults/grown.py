@@ -7,7 +7,7 @@ import socket
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, RemoteDisconnected
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tests.faults.attacks import request
@@ -29,6 +29,10 @@ LIMIT = 60.0  # seconds for an answer
 ENOUGH = 0.02  # seconds: a gap that needs no second try
 
 
+# Stands in a request for the number of its try, so that none finds what another one has made; the first is `FIRST`.
+TRY, FIRST = "-try-", "0"
+
+
 @dataclass(frozen=True)
 class Grown:
     """One request.
@@ -36,14 +40,26 @@ class Grown:
     Args:
         name: the part that has grown.
         size: its characters or items.
-        sent: all bytes.
-        repeats: whether a second try costs as much; False: it finds what the first one has made.
+        sent: all bytes, with `TRY` in place of the number of a try.
     """
 
     name: str
     size: int
     sent: bytes
-    repeats: bool = True
+
+
+class Hold(NamedTuple):
+    """The longest gaps between two turns of the server's loop, in seconds.
+
+    Args:
+        held: the shorter one of the time and the CPU time of the server's process: others on the machine do not count.
+        own: the CPU time of the loop's OS thread: also the other threads of the process do not count.
+        wall: the time.
+    """
+
+    held: float
+    own: float
+    wall: float
 
 
 def filled(filler: str, length: int) -> str:
@@ -63,28 +79,28 @@ def posted(path: str, body: Any, *headers: str) -> bytes:
     return request(path, json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), *headers)
 
 
-def held(url: str, grown: Grown, tries: int = 4) -> tuple[float, int]:
-    """Send a request; return the longest time for which it held the server's loop, in seconds, and its status.
+def held(url: str, grown: Grown, tries: int = 4) -> tuple[Hold, int]:
+    """Send a request; return the longest times for which it held the server's loop, and its last status.
 
     A busy machine makes a gap longer, never shorter: the shortest of several tries counts.
     """
-    gaps = []
+    gaps: list[Hold] = []
     place = urlsplit(url)
     assert place.hostname
     with closing(HTTPConnection(place.hostname, place.port, timeout=LIMIT)) as connection:
-        for _ in range(tries if grown.repeats else 1):
+        for number in range(tries):
             _pulse(connection)
-            status = _status(place.hostname, place.port, grown.sent)
+            status = _status(place.hostname, place.port, grown.sent.replace(TRY.encode(), b"%d" % number))
             gaps.append(_pulse(connection))
-            if gaps[-1] < ENOUGH:
+            if gaps[-1].held < ENOUGH:
                 break
-    return min(gaps), status
+    return Hold(*map(min, zip(*gaps, strict=True))), status
 
 
-def _pulse(connection: HTTPConnection) -> float:
+def _pulse(connection: HTTPConnection) -> Hold:
     try:
         connection.request("GET", "/pulse")
-        return float(connection.getresponse().read())
+        return Hold(*json.loads(connection.getresponse().read()))
     except RemoteDisconnected:  # the loop was held for longer than the server keeps a connection
         connection.close()
         return _pulse(connection)

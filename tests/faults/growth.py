@@ -11,10 +11,10 @@ from itertools import product
 from typing import Any
 from urllib.parse import quote
 
-from streamserve.graphs.commands import MAX_TARGETS, MAX_WRITES
+from streamserve.graphs.commands import MAX_TARGETS, MAX_VALUES, MAX_WRITES
 from tests.faults import thread_growth
 from tests.faults.attacks import ENDPOINTS, GOOD, MESSAGE, request
-from tests.faults.grown import COUNTS, FILLERS, HEAD, LENGTHS, TEXTS, Grown, copies, filled, posted
+from tests.faults.grown import COUNTS, FILLERS, FIRST, HEAD, LENGTHS, TEXTS, TRY, Grown, copies, filled, posted
 from tests.faults.thread_growth import commands, threads
 from tests.frames import config_hash
 
@@ -162,7 +162,7 @@ def counted_fields(counts: Sequence[int] = COUNTS) -> Iterator[Grown]:
             "long integers": {"messages": [{**MESSAGE, "additional_kwargs": {"a": [10**999] * (count - 20)}}]},
             **{
                 f"{most} {name}": one
-                for most in (MAX_WRITES, MAX_TARGETS, count)
+                for most in (MAX_VALUES, MAX_WRITES, MAX_TARGETS, count)
                 for name, one in commands(count, most).items()
             },
             "topics": {"topic": ["x"] * (count - 20)},
@@ -208,9 +208,9 @@ def keyed(length: int = LENGTHS[-1], count: int = COUNTS[-1]) -> Iterator[Grown]
     for (name, messages), endpoint, query in product(large.items(), ENDPOINTS, ("", "?wait=10")):
         key, path = f"Idempotency-Key: {name}-{endpoint}{query}", f"/graph/{endpoint}{query}"
         given: dict[str, Any] = {"messages": messages}
-        sent = posted(path, {"inputs": [given]} if endpoint == "batch" else {"input": given}, key)
-        for part in ("run", "replay"):
-            yield Grown(f"{path} keyed {name}: {part}", count, sent, repeats=part == "replay")
+        body = {"inputs": [given]} if endpoint == "batch" else {"input": given}
+        for part, number in (("run", TRY), ("replay", FIRST)):
+            yield Grown(f"{path} keyed {name}: {part}", count, posted(path, body, f"{key}{number}"))
     for endpoint in ("stream", "runs"):
         for name, messages in {**large, "text": [{**MESSAGE, "content": "a" * 10**6}]}.items():
             sent = posted(f"/graph/{endpoint}", {"input": {"messages": messages}}, "Run-Recover: true")

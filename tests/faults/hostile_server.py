@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import sub
 from pathlib import Path
 
 import httpx
@@ -52,28 +53,30 @@ def application() -> FastAPI:
 
 
 class Pulse:
-    """A task that wakes every millisecond, and tells the longest time in which the event loop did not let it.
-
-    Time in which the process had no CPU, because others did, does not count.
-    """
+    """A task that wakes every millisecond, and tells the longest times in which the event loop did not let it."""
 
     def __init__(self) -> None:
-        self._longest = 0.0
+        self._longest = (0.0, 0.0, 0.0)
         self._beating: asyncio.Task[None] | None = None
 
     async def answer(self, _request: Request) -> JSONResponse:
-        """Return the longest gap since the last answer, in seconds."""
+        """Return the longest gaps since the last answer in seconds, as the arguments of `Hold`."""
         self._beating = self._beating or asyncio.create_task(self._beat())
-        longest, self._longest = self._longest, 0.0
+        longest, self._longest = self._longest, (0.0, 0.0, 0.0)
         return JSONResponse(longest)
 
     async def _beat(self) -> None:
-        last, last_cpu = time.perf_counter(), time.process_time()
+        last = _clocks()
         while True:
             await asyncio.sleep(0.001)
-            now, cpu = time.perf_counter(), time.process_time()
-            self._longest = max(self._longest, min(now - last, cpu - last_cpu))
-            last, last_cpu = now, cpu
+            now = _clocks()
+            wall, process, loop = map(sub, now, last)
+            self._longest = (*map(max, self._longest, (min(wall, process), loop, wall)),)
+            last = now
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.perf_counter(), time.process_time(), time.thread_time()
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from streamserve.api.threads.requests import MAX_PAGE, MAX_SUPERSTEPS
-from streamserve.graphs.commands import MAX_TARGETS, MAX_WRITES
+from streamserve.graphs.commands import MAX_TARGETS, MAX_VALUES, MAX_WRITES
 from tests.faults.attacks import MESSAGE, request
-from tests.faults.grown import COUNTS, LENGTHS, Grown, copies, posted
+from tests.faults.grown import COUNTS, FIRST, LENGTHS, TRY, Grown, copies, posted
 
 # With an id, so that a second try replaces the message.
 NAMED = {**MESSAGE, "id": "1"}
@@ -47,7 +47,7 @@ def counted_bodies(count: int) -> Iterator[tuple[str, str, Any]]:
         texts = ["x"] * ((count - 7 * len(steps)) // len(steps))
         wide = {**UPDATE, "values": {"messages": ["x", *texts]}}
         yield f"{most} supersteps", "state", {"supersteps": [{"updates": [wide]}] * len(steps)}
-    for most in (MAX_WRITES, MAX_TARGETS, count):
+    for most in (MAX_VALUES, MAX_WRITES, MAX_TARGETS, count):
         yield f"{most} updates", "state", {"supersteps": [{"updates": copies(UPDATE, count)[:most]}]}
         yield f"{most} pairs", "state", {"values": commands(count, most)["pairs"], "as_node": "answer"}
         yield f"{most} targets", "state", {"values": commands(count, most)["targets"], "as_node": "answer"}
@@ -82,18 +82,22 @@ def threads(counts: Sequence[int] = COUNTS, length: int = LENGTHS[-1]) -> Iterat
     """Yield updates of many values, and all requests to threads that one request has filled."""
     for count in counts:
         for name, end, body in counted_bodies(count):
-            thread = f"/graph/threads/{quote(name)}-{count}"
-            yield Grown(f"thread: {name}", count, posted(f"{thread}/{end}", body), repeats=False)
-            yield from _requests(f"{name}-{count}", count)
+            thread = f"{name}-{count}-"
+            yield Grown(f"thread: {name}", count, posted(f"{_path(thread)}{TRY}/{end}", body))
+            yield from _requests(f"{thread}{FIRST}", count)
         for name, messages in contents(count, length).items():
-            thread = f"{name}-{count}"
-            fill = posted(f"/graph/threads/{quote(thread)}/state", {"values": {"messages": messages}})
-            yield Grown(f"thread: {name}", count, fill, repeats=False)
-            yield from _requests(thread, count)
+            thread = f"{name}-{count}-"
+            fill = posted(f"{_path(thread)}{TRY}/state", {"values": {"messages": messages}})
+            yield Grown(f"thread: {name}", count, fill)
+            yield from _requests(f"{thread}{FIRST}", count)
+
+
+def _path(thread: str) -> str:
+    return f"/graph/threads/{quote(thread)}"
 
 
 def _requests(thread: str, count: int) -> Iterator[Grown]:
-    path = f"/graph/threads/{quote(thread)}"
+    path = _path(thread)
     turn = {"input": {"messages": [NAMED]}, "config": {"configurable": {"thread_id": thread}}}
     sent = {
         "state": request(f"{path}/state", b"", method="GET"),

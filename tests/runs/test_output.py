@@ -229,7 +229,7 @@ def test_updates_of_a_graph_in_a_chain_are_no_output(client: httpx.Client, name:
 async def test_other_tasks_run_while_an_output_is_merged() -> None:
     store = MemoryStore()
     record, _ = await store.acquire(RunRecord("r", "chain", "stream", "nobody", 0.0))
-    lines = (typed_line(AIMessageChunk("a")).decode() for _ in range(3000))
+    lines = (typed_line(AIMessageChunk("a")) for _ in range(3000))
     blocks = [data_block(number, line) for number, line in enumerate(lines, 1)]
     await store.append("r", 1, 1, [*blocks, end_block(3001)], Outcome("done"))
     turns, ended = 0, asyncio.Event()

@@ -31,7 +31,7 @@ class SlowStore(MemoryStore):
 
 
 async def waiting() -> Events:
-    yield {"event": "data", "data": "1"}
+    yield {"event": "data", "data": b"1"}
     await asyncio.Event().wait()
 
 

@@ -27,7 +27,7 @@ from tests.runs.support import LIMIT
 from tests.runs.test_producers import Held
 
 Events = AsyncGenerator[dict[str, Any], None]
-DATA = {"event": "data", "data": "1"}
+DATA = {"event": "data", "data": b"1"}
 END = {"event": "end"}
 
 
@@ -76,7 +76,7 @@ class Bench:
                 yield item
             yield END
         except BaseException:
-            yield {"event": "error", "data": "{}"}
+            yield {"event": "error", "data": b"{}"}
             raise
 
     async def two_then_wait(self) -> Events:
@@ -296,7 +296,7 @@ async def two() -> Events:
 @pytest.mark.parametrize(("missing", "status", "blocks"), [(0, "done", 4), (1, "error", 3)])
 async def test_a_run_may_have_as_many_bytes_as_its_bound(missing: int, status: str, blocks: int) -> None:
     bench = Bench()
-    enough = len(data_block(2, "1") + data_block(3, "1"))
+    enough = len(data_block(2, b"1") + data_block(3, b"1"))
     run = await bench.run(two, bytes=enough - missing)
     run.start()
     await finish(run)
@@ -307,13 +307,60 @@ async def test_a_run_may_have_as_many_bytes_as_its_bound(missing: int, status: s
 @pytest.mark.parametrize(("missing", "status"), [(0, "done"), (1, "error")])
 async def test_blocks_of_earlier_attempts_count_to_the_bound(missing: int, status: str) -> None:
     bench = Bench()
-    first = [data_block(1, "1")]
-    enough = len(first[0] + data_block(3, "1") + data_block(4, "1"))
+    first = [data_block(1, b"1")]
+    enough = len(first[0] + data_block(3, b"1") + data_block(4, b"1"))
     run = await bench.run(two, stored=first, bytes=enough - missing)
     await bench.store.append("r", 1, 1, first)
     run.start()
     await finish(run)
     assert run.record.status == status
+
+
+class Turns:
+    """A task that counts the turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def take(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+
+async def test_a_large_chunk_has_turns_of_the_loop_for_itself() -> None:
+    bench, turns, seen = Bench(), Turns(), []
+
+    async def chain() -> Events:
+        for _ in range(3):
+            seen.append(turns.count)
+            yield {"event": "data", "data": b"1" * running.LARGE}
+
+    run = await bench.run(chain)
+    run.observe(lambda: seen.append(turns.count), None)
+    taking = asyncio.create_task(turns.take())
+    run.start()
+    await finish(run)
+    taking.cancel()
+    assert len(seen) == len(set(seen)) == 6  # each chunk is made in one turn, and its block in another
+    assert len(await bench.blocks()) == 5
+
+
+async def test_a_cancel_during_the_turns_of_a_large_chunk_ends_the_run() -> None:
+    bench, closed = Bench(), []
+
+    async def chain() -> Events:
+        try:
+            asyncio.get_running_loop().call_soon(run.cancel, Cancelled())
+            yield {"event": "data", "data": b"1" * running.LARGE}
+            await asyncio.Event().wait()
+        finally:
+            closed.append(1)
+
+    run = await bench.run(chain)
+    run.start()
+    await finish(run)
+    assert (closed, run.record.status, len(await bench.blocks())) == ([1], "cancelled", 3)
 
 
 class HeldStore(MemoryStore):

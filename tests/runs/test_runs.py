@@ -68,7 +68,7 @@ async def runs() -> AsyncIterator[Runs]:
 
 
 async def one_then_wait() -> Events:
-    yield {"event": "data", "data": "1"}
+    yield {"event": "data", "data": b"1"}
     await asyncio.Event().wait()
 
 
@@ -300,7 +300,7 @@ async def test_a_shutdown_waits_for_runs_that_end_in_time() -> None:
     let_go = asyncio.Event()
 
     async def short() -> Events:
-        yield {"event": "data", "data": "1"}
+        yield {"event": "data", "data": b"1"}
         await let_go.wait()
         yield {"event": "end"}
 

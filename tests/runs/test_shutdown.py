@@ -187,7 +187,7 @@ async def test_a_shutdown_waits_for_a_run_that_is_being_stored(monkeypatch: pyte
         return await acquire(record, alone=alone)
 
     async def events() -> Events:
-        yield {"event": "data", "data": '"word"'}
+        yield {"event": "data", "data": b'"word"'}
         yield {"event": "end"}
 
     monkeypatch.setattr(runs.store, "acquire", slowly)

@@ -185,10 +185,10 @@ def recovered() -> Iterator[str]:
     """Yield the URL of a chain whose runs are all cut and continue as attempt 2."""
     blocks = [
         metadata_block(1, RUN_ID),
-        data_block(2, '"one "'),
+        data_block(2, b'"one "'),
         metadata_block(3, RUN_ID, 2),
-        data_block(4, '"one "'),
-        data_block(5, '"two"'),
+        data_block(4, b'"one "'),
+        data_block(5, b'"two"'),
         end_block(6),
     ]
     made = FastAPI()

@@ -11,7 +11,7 @@ def test_a_metadata_block_names_the_run_and_when_to_reconnect() -> None:
 
 
 def test_a_data_block_has_an_id_before_its_event_and_data() -> None:
-    assert data_block(12, '"H\u00e9"') == b'id: 12\nevent: data\ndata: "H\xc3\xa9"\n\n'
+    assert data_block(12, '"H\u00e9"'.encode()) == b'id: 12\nevent: data\ndata: "H\xc3\xa9"\n\n'
 
 
 def test_an_end_block_has_empty_data_for_browsers() -> None:

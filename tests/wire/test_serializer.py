@@ -24,7 +24,8 @@ from langserve.serialization import WellKnownLCSerializer
 from pydantic import BaseModel
 
 from streamserve.errors import InvalidOutput
-from streamserve.wire.serializer import Serializer, split_types, to_line
+from streamserve.wire.serializer import LARGE_TEXT, Serializer, split_types, to_line
+from streamserve.wire.types import TAGS, types_of
 
 serializer = Serializer()
 Point = namedtuple("Point", "x y")
@@ -126,6 +127,43 @@ def test_what_has_no_json_form_is_refused_with_its_place() -> None:
 )
 def test_types_that_json_loses_stand_beside_it(value: Any, types: dict[str, str]) -> None:
     assert types.items() <= json.loads(split_types(serializer.dumps(value))[1]).items()
+
+
+PLAIN_MESSAGES: list[BaseMessage] = [
+    kind(content="x", **{name: "x" for name in ("role", "name", "tool_call_id") if name in kind.model_fields})
+    for kind in TAGS.values()
+    if issubclass(kind, BaseMessage)
+]
+
+
+@pytest.mark.parametrize("message", PLAIN_MESSAGES, ids=lambda message: message.type)
+def test_messages_of_plain_fields_are_written_by_their_fields(
+    message: BaseMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = message.model_dump(serialize_as_any=True)
+    monkeypatch.setattr(BaseModel, "model_dump", None)
+    assert to_line([message]) == to_line([form])
+    assert types_of([message]) == {}
+
+
+@pytest.mark.parametrize("filler", ["a", '"\\', "\u2028", "\U0001f600", "\ud83d"], ids=ascii)
+@pytest.mark.parametrize("length", [LARGE_TEXT - 1, LARGE_TEXT])
+def test_a_large_text_of_a_message_is_written_as_a_small_one(filler: str, length: int) -> None:
+    text = (filler * length)[:length]
+    messages = [HumanMessage(text), AIMessage(text)]
+    line = to_line({"messages": messages})
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line) == {"messages": [message.model_dump() for message in messages]}
+
+
+@pytest.mark.parametrize("field", [(), b"", {"a": (1,)}, [{1}], decimal.Decimal(0)], ids=str)
+def test_a_field_of_a_message_keeps_its_type(field: Any) -> None:
+    message = ToolMessage("3", tool_call_id="1", artifact=field)
+    assert types_of([message]) == {f"/0/artifact{place}": name for place, name in types_of(field).items()}
+    assert types_of([HumanMessage("3", own=field)]) == {
+        f"/0/own{place}": name for place, name in types_of(field).items()
+    }
+    assert json.loads(to_line([message])) == [json.loads(to_line(message.model_dump()))]
 
 
 def test_what_contains_itself_is_refused() -> None:

@@ -7,6 +7,7 @@ every other form, as in LangChain and LangGraph in process, so that the result i
 from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
+from uuid import uuid4
 
 from langchain_core.messages import AnyMessage, BaseMessage, RemoveMessage, convert_to_messages
 from langgraph.graph import add_messages
@@ -67,13 +68,20 @@ def merges_messages(metadata: Sequence[Any]) -> bool:
 
 
 def merged_messages() -> Any:
-    """Return the input type of that reducer: messages in any form, or a single one."""
+    """Return the input type of that reducer: messages in any form, or a single one.
+
+    They get ids as from the reducer, which gives them while it holds the event loop.
+    """
     one = widen(AnyMessage, removes=True)
     several: TypeAdapter[Any] = TypeAdapter(list[one])  # type: ignore[valid-type]
     single: TypeAdapter[Any] = TypeAdapter(one)
 
     def coerce(value: Any) -> Any:
-        return (several if isinstance(value, list) else single).validate_python(value)
+        found = (several if isinstance(value, list) else single).validate_python(value)
+        for message in found if isinstance(found, list) else (found,):
+            if message.id is None:
+                message.id = str(uuid4())
+        return found
 
     return Annotated[Any, PlainValidator(coerce)]
 

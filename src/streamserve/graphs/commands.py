@@ -1,6 +1,7 @@
 """Commands in their JSON form: `{"__type__": "command", "resume": ..., "update": ..., "goto": ...}`."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langgraph.constants import END, START
@@ -11,9 +12,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from streamserve.graphs.graph import Graph
 from streamserve.graphs.state_parser import StateParser, placed
 
-# Maximum writes of one step, and targets of a command: LangGraph calls a reducer for each write, with the whole state,
-# and makes a task for each target, without a pause.
-MAX_WRITES, MAX_TARGETS = 20, 50
+# Maximum writes of one step, values of a command for one key, and targets of a command: LangGraph calls a reducer for
+# each write with the whole state, for a command on a new thread twice, and makes a task for each target, all at once.
+MAX_WRITES, MAX_VALUES, MAX_TARGETS = 20, 10, 50
 FIELDS = ("graph", "update", "resume", "goto")
 _GOTO = "Input should be the name of a node, {'node': name, 'arg': input} or a list of these"
 
@@ -53,7 +54,7 @@ class Commands:
             if isinstance(update, Mapping):
                 return dict(self._values.read_update(update.items()))
             if isinstance(update, list | tuple) and all(map(_is_pair, update)):
-                _require_few(update, MAX_WRITES)
+                _require_few_of_each(update)
                 return self._values.read_update((name, item) for name, item in update)
         except ValidationError as error:
             raise ValidationError.from_exception_data("command", placed(error, "update")) from error
@@ -86,6 +87,12 @@ def _is_pair(item: Any) -> bool:
 def _require_few(values: list[Any] | tuple[Any, ...], most: int, *place: str) -> None:
     if len(values) > most:
         raise _misfit(len(values), f"More than {most} items", *place)
+
+
+def _require_few_of_each(pairs: Iterable[tuple[str, Any]]) -> None:
+    most = max(Counter(name for name, _ in pairs).values(), default=0)
+    if most > MAX_VALUES:
+        raise _misfit(most, f"More than {MAX_VALUES} values for one key")
 
 
 def _misfit(value: Any, reason: str, *place: str | int) -> ValidationError:

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 # a cancellation that comes with a chunk, and ChatOpenAI awaits each chunk under it.
 CANCEL_AGAIN = 0.1
 
+# Bytes of a chunk from which on it has turns of the event loop for itself: its JSON, its block, and the next chunk.
+LARGE = 64 * 2**10
+
 # LangServe's events: a dict with `event` and, except for `end`, `data`.
 Events = AsyncGenerator[dict[str, Any], None]
 
@@ -230,12 +233,15 @@ class Run:
         async for item in self._events:
             self._in_chain = False
             # LangServe raises the cause of its `error` next, and its `metadata` was sent already: both are dropped.
+            large = len(item.get("data", b"")) >= LARGE
+            if large:
+                await self._yield_to_loop()
             if item["event"] == "data":
                 if self._write_data(item["data"]):
                     await self._drain()
             elif item["event"] == "end":
                 complete = True
-            if time_slice.is_spent():
+            if large or time_slice.is_spent():
                 await self._yield_to_loop()
             self._cancel_if_stopping()
             self._in_chain = True
@@ -258,7 +264,7 @@ class Run:
             # The chain never waits, so the cancellation is raised inside it here.
             await self._events.athrow(asyncio.CancelledError())
 
-    def _write_data(self, data: str) -> bool:
+    def _write_data(self, data: bytes) -> bool:
         # True: the writer must drain before the next block.
         if self._on_block is not None:
             self._on_block()

@@ -14,9 +14,9 @@ KEEP_ALIVE = b": \n"
 RETRY = 1000
 
 
-def data_block(seq: int, data: str) -> bytes:
+def data_block(seq: int, data: bytes) -> bytes:
     """Return the block of a chunk; `data` is JSON on one line, with a `types:` line if it needs one."""
-    return f"id: {seq}\nevent: data\ndata: {data}\n\n".encode()
+    return b"id: %d\nevent: data\ndata: %s\n\n" % (seq, data)
 
 
 def metadata_block(seq: int, run_id: str, attempt: int = 1) -> bytes:

@@ -23,7 +23,7 @@ from streamserve.call import current_call
 from streamserve.errors import InvalidOutput
 from streamserve.user import User
 from streamserve.wire.chunk_lines import ChunkLines
-from streamserve.wire.types import types_of, types_of_chunk
+from streamserve.wire.types import is_bare, types_of, types_of_chunk
 from streamserve.wire.uncommon import uncommon_json
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 # UTF-8 of the three characters at which str.splitlines() breaks and that JSON allows unescaped.
 _LINE_BREAKS = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
+
+# Characters from which on a message's text is encoded alone: beside others, orjson reserves eight times their memory.
+LARGE_TEXT = 2**20
 
 
 class Envelope(dict[str, Any]):
@@ -81,7 +84,7 @@ def to_line(value: Any) -> bytes:
         InvalidOutput: the value has no JSON form.
     """
     try:
-        data = orjson.dumps(value, default=_plain, option=_OPTIONS)
+        data = orjson.dumps(value, default=_part, option=_OPTIONS)
     except (TypeError, ValueError, RecursionError):
         data = uncommon_json(value, _plain)
     return escape_line_breaks(data)
@@ -141,6 +144,12 @@ def keep_output_if_json(output: Any) -> None:
         logger.warning("%s: its run has no output", error)
 
 
+def _part(value: Any) -> Any:
+    if is_bare(value) and len(value.content) >= LARGE_TEXT:
+        return {**value.__dict__, "content": orjson.Fragment(orjson.dumps(value.content))}
+    return _plain(value)
+
+
 def _plain_or_none(value: Any) -> Any:
     try:
         return _plain(value)
@@ -149,6 +158,8 @@ def _plain_or_none(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if is_bare(value):
+        return value.__dict__
     if isinstance(value, BaseModel):
         # By the values' own types: a field of BaseMessage would drop the fields of its subclasses.
         return value.model_dump(serialize_as_any=True)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 import orjson
-from langchain_core.messages import AIMessageChunk, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage, RemoveMessage
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables.utils import AddableDict
 from langgraph.types import Command, GraphOutput, Interrupt, Overwrite, Send
@@ -55,6 +55,8 @@ def _tags() -> dict[str, type[BaseModel]]:
 # Values of `type` by which clients recognise LangChain's classes.
 TAGS = _tags()
 _KNOWN = tuple(TAGS.values())
+_MESSAGES = frozenset(option for option in _KNOWN if issubclass(option, BaseMessage))
+_CONTAINERS = frozenset({list, dict})
 
 
 def types_of(value: Any) -> dict[str, str]:
@@ -85,15 +87,19 @@ def _is_simple(chunk: AIMessageChunk) -> bool:
     )
 
 
-def _is_bare(message: HumanMessage) -> bool:
-    # The same for thousands of messages of a caller.
-    own = type(message.content) is str and not (message.additional_kwargs or message.response_metadata)
-    return own and not message.__pydantic_extra__
+def is_bare(value: Any) -> bool:
+    """Return True if a value is a message whose fields are its JSON, like thousands of messages of one request."""
+    if type(value) not in _MESSAGES or value.__pydantic_extra__:
+        return False
+    for field in value.__dict__.values():
+        if type(field) is not str and field is not None and (field or type(field) not in _CONTAINERS):
+            return False
+    return True
 
 
 def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
     kind = type(value)
-    if kind in _PLAIN or (kind is AIMessageChunk and _is_simple(value)) or (kind is HumanMessage and _is_bare(value)):
+    if kind in _PLAIN or (kind is AIMessageChunk and _is_simple(value)):
         return
     if kind is int:
         if not _SMALLEST <= value <= _LARGEST:
@@ -107,7 +113,7 @@ def _walk(value: Any, pointer: str, found: dict[str, str]) -> None:
     elif _looks_like_langchains(value):
         found[pointer] = "dict"
     for key, item in _children(value):
-        if type(item) not in _PLAIN:  # a token's metadata has a dozen plain values
+        if type(item) not in _PLAIN and not is_bare(item):  # a token's metadata has a dozen plain values
             _walk(item, f"{pointer}/{escape(key)}", found)
 
 
@@ -142,6 +148,8 @@ def _fields(model: BaseModel) -> Iterable[tuple[str, Any]]:
 
 def escape(key: Any) -> str:
     """Return a key as a part of a JSON pointer."""
+    if type(key) is int:
+        return str(key)
     return (key if type(key) is str else _written(key)).replace("~", "~0").replace("/", "~1")
 
 

@@ -40,7 +40,7 @@ async def frames(
     try:
         async for value in source:
             if shown:
-                yield {"event": "data", "data": dumps(form(value) if form else value).decode()}
+                yield {"event": "data", "data": dumps(form(value) if form else value)}
         yield {"event": "end"}
     finally:
         await close(source)
