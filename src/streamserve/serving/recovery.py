@@ -184,5 +184,5 @@ def _continued(
 
 async def _events(served: ServedRunnable, value: Any, call: Call) -> Events:
     async for chunk in served.continued(value, cast(RunnableConfig, call.config)):
-        yield {"event": "data", "data": typed_line(chunk).decode()}
+        yield {"event": "data", "data": typed_line(chunk)}
     yield {"event": "end"}
