@@ -116,9 +116,12 @@ def test_an_endpoint_that_is_off_is_no_problem(team: Team) -> None:
     source = """
         from langchain_core.runnables import RunnableLambda
         from streamserve import Chain
-        chain = Chain(runnable=RunnableLambda(str), examples=["x"], disabled_endpoints=[{}])
+        chain = Chain(runnable=RunnableLambda(str), examples=["x"], {})
     """
-    team.write("quiet.py", source.format("'stream', 'output_schema'"))
+    team.write("quiet.py", source.format("disabled_endpoints=['stream', 'output_schema']"))
     assert problems(team) == []
-    mute = team.write("mute.py", source.format("'stream_log'"))
-    assert problems(team) == [f"{mute}: a playground needs the endpoint stream_log"]
+    files = [
+        team.write("hidden.py", source.format("stream_log_name_allow_list=[]")),
+        team.write("mute.py", source.format("disabled_endpoints=['stream_log']")),
+    ]
+    assert problems(team) == [f"{file}: a playground shows only what stream_log sends" for file in files]

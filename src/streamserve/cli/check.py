@@ -89,5 +89,5 @@ def _check_openapi(chains: Sequence[ServedRunnable], settings: Settings) -> Iter
                 yield f"OpenAPI: {entry.path}/{endpoint} is missing"
         if playground_of(served) and not entry.chain.examples:
             yield f"{entry.file}: a playground without `examples` starts empty"
-        if playground_of(served) and "stream_log" in off:
-            yield f"{entry.file}: a playground needs the endpoint stream_log"
+        if playground_of(served) and ("stream_log" in off or not served.shows_steps):
+            yield f"{entry.file}: a playground shows only what stream_log sends"
