@@ -153,6 +153,13 @@ def test_a_place_to_count_that_is_none_is_refused() -> None:
         Limits(Settings(limits_store="postgres://x", _env_file=None))
 
 
+@pytest.mark.parametrize(
+    "store", ["redis://host", "rediss://me:secret@host/1?a=b", "redis:///0", "redis+cluster://[::1]/"]
+)
+def test_a_redis_without_a_port_has_the_usual_one(store: str) -> None:
+    Limits(Settings(store=store, _env_file=None))
+
+
 @pytest.mark.parametrize("address", [shared_redis, shared_cluster], ids=["single", "cluster"])
 def test_replicas_count_a_callers_requests_together_in_redis(address: Callable[[], str], model: Model) -> None:
     model.gate.open(100)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from limits import parse_many
@@ -175,7 +176,17 @@ def storage_of(settings: Settings) -> Storage:
     return MemoryStorage()
 
 
+def _with_port(place: str) -> str:
+    # redis-py has a host and a port of its own where a URL names none; `limits` refuses such a URL.
+    netloc = urlsplit(f"//{place}").netloc
+    host = netloc.rpartition("@")[2]
+    if ":" in host.rpartition("]")[2]:
+        return place
+    return f"{netloc}{'' if host else 'localhost'}:6379{place.removeprefix(netloc)}"
+
+
 def _redis_at(scheme: str, place: str) -> Storage:
+    place = _with_port(place)
     options: dict[str, Any] = {"socket_timeout": ANSWER_LIMIT, "socket_connect_timeout": ANSWER_LIMIT}
     known: dict[str, Any] = {"wrap_exceptions": True, "implementation": "redispy", "key_prefix": PREFIX}
     if not scheme.endswith("+cluster"):
