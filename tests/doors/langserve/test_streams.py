@@ -34,7 +34,7 @@ class Nested(BaseModel):
 
 ENDPOINTS = ("stream", "stream_log", "stream_events")
 QUESTION = {"order": "1 hot"}
-HUMAN = {"type": "human", "content": "Hi"}
+HUMAN = {"type": "human", "content": "Hi", "id": "1"}  # a graph gives another id to each message without one
 INPUTS: dict[str, tuple[Any, Any]] = {
     "any": (Any, {"a": [1, None, {"b": "c"}]}),
     "text": (str, "x"),
@@ -83,7 +83,7 @@ async def langserves(route: RunRoute, request: Any, _call: Any, in_path: str) ->
     async def items() -> Events:
         response = await route.endpoint(request, *([in_path] if in_path else []))
         async for item in response.body_iterator:
-            yield item
+            yield {**item, "data": item.get("data", "").encode()}  # LangServe's data are texts
 
     return items()
 
