@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -206,6 +208,26 @@ def test_the_output_of_a_failed_run_is_its_error(client: httpx.Client) -> None:
         "retryable": False,
         "run_id": reader.run_id,
     }
+
+
+@pytest.mark.parametrize("request_line", ["GET /runs/elsewhere/output?wait=60", "POST /runs/elsewhere/cancel?wait=60"])
+def test_a_wait_ends_when_its_caller_leaves(bench: Bench, client: httpx.Client, request_line: str) -> None:
+    asyncio.run(bench.runs.store.acquire(RunRecord("elsewhere", "count", "stream", "nobody", bench.now)))
+    begun, over, wait = threading.Event(), threading.Event(), bench.runs.wait
+
+    async def watched(*arguments: Any) -> RunRecord:
+        begun.set()
+        try:
+            return await wait(*arguments)
+        finally:
+            over.set()
+
+    bench.runs.wait = watched  # type: ignore[method-assign]
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+        connection.sendall(f"{request_line} HTTP/1.1\r\nHost: server\r\n\r\n".encode())
+        assert begun.wait(LIMIT)
+        assert not over.is_set()
+    assert over.wait(LIMIT)
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "x"])

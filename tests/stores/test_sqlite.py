@@ -280,12 +280,11 @@ async def test_runs_written_together_read_apart_after_each_compaction(
         ]
 
 
-async def test_a_reader_of_another_store_learns_of_a_purge(
+async def test_a_subscriber_of_another_store_learns_of_a_purge(
     one: SqliteStore, other: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await one.acquire(a_run("run"))
     await one.append("run", 1, 1, [b"a"])
-    await other.set_reading("run", True)
     follower = Follower(other, "run")
     await follower.catch_up()
     with monkeypatch.context() as blind:  # the end comes and goes between two polls

@@ -10,7 +10,7 @@ from streamserve.api.polling import blocks_answer
 from streamserve.api.records import output_answer, state_answer
 from streamserve.api.response import resume
 from streamserve.api.services import services_of
-from streamserve.api.waiting import MAX_WAIT, wait_for_end
+from streamserve.api.waiting import MAX_WAIT, wait_for_end, while_connected
 from streamserve.auth import Auth, shares
 from streamserve.stores import RunRecord
 
@@ -115,14 +115,19 @@ async def output(run_id: str, request: Request, wait: Wait = 0) -> Response:
 async def cancel(run_id: str, request: Request, wait: Wait = 0) -> Response:
     """Cancel the run: 200 once it has ended, 202 while the chain still runs. A repeated cancel changes nothing."""
     runs = services_of(request).runs
-    record = await runs.cancel(await _find(run_id, request), wait)
+    record = await _find(run_id, request)
+    await runs.cancel(record)
+    record = await while_connected(request, runs.wait(record, wait))
     return await state_answer(runs, record, request, 200 if record.ended else 202)
 
 
 async def delete(run_id: str, request: Request) -> Response:
     """Cancel the run if it is live, then drop its blocks; 202 if it has not ended yet, so that nothing is dropped."""
     runs = services_of(request).runs
-    record = await runs.cancel(await _find(run_id, request), runs.settings.cancel_grace + 1.0)
+    record = await _find(run_id, request)
+    await runs.cancel(record)
+    # A caller that leaves meanwhile asked for it all the same.
+    record = await runs.wait(record, runs.settings.cancel_grace + 1.0)
     if not record.ended:
         return await state_answer(runs, record, request, 202)
     await runs.store.purge(record.run_id)

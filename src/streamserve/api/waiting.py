@@ -1,7 +1,9 @@
 """A request that waits for a run."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -16,6 +18,11 @@ from streamserve.stores import RunRecord
 MAX_WAIT = 60.0
 
 R = TypeVar("R")
+Reading = Callable[[Callable[[], None]], AbstractContextManager[None]]
+
+
+def _reading_nothing(_drop: Callable[[], None]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def parse_wait(request: Request) -> float | None:
@@ -49,9 +56,10 @@ async def wait_for_end(request: Request, runs: Runs, record: RunRecord, seconds:
         ShuttingDown: the server shuts down.
         TooManyReaders: the run has the maximum number of readers.
     """
+    waiting = runs.wait(record, seconds)
     if record.ended or record.endpoint not in CALLS:
-        return await runs.wait(record, seconds)
-    return await while_reading(request, runs, record.run_id, runs.wait(record, seconds))
+        return await while_connected(request, waiting)
+    return await while_reading(request, runs, record.run_id, waiting)
 
 
 async def while_reading(request: Request, runs: Runs, run_id: str, work: Coroutine[Any, Any, R]) -> R:
@@ -62,6 +70,19 @@ async def while_reading(request: Request, runs: Runs, run_id: str, work: Corouti
         ShuttingDown: the server shuts down.
         TooManyReaders: the run has the maximum number of readers.
     """
+    return await while_connected(request, work, partial(runs.reading, run_id))
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, R], reading: Reading = _reading_nothing) -> R:
+    """Return the result of the work, which ends when the caller leaves.
+
+    Args:
+        reading: returns the context of the work; called with a function that ends the work. Default: none.
+
+    Raises:
+        Cancelled: the caller left.
+        ShuttingDown: the server shuts down.
+    """
     left = asyncio.create_task(disconnected(request))
     end = asyncio.create_task(work)
 
@@ -69,7 +90,7 @@ async def while_reading(request: Request, runs: Runs, run_id: str, work: Corouti
         left.cancel()
 
     try:
-        with runs.reading(run_id, drop):
+        with reading(drop):
             await asyncio.wait({end, left}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done():
                 raise ShuttingDown() if left.cancelled() else Cancelled("The caller left")

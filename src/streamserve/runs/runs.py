@@ -193,17 +193,11 @@ class Runs:
             raise ShuttingDown()
         return self._readers.reading(run_id, drop)
 
-    async def cancel(self, record: RunRecord, wait: float) -> RunRecord:
-        """Cancel a run in any process.
-
-        Returns:
-            The latest record, ended or not.
-        """
-        if record.ended:
-            return record
-        self.observer.cancelling(record.chain)
-        await self.store.request_cancel(record.run_id)
-        return await self.wait(record, wait)
+    async def cancel(self, record: RunRecord) -> None:
+        """Cancel a run in any process, unless it has ended."""
+        if not record.ended:
+            self.observer.cancelling(record.chain)
+            await self.store.request_cancel(record.run_id)
 
     async def wait(self, record: RunRecord, seconds: float | None) -> RunRecord:
         """Return the record once the run has ended, after this number of seconds, or when this process has drained."""

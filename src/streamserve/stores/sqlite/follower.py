@@ -106,6 +106,7 @@ class Follower:
         connection = connect(self._path)
         self._runs: dict[int, str] = {}
         self._followed: frozenset[str] = frozenset()
+        self._drops = 0
         self._version: int | None = None
         return connection
 
@@ -120,7 +121,8 @@ class Follower:
         if version == self._version and wanted == self._followed:
             return
         connection.execute("BEGIN")
-        pieces, signals = self._new_pieces(connection, wanted), self._new_signals(connection)
+        signals = self._new_signals(connection) + self._new_drops(connection, wanted)
+        pieces = self._new_pieces(connection, wanted)
         connection.execute("COMMIT")
         self._version = version
         if pieces or signals:
@@ -134,6 +136,18 @@ class Follower:
         if signals:
             self._last_signal = signals[-1][0]
         return [(kind, run_id) for _, kind, run_id in signals]
+
+    def _new_drops(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[tuple[str, str]]:
+        # Readers here may not have seen the end of a dropped run yet, and now never will.
+        (drops,) = connection.execute("SELECT ends - runs FROM totals").fetchone()
+        if not wanted or (drops == self._drops and wanted == self._followed):
+            return []
+        self._drops = drops
+        kept = connection.execute(
+            "SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND forget_at IS NULL",
+            (json.dumps(list(wanted)),),
+        )
+        return [("dropped", run_id) for run_id in wanted.difference(run_id for (run_id,) in kept)]
 
     def _new_pieces(self, connection: sqlite3.Connection, wanted: frozenset[str]) -> list[Piece]:
         """Return new pieces of the runs followed so far, and the newest piece of each run followed from now on."""

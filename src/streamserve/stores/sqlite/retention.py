@@ -61,12 +61,6 @@ def _drop(session: WriteSession, number: int, run_id: str, size: int) -> None:
     session.do("DELETE FROM blocks WHERE run = ?", number)
     session.do("UPDATE runs SET output = NULL, forget_at = ? WHERE number = ?", now + session.bounds.tombstone, number)
     session.do("UPDATE totals SET runs = runs - 1, bytes = bytes - ?", size)
-    # Readers elsewhere may not have seen the end yet, and now never will.
-    session.do(
-        "INSERT INTO signals (worker, kind, run_id, at) SELECT worker, 'dropped', run_id, ? FROM readers"
-        " WHERE run_id = ? AND worker <> ?",
-        *(now, run_id, session.worker.name),
-    )
     session.dropped.append(run_id)
 
 
