@@ -330,6 +330,21 @@ async def test_a_former_owner_reads_on_and_the_new_one_is_told(
     assert reader.blocks == [b"a", b"lost"]
 
 
+async def test_readers_of_a_silent_owner_follow_the_next_one(
+    one: SqliteStore, other: SqliteStore, place: Place
+) -> None:
+    await one.acquire(a_run("run"))
+    reader = Follower(one, "run")
+    place.clock.now += LEASE + 1
+    assert [run.run_id for run in await other.take_over_lost()] == ["run"]
+    await one.acquire(a_run("new"))
+    await one._renew()
+    assert set(one._own) == {"new"}
+    await other.append("run", 2, 1, [b"lost"], Outcome("lost"))
+    await reaches(reader, 1)
+    assert await one.read("run", 0, 10) == Slice([b"lost"], True)
+
+
 async def test_a_worker_that_wakes_has_its_readers_again(one: SqliteStore, other: SqliteStore, place: Place) -> None:
     await one.acquire(a_run("run"))
     await other.set_reading("run", True)

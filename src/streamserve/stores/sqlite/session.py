@@ -142,10 +142,12 @@ class WriteSession:
         run = self.own_runs[run_id] = OwnRun(number, attempt, *row)
         return run
 
-    def renew(self) -> None:
-        """Renew this worker's lease."""
+    def renew(self) -> set[str]:
+        """Renew this worker's lease; return the ids of its live runs."""
         worker = self.worker
         self.do("UPDATE workers SET until = ? WHERE worker = ?", worker.clock() + worker.lease, worker.name)
+        found = self.do("SELECT run_id FROM runs WHERE worker = ? AND end_number IS NULL", worker.name)
+        return {run_id for (run_id,) in found}
 
     def signal(self, run_id: str, kind: str) -> bool:
         """Send a signal to a live run's owner. Return True, and send nothing, if that is this worker."""

@@ -88,7 +88,7 @@ class SqliteStore:
             await self._stop_threads()
             raise
         beside = (
-            _repeat(self._worker.lease / RENEWALS, lambda: self._writer.do(WriteSession.renew)),
+            _repeat(self._worker.lease / RENEWALS, self._renew),
             _repeat(COMPACT_PAUSE, self._compact),
         )
         self._tasks = [asyncio.create_task(work) for work in beside]
@@ -104,6 +104,12 @@ class SqliteStore:
             else:
                 self._worker.failed_at = -math.inf
                 return
+
+    async def _renew(self) -> None:
+        own = set(self._own)
+        # Another worker has taken these over: readers here follow it, although nothing was appended here since.
+        for run_id in own - await self._writer.do(WriteSession.renew):
+            self._disown(run_id)
 
     async def close(self) -> None:
         for task in self._tasks:
