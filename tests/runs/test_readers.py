@@ -231,7 +231,64 @@ async def test_an_outage_while_readers_change_is_logged(shared: Any, caplog: pyt
     with readers.reading("r", lambda: None):
         assert await told(store) == ("r", True)
     assert await told(store) == ("r", False)
-    assert "a change of readers was not stored" in caplog.text
+    assert "a change of readers is not stored yet" in caplog.text
+
+
+async def test_readers_are_made_known_after_an_outage(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "OUTAGE_PAUSE", 0.01)
+    readers, store = shared
+    set_reading, tries = store.set_reading, asyncio.Queue[bool]()
+
+    async def away(_run_id: str, is_read: bool) -> None:
+        tries.put_nowait(is_read)
+        raise StoreDown("away")
+
+    async with asyncio.timeout(LIMIT):
+        store.set_reading = away
+        with readers.reading("r", lambda: None):
+            assert await tries.get()
+            store.set_reading = set_reading
+            assert await told(store) == ("r", True)
+            store.set_reading = away
+        assert not await tries.get()
+        store.set_reading = set_reading
+        assert await told(store) == ("r", False)
+
+
+async def test_what_was_said_of_readers_in_an_outage_is_out_of_date(
+    shared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "OUTAGE_PAUSE", 0.01)
+    readers, store = shared
+    set_reading = store.set_reading
+
+    async def away(_run_id: str, _is_read: bool) -> None:
+        store.set_reading = set_reading
+        raise StoreDown("away")
+
+    store.set_reading = away
+    with readers.reading("r", lambda: None):
+        while store.set_reading == away:
+            await asyncio.sleep(0)
+    assert [await told(store), await told(store)] == [("r", False)] * 2
+
+
+async def test_a_server_that_stops_makes_no_readers_known_again(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "OUTAGE_PAUSE", 0.01)
+    readers, store = shared
+
+    async def away(run_id: str, is_read: bool) -> None:
+        store.told.put_nowait((run_id, is_read))
+        raise StoreDown("away")
+
+    store.set_reading = away
+    with readers.reading("r", lambda: None):
+        assert await told(store) == ("r", True)
+        readers.drop_all()
+        await asyncio.gather(*readers._background)
+    assert await told(store) == ("r", False)
+    await asyncio.gather(*readers._background)
+    assert store.told.empty()
 
 
 async def test_a_run_given_up_tells_its_next_owner_of_readers(monkeypatch: pytest.MonkeyPatch) -> None:

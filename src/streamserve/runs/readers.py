@@ -14,7 +14,7 @@ from streamserve.stores import RunStore, StoreDown
 
 logger = logging.getLogger(__name__)
 
-# Minimum seconds before an unreachable store is asked again whether a run has readers elsewhere.
+# Minimum seconds before an unreachable store is asked again whether a run has readers elsewhere, or told of those here.
 OUTAGE_PAUSE = 1.0
 
 
@@ -27,6 +27,7 @@ class Readers:
         self._limit = limit
         self._drops: dict[asyncio.Task[object], Callable[[], None]] = {}
         self._counts: Counter[str] = Counter()
+        self._closing = False
         self._background: set[asyncio.Task[None]] = set()
         store.on_readers = self._on_remote_readers
 
@@ -40,7 +41,8 @@ class Readers:
         return set(self._drops)
 
     def drop_all(self) -> None:
-        """Drop every reader."""
+        """Drop every reader, because this process shuts down."""
+        self._closing = True
         for drop in list(self._drops.values()):
             drop()
 
@@ -119,16 +121,21 @@ class Readers:
 
     def _notify_owner(self, run_id: str, *, reading: bool) -> None:
         if not self._store.immediate:
-            self._start(self._store.set_reading(run_id, reading))
+            self._start(self._set_reading(run_id, reading))
+
+    async def _set_reading(self, run_id: str, reading: bool) -> None:
+        while True:
+            try:
+                await self._store.set_reading(run_id, reading)
+                return
+            except StoreDown as error:
+                logger.warning("the store is unreachable, a change of readers is not stored yet: %s", error)
+            await asyncio.sleep(OUTAGE_PAUSE)
+            if self._closing:
+                return
+            reading = run_id in self._counts and run_id not in self._live
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_log_outage(work))
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-async def _log_outage(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except StoreDown as error:
-        logger.warning("the store is unreachable, a change of readers was not stored: %s", error)
