@@ -208,16 +208,25 @@ async def test_a_reader_stops_the_timer_of_its_run() -> None:
     assert not live.is_waiting
 
 
-async def test_a_run_that_changes_its_owner_takes_its_readers_along(shared: Any) -> None:
-    readers, store = shared
+async def test_a_run_that_changes_its_owner_takes_its_readers_along() -> None:
+    store, live = SharedStore(), dict[str, Any]()
+    readers = Readers(store, live, 2)
     readers.release_run("r")
     readers.adopt_run("r")
     with readers.reading("r", lambda: None):
         assert await told(store) == ("r", True)
         readers.release_run("r")
         assert await told(store) == ("r", True)
+        live["r"] = None
         readers.adopt_run("r")
         assert await told(store) == ("r", False)
+
+
+async def test_a_reader_that_leaves_at_once_is_not_stored(shared: Any) -> None:
+    readers, store = shared
+    with readers.reading("r", lambda: None):
+        pass  # the tasks that store this may run in any order
+    assert [await told(store), await told(store)] == [("r", False)] * 2
 
 
 async def test_an_outage_while_readers_change_is_logged(shared: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -260,16 +269,17 @@ async def test_what_was_said_of_readers_in_an_outage_is_out_of_date(
 ) -> None:
     monkeypatch.setattr(reading, "OUTAGE_PAUSE", 0.01)
     readers, store = shared
-    set_reading = store.set_reading
+    set_reading, tried = store.set_reading, asyncio.Event()
 
     async def away(_run_id: str, _is_read: bool) -> None:
         store.set_reading = set_reading
+        tried.set()
         raise StoreDown("away")
 
     store.set_reading = away
     with readers.reading("r", lambda: None):
-        while store.set_reading == away:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(LIMIT):
+            await tried.wait()
     assert [await told(store), await told(store)] == [("r", False)] * 2
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, product
@@ -29,6 +30,7 @@ def main() -> int:
     if arguments.replay:
         return _replay(Case.parse(arguments.replay))
     began = time.perf_counter()
+    warnings.simplefilter("ignore", DeprecationWarning)  # LangChain's, of the endpoint stream_log
     kinds = arguments.stores.split(",")
     prepare(kinds)
     context = get_context("fork")
@@ -37,8 +39,9 @@ def main() -> int:
         pairs = list(product([arguments.scenario] if arguments.scenario else SCENARIOS, kinds))
         with context.Pool(arguments.jobs) as pool:
             counts = pool.starmap(places, pairs)
-        print(f"{sum(counts)} places in {len(pairs)} scenarios", flush=True)
-        at_places = (case for pair, count in zip(pairs, counts, strict=True) for case in at_every_place(*pair, count))
+        at_places = [case for pair, found in zip(pairs, counts, strict=True) for case in at_every_place(*pair, found)]
+        faults = Counter(case.fault for case in at_places)
+        print(f"{sum(map(len, counts))} places of {len(pairs)} scenarios, {len(at_places)} worlds: {dict(faults)}")
         cases = chain(at_places, cases)
     worlds, found = 0, []
     with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
@@ -64,9 +67,10 @@ def _counted(cases: tuple[Case, ...]) -> tuple[int, list[tuple[Case, str]]]:
 
 
 def _replay(case: Case) -> int:
+    prepare([case.kind])  # as before a campaign: what is made once draws from the world's random numbers, too
     world = case.world()
     try:
-        world.run(SCENARIOS[case.scenario])
+        world.run(case.acts)
     finally:
         print("\n".join([*world.trace, *world.logged, *world.loop.errors]))
     return 0

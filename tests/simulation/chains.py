@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableGenerator
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -32,6 +32,8 @@ class Stage:
         self.started: list[str] = []
         # Whether the state of the chain `fickle` exits as soon as it is made.
         self.quits = False
+        # Promises of the server that a chain saw broken.
+        self.broken: list[str] = []
 
 
 STAGE = Stage()
@@ -63,6 +65,11 @@ class SharedSaver(BaseCheckpointSaver[Any]):
         """Store writes."""
         await asyncio.sleep(0)
         self.memory.put_writes(*args)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread."""
+        await asyncio.sleep(0)
+        self.memory.delete_thread(thread_id)
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """Return the version after one."""
@@ -97,9 +104,12 @@ def tokens_of(given: dict[str, Any]) -> list[str]:
 
 async def _tell(inputs: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
     given = [each async for each in inputs][-1]
-    label = f"{given['name']}/{len(STAGE.started)}"
+    label = f"{given['name']}/{len(STAGE.started)}" + " alone" * given.get("alone", False)
     STAGE.started.append(given["name"])
     STAGE.open[label] = PROCESS.get()
+    alone = [name for name, process in STAGE.open.items() if name.endswith("alone") and process is PROCESS.get()]
+    if len(alone) > 1:
+        STAGE.broken.append(f"more than one at a time: {alone}")
     try:
         for number, token in enumerate(tokens_of(given)):
             await _pause(given)
@@ -120,6 +130,13 @@ async def _pause(given: dict[str, Any]) -> None:
                 raise
         else:
             return
+
+
+def _tell_sync(given: dict[str, Any]) -> str:
+    # The loop carries it out late, as a step that ignores its cancellation.
+    if "fails_at" in given:
+        raise ValueError("the model failed")
+    return "".join(tokens_of(given))
 
 
 def _bot() -> Runnable[Any, Any]:
@@ -167,7 +184,9 @@ def chains() -> dict[str, Chain]:
         "alone": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, max_concurrency=1),
         "frank": Chain(runnable=RunnableGenerator(_tell), input_type=dict, output_type=str, expose_errors=True),
         "fickle": Chain(runnable=_fickle(), recover=True),
+        "sync": Chain(runnable=RunnableLambda(_tell_sync), input_type=dict, output_type=str),
         "bot": Chain(runnable=_bot(), multitask_strategy="enqueue", recover=True),
         "bot_reject": Chain(runnable=_bot(), multitask_strategy="reject", recover=True),
         "bot_interrupt": Chain(runnable=_bot(), multitask_strategy="interrupt"),
+        "bot_rollback": Chain(runnable=_bot(), multitask_strategy="rollback"),
     }

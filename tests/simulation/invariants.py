@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,17 @@ async def hold_in_store(world: World) -> None:
         assert not worker.lost_duties, f"{worker.name} has ended {worker.lost_duties}"
     if world.redis is not None:
         _no_key_is_left(world, world.redis)
+    told = {record.run_id: record.status for _, record, _ in _stored(world)}
+    for run_id, status in world.told.items():
+        # A worker's memory is gone with it.
+        assert told.get(run_id, status) == status, f"{run_id} is {told[run_id]}, and an answer said {status}"
+    assert not STAGE.broken, STAGE.broken
+    for network in world.networks:
+        lost = [each for each in network.connections if not (each.finished or each.broken)]
+        assert not lost, f"{len(lost)} open connections"
+    if world.kind == "sqlite":
+        with world.file() as connection:
+            _are_counted(connection, {worker.runs.store._worker.name for worker in world.workers})  # type: ignore[attr-defined]
     assert not open_generators(), f"open generators: {open_generators()}"
 
 
@@ -76,6 +88,22 @@ def watch_cancels(world: World) -> Iterator[None]:
 
     with mock.patch.object(Run, "cancel", watched):
         yield
+
+
+def _are_counted(connection: sqlite3.Connection, names: set[str]) -> None:
+    """Check that no row is left over of the workers with these names, and that the totals are those of the rows."""
+    kept = "SELECT count(*), coalesce(sum(size), 0) FROM runs WHERE end_number IS NOT NULL AND forget_at IS NULL"
+    assert connection.execute(kept).fetchone() == connection.execute("SELECT runs, bytes FROM totals").fetchone()
+    sizes = connection.execute(
+        "SELECT run_id, size, coalesce(length(output), 0)"
+        " + (SELECT coalesce(sum(length(data)), 0) FROM blocks WHERE run = number)"
+        " FROM runs WHERE end_number IS NOT NULL AND forget_at IS NULL"
+    ).fetchall()
+    assert not [row for row in sizes if row[1] != row[2]], sizes
+    gone = "SELECT count(*) FROM blocks WHERE run NOT IN (SELECT number FROM runs WHERE forget_at IS NULL)"
+    assert connection.execute(gone).fetchone() == (0,), "blocks without a run"
+    reading = [row for row in connection.execute("SELECT run_id, worker FROM readers") if row[1] in names]
+    assert not reading, f"readers are left: {reading}"
 
 
 async def _blocks(store: Any, record: RunRecord) -> Any:
@@ -117,7 +145,7 @@ def open_generators() -> list[str]:
 def nothing_is_left(world: World) -> None:
     """Check that processes that have stopped left no task and no timer."""
     current = asyncio.current_task()
-    tasks = [task for task in asyncio.all_tasks() if task is not current and _is_alive(task.process)]
+    tasks = [task for task in world.loop.tasks if task is not current and _is_alive(task.process)]
     assert not tasks, f"tasks left: {tasks}"
     timers = [
         handle for handle in world.loop._scheduled if not handle.cancelled() and _is_alive(handle._context.get(PROCESS))

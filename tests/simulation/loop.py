@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+import linecache
+import re
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
+from concurrent.futures import Future
 from contextvars import Context, ContextVar
+from functools import partial
 from itertools import count
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from streamserve.runs.sync_calls import SyncCalls, current_calls
+from streamserve.runs.sync_threads import _carry_out
 
 # Virtual seconds that one callback takes at most.
 STEP = 0.0005
-# Virtual seconds until work given to an executor is done, at most.
-EXECUTOR_DELAY = 0.003
+# Virtual seconds until work given to an executor is done, at most: the server's own, and a chain's sync step.
+EXECUTOR_DELAY, SYNC_DELAY = 0.003, 3.0
 
 
 class Process(Protocol):
     """A process of the world, whose callbacks do not run once it is killed, and wait while it is frozen."""
 
+    name: str
     killed: bool
     frozen: bool
 
 
-# The process that the current callback belongs to; None: the world's own, such as a client's.
+# The process that the current callback belongs to; None: the world itself.
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
@@ -77,8 +85,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._wrap = wrap
         self._now = 0.0
         self._kept: list[asyncio.Handle] = []
+        # Not asyncio.all_tasks, which looks at those of all worlds of this process.
+        self._tasks: list[SimulatedTask] = []
         self.steps = 0
-        self.after_step: Callable[[], None] = lambda: None
         self.errors: list[str] = []
         # Connects to a server outside the world's processes, as `create_connection`.
         self.connect: Callable[..., Awaitable[Any]] = super().create_connection
@@ -94,13 +103,23 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return SimulatedFuture(loop=self)
 
     def _task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-        return SimulatedTask(self._wrap(work), loop=loop, **options)
+        task = SimulatedTask(self._wrap(work), loop=loop, **options)
+        self._tasks.append(task)
+        return task
+
+    @property
+    def tasks(self) -> list[SimulatedTask]:
+        """The tasks that have not ended."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        return self._tasks
 
     def _note_error(self, _loop: Any, context: dict[str, Any]) -> None:
         self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
         """Carry out a function within a moment, in the loop's own thread."""
+        if executor is None and (calls := current_calls.get()) is not None:
+            return self._run_sync_step(partial(func, *args), calls)
         done = self.create_future()
 
         def carry_out() -> None:
@@ -119,6 +138,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     async def create_connection(self, *args: Any, **options: Any) -> Any:
         """Connect as the world does."""
         return await self.connect(*args, **options)
+
+    def submit(self, func: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
+        """Carry out a function within a moment, as an executor of the server's own."""
+        future: Future[Any] = Future()
+        self.call_later(self._random.random() * EXECUTOR_DELAY, _carry_out, future, partial(func, *args, **options))
+        return future
+
+    def _run_sync_step(self, call: Callable[[], Any], calls: SyncCalls) -> Any:
+        # As SyncCallExecutor does; nothing ends an OS thread that has begun.
+        future: Future[Any] = Future()
+        calls.pending.add(future)
+        future.add_done_callback(calls.pending.discard)
+        self.call_later(self._random.random() * SYNC_DELAY, _carry_out, future, call)
+        return asyncio.wrap_future(future, loop=self)
 
     def wake_up(self) -> None:
         """Make the callbacks of processes that are no longer frozen ready again."""
@@ -171,7 +204,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.steps += 1
         self._now += self._random.random() * STEP
         handle._run()
-        self.after_step()
 
 
 def _is_step(handle: asyncio.Handle) -> bool:
@@ -182,26 +214,46 @@ def _context(handle: asyncio.Handle) -> Context:
     return handle._context
 
 
+class Place(NamedTuple):
+    """A place where a task waits: its process, and the innermost line of our own code or of a chain."""
+
+    process: str
+    line: str
+
+
 class Points:
-    """The places where tasks of the processes wait: each is counted, and something may happen at one of them.
+    """The places where tasks of the processes wait: each is counted, and something may happen at some of them.
 
     Args:
-        at: number of the place; None: nothing happens.
-        happen: called at that place, in its task.
+        at: numbers of the places.
+        happen: called at those places, in their task.
+        records: whether to keep all places that were seen.
     """
 
-    def __init__(self, at: int | None = None, happen: Callable[[], None] = lambda: None) -> None:
-        self.seen: list[str] = []
+    def __init__(
+        self, at: Collection[int] = (), happen: Callable[[Place], None] = lambda _place: None, *, records: bool = False
+    ) -> None:
+        self.seen: list[Place] = []
         self.counting = False
-        self._at, self._happen = at, happen
+        # What the coroutine that waits at the present place gets instead of what it waits for.
+        self.raises: BaseException | None = None
+        self._count = 0
+        self._at, self._happen, self._records = frozenset(at), happen, records
 
-    def note(self, work: Any) -> None:
-        """Count the place at which a coroutine waits now."""
-        if not self.counting or PROCESS.get() is None:
-            return
-        self.seen.append(_place(work))
-        if len(self.seen) - 1 == self._at:
-            self._happen()
+    def note(self, work: Any) -> BaseException | None:
+        """Count the place at which a coroutine waits now; return what it gets instead of what it waits for."""
+        process = PROCESS.get()
+        if not self.counting or process is None:
+            return None
+        happens = self._count in self._at
+        self._count += 1
+        if happens or self._records:
+            place = Place(process.name, _line(work))
+            self.seen.append(place)
+            if happens:
+                self._happen(place)
+        raises, self.raises = self.raises, None
+        return raises
 
 
 class Watched(Coroutine[Any, Any, Any]):
@@ -210,19 +262,24 @@ class Watched(Coroutine[Any, Any, Any]):
     def __init__(self, work: Coroutine[Any, Any, Any], points: Points) -> None:
         self._work = work
         self._points = points
+        self._raises: BaseException | None = None
         self.__name__ = getattr(work, "__name__", "task")
         self.__qualname__ = getattr(work, "__qualname__", "task")
 
     def send(self, value: Any) -> Any:
         """Run to the next place."""
+        if self._raises is not None:
+            raises, self._raises = self._raises, None
+            return self.throw(raises)
         awaited = self._work.send(value)
-        self._points.note(self._work)
+        self._raises = self._points.note(self._work)
         return awaited
 
     def throw(self, *error: Any) -> Any:
         """Run to the next place from an exception."""
+        self._raises = None
         awaited = self._work.throw(*error)
-        self._points.note(self._work)
+        self._raises = self._points.note(self._work)
         return awaited
 
     def close(self) -> None:
@@ -233,13 +290,18 @@ class Watched(Coroutine[Any, Any, Any]):
         return (yield from self._work.__await__())
 
 
-def _place(work: Any) -> str:
-    """Return where a coroutine waits: the innermost frame of our own code, else "" for a dependency's."""
+# Code whose lines are places: ours, and that of the chains, the network and the file of the world.
+_OURS = re.compile(r"/src/(streamserve\w*/.*)|/tests/(simulation/(?:chains|network)\.py)")
+
+
+def _line(work: Any) -> str:
+    """Return where a coroutine waits: the innermost frame of our own code or of a chain, else ""."""
     found, inner = "", work
     for _ in range(100):
         frame = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None) or getattr(inner, "gi_frame", None)
-        if frame is not None and "/src/streamserve/" in frame.f_code.co_filename:
-            found = f"{frame.f_code.co_filename.rpartition('/src/')[2]}:{frame.f_lineno}"
+        if frame is not None and (ours := _OURS.search(frame.f_code.co_filename)):
+            code = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+            found = f"{ours[1] or ours[2]}:{frame.f_lineno} {code}"
         deeper = (getattr(inner, name, None) for name in ("cr_await", "gi_yieldfrom", "ag_await"))
         if (inner := next((each for each in deeper if each is not None), None)) is None:
             break

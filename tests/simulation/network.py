@@ -63,8 +63,7 @@ class Connection:
         self._drained = asyncio.Event()
         self.held_until = 0.0
         self.loses_tail = False
-        self.task = worker.serve(self._scope, self._receive, self._send)
-        self.task.add_done_callback(self._served)
+        self.task = worker.serve(self._scope, self._receive, self._send, self._served)
 
     async def _receive(self) -> dict[str, Any]:
         if self._body is not None:
@@ -209,7 +208,7 @@ class Network(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             connection.cut()
             raise httpx.ReadTimeout("no head") from error
-        except asyncio.CancelledError:
+        except BaseException:
             connection.cut()
             raise
         return httpx.Response(head["status"], headers=head["headers"], stream=_Body(connection, limit))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.simulation.chains import tokens_of
 from tests.simulation.network import CALM
 from tests.simulation.world import World
 
-Scenario = Callable[[World], Awaitable[None]]
+Scenario = Callable[[World], Coroutine[Any, Any, None]]
 SCENARIOS: dict[str, Scenario] = {}
 
 
@@ -25,11 +26,27 @@ def scenario(run: Scenario) -> Scenario:
     return run
 
 
+def both(*scenarios: Scenario) -> Scenario:
+    """Return the scenario in which these happen at the same time."""
+
+    async def run(world: World) -> None:
+        await asyncio.gather(*(each(world) for each in scenarios))
+
+    return run
+
+
 async def read(world: World, remote: RemoteRunnable, given: dict[str, Any], *, leave_after: int | None = None) -> str:
     """Read a stream of `tell`, and check every chunk; return "whole", "left" or the code of its error."""
-    expected, got = tokens_of(given), 0
+    return await check_chunks(world, remote.astream(given), given, leave_after=leave_after)
+
+
+async def check_chunks(
+    world: World, chunks: AsyncIterator[Any], given: dict[str, Any], *, after: int = 0, leave_after: int | None = None
+) -> str:
+    """Check the chunks of a stream of `tell`; `after` is the number of chunks that the reader has already."""
+    expected, got = tokens_of(given), after
     try:
-        async with aclosing(remote.astream(given)) as stream:
+        async with aclosing(chunks) as stream:  # type: ignore[type-var]
             async for chunk in stream:
                 assert got < len(expected), f"invented: {chunk!r}"
                 assert chunk == expected[got], f"{chunk!r} in place of {expected[got]!r}"
@@ -68,6 +85,7 @@ async def ask(world: World, method: str, path: str, body: Any = None, **headers:
         except httpx.TransportError:
             return None
     world.note(f"{method} {path} {answer.status_code}")
+    world.hear(path, answer)
     if answer.status_code >= 500:
         code = answer.json()["code"]
         assert code in ("store_unavailable", "shutting_down", "cancelled", "run_lost", "timeout"), answer.text
@@ -219,7 +237,8 @@ async def deadline(world: World) -> None:
 @scenario
 async def limits(world: World) -> None:
     """One run at a time: the others are refused, and the place is free afterwards."""
-    await asyncio.gather(*(ask(world, "POST", "/alone/invoke", {"input": given(name, 2)}) for name in "abc"))
+    calls = (ask(world, "POST", "/alone/invoke", {"input": given(name, 2, alone=True)}) for name in "abc")
+    await asyncio.gather(*calls)
     await asyncio.sleep(10.0)
     world.weather = CALM  # a proxy that repeats the last request would have its own 429
     last = await ask(world, "POST", "/alone/invoke", {"input": given("last", 1)})
@@ -256,7 +275,9 @@ async def retention(world: World) -> None:
     """A run is forgotten after its time."""
     if (run_id := await begun(world, given("a", 1))) is None:
         return
-    await asyncio.sleep(90.0)
+    await asyncio.sleep(30.0)
+    if world.wall_offset < 0:
+        return
     gone = await ask(world, "GET", f"/runs/{run_id}/output")
     assert gone is None or gone.status_code in (404, 409, 410, 503), gone.text
 
@@ -300,6 +321,12 @@ async def interrupt(world: World) -> None:
 
 
 @scenario
+async def rollback(world: World) -> None:
+    """A second run takes the place of the first one on its thread."""
+    await _two_on_a_thread(world, "bot_rollback")
+
+
+@scenario
 async def recover(world: World) -> None:
     """A run whose worker dies is continued by another one."""
     asked = await ask(world, "POST", "/bot/runs", message("one", thread_of(world)))
@@ -321,3 +348,119 @@ async def question(world: World) -> None:
         return
     body = {**message("x", thread), "input": {"__command__": {"resume": "yes"}}}
     await ask(world, "POST", "/bot/invoke", body)
+
+
+@scenario
+async def join(world: World) -> None:
+    """Readers join one run at its start, after its end, and again after they have left it."""
+    value = given("a", 8)
+    if (run_id := await begun(world, value)) is None:
+        return
+    await asyncio.gather(
+        check_chunks(world, world.remote("tell").ajoin(run_id), value),
+        _join_twice(world, run_id, value),
+        _join_at_the_end(world, run_id, value),
+    )
+
+
+async def _join_twice(world: World, run_id: str, value: dict[str, Any]) -> None:
+    if await check_chunks(world, world.remote("tell").ajoin(run_id), value, leave_after=3) == "left":
+        await check_chunks(world, world.remote("tell").ajoin(run_id, 4), value, after=3)
+
+
+async def _join_at_the_end(world: World, run_id: str, value: dict[str, Any]) -> None:
+    await asyncio.sleep(3.0)
+    await check_chunks(world, world.remote("tell").ajoin(run_id), value)
+
+
+@scenario
+async def resume(world: World) -> None:
+    """A reader leaves, and another client continues from its cursor, by the same key."""
+    value, headers = given("a", 12), {"Idempotency-Key": "resume"}
+    seen: list[str] = []
+    for last in (4, 8, 99):
+        seen += await _blocks(world, value, {**headers, "Last-Event-ID": str(len(seen))}, until=last)
+    assert seen == [f"id: {number}" for number in range(1, len(seen) + 1)], seen
+
+
+async def _blocks(world: World, value: dict[str, Any], headers: dict[str, str], *, until: int) -> list[str]:
+    """Return the ids of the whole blocks that a client got before it left."""
+    text = b""
+    async with client(world) as http:
+        with contextlib.suppress(httpx.TransportError):
+            async with http.stream("POST", "/tell/stream", json={"input": value}, headers=headers) as answer:
+                if answer.status_code == 200:
+                    async for part in answer.aiter_raw():
+                        text += part
+                        if f"id: {until}\n".encode() in text:
+                            break
+    return re.findall(r"^id: \d+$", text.decode().rpartition("\n\n")[0], re.MULTILINE)
+
+
+@scenario
+async def poll(world: World) -> None:
+    """A run is read as JSON by long polling."""
+    value = given("a", 6)
+    if (run_id := await begun(world, value)) is None:
+        return
+    seen: list[dict[str, str]] = []
+    for _ in range(30):
+        found = await ask(world, "GET", f"/runs/{run_id}/blocks?after={len(seen)}&wait=5")
+        if found is not None and found.status_code != 200:
+            break
+        seen += found.json()["blocks"] if found is not None else []
+    assert [block["id"] for block in seen] == list(range(1, len(seen) + 1)), seen
+
+
+@scenario
+async def keyed(world: World) -> None:
+    """A call with a key is awaited in pieces, and is one run."""
+    value, answers = given("a", 8), []
+    for _ in range(6):
+        answer = await ask(world, "POST", "/tell/invoke?wait=0.3", {"input": value}, Idempotency_Key="call")
+        if answer is not None and answer.status_code == 200:
+            answers.append(answer.json()["output"])
+    assert set(answers) <= {"".join(tokens_of(value))}, answers
+
+
+@scenario
+async def sync_step(world: World) -> None:
+    """A sync step in an OS thread is called, streamed, cancelled and left."""
+    value = given("a", 3)
+    left = asyncio.ensure_future(check_output(world, value))
+    if (run_id := await begun(world, given("b", 3), "sync")) is not None:
+        await ask(world, "POST", f"/runs/{run_id}/cancel?wait=5")
+    try:
+        async with aclosing(world.remote("sync").astream(given("c", fails_at=0))) as stream:
+            async for chunk in stream:
+                raise AssertionError(f"invented: {chunk!r}")
+    except StreamServeError as error:
+        note_error(world, error)
+    await left
+
+
+async def check_output(world: World, value: dict[str, Any]) -> None:
+    """Call the chain with a sync step."""
+    answer = await ask(world, "POST", "/sync/invoke", {"input": value})
+    if answer is not None and answer.status_code == 200:
+        assert answer.json()["output"] == "".join(tokens_of(value)), answer.text
+
+
+@scenario
+async def events(world: World) -> None:
+    """A log and the events of a chain are read to their ends."""
+    for endpoint in ("stream_log", "stream_events"):
+        await ask(world, "POST", f"/tell/{endpoint}", {"input": given("a", 3)})
+
+
+@scenario
+async def thread_state(world: World) -> None:
+    """The state of a thread is updated and deleted beside a run."""
+    path = f"/bot/threads/{thread_of(world)}"
+    run = asyncio.ensure_future(ask(world, "POST", "/bot/runs", message("one", path.rpartition("/")[2])))
+    await ask(world, "POST", f"{path}/state", {"values": {"messages": [["user", "more"]]}, "as_node": "ask"})
+    await run
+    await asyncio.sleep(2.0)
+    state = await ask(world, "GET", f"{path}/state")
+    if await ask(world, "DELETE", path) is not None and state is not None:
+        await ask(world, "GET", f"{path}/history")

@@ -1,11 +1,13 @@
-"""The processes of a simulated world: each has the real application, and may be killed, frozen and woken."""
+"""The processes of a simulated world, which may be killed, frozen and woken: workers with the real application, and the
+process of the clients.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -18,6 +20,51 @@ from tests.simulation.loop import PROCESS, SimulatedLoop
 
 # Tasks that live as long as their process.
 ENDLESS = re.compile(r"forever$|^_repeat$|^Reaper\.run$")
+
+
+class Client:
+    """The process of all clients."""
+
+    name = "client"
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self.killed = self.frozen = self.was_frozen = False
+        # Whether one of its tasks was cancelled, as by a user who leaves.
+        self.left = False
+        self._loop = loop
+        self._dead: asyncio.Future[None] = loop.create_future()
+        self._context: Context = copy_context()
+        self._context.run(PROCESS.set, self)
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out the work of the clients; return early if the process is killed."""
+        task = self._loop.create_task(work, context=self._context.copy())
+        await asyncio.wait({task, self._dead}, return_when=asyncio.FIRST_COMPLETED)
+        await self._cancel_the_rest()
+        if task.done() and not (task.cancelled() and self.left):
+            task.result()
+
+    async def _cancel_the_rest(self) -> None:
+        # As asyncio.run does when a program ends.
+        while left := [each for each in self._loop.tasks if each.process is self and not self.killed]:
+            for each in left:
+                each.cancel()
+            await asyncio.wait({*left, self._dead}, return_when=asyncio.FIRST_COMPLETED)
+
+    def kill(self) -> None:
+        """End the process between two steps of its code."""
+        self.killed = True
+        if not self._dead.done():
+            self._dead.set_result(None)
+
+    def freeze(self) -> None:
+        """Stop the process for a while; its connections stay open."""
+        self.frozen = self.was_frozen = True
+
+    def wake_up(self) -> None:
+        """Continue a frozen process."""
+        self.frozen = False
+        self._loop.wake_up()
 
 
 class Worker:
@@ -109,8 +156,10 @@ class Worker:
         self.frozen = False
         self._loop.wake_up()
 
-    def serve(self, scope: dict[str, Any], receive: Any, send: Any) -> asyncio.Task[Any]:
-        """Begin to serve a request, as the server of this process."""
+    def serve(
+        self, scope: dict[str, Any], receive: Any, send: Any, served: Callable[[asyncio.Task[Any]], None]
+    ) -> asyncio.Task[Any]:
+        """Begin to serve a request, as the server of this process; call `served` at its end."""
 
         async def serve() -> None:
             await self._app(scope, receive, send)
@@ -118,7 +167,8 @@ class Worker:
         scope["app"] = self._app
         task = self._loop.create_task(serve(), context=self._context.copy())
         self.requests.add(task)
-        task.add_done_callback(self.requests.discard)
+        task.add_done_callback(served, context=self._context.copy())
+        task.add_done_callback(self.requests.discard, context=self._context.copy())
         return task
 
     def call_soon(self, callback: Callable[..., object]) -> None:

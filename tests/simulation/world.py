@@ -14,13 +14,14 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
 
+import httpx
 from fastapi import FastAPI, Request
 from streamserve_sdk import RemoteRunnable, RetryPolicy
 
@@ -28,24 +29,28 @@ from streamserve import lifespan as lifespans
 from streamserve.api.services import Services, services_in
 from streamserve.app import create_app
 from streamserve.auth import Identity
+from streamserve.http import body
 from streamserve.runs.runs import Runs
 from streamserve.serving.limits import Limits
 from streamserve.settings import Settings
 from streamserve.stores import MemoryStore, RunRecord, RunStore
+from streamserve.stores.base import TERMINAL
 from streamserve.stores.bounds import Bounds
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.redis.records import record_of
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.stores.sqlite import store as sqlite_store
 from streamserve.stores.sqlite.rows import find_record
+from streamserve.stores.sqlite.schema import connect
+from streamserve.telemetry import loop_monitor
 from tests.fakes import registry_of
 from tests.simulation import invariants
 from tests.simulation.chains import STAGE, chains
 from tests.simulation.database import Faults, simulated
-from tests.simulation.loop import Points, SimulatedLoop, Watched
+from tests.simulation.loop import SYNC_DELAY, Points, SimulatedLoop, Watched
 from tests.simulation.network import CALM, Network, Weather
 from tests.simulation.redis import Redis
-from tests.simulation.workers import Worker
+from tests.simulation.workers import Client, Worker
 
 # Seconds since the epoch at which every world begins.
 EPOCH = 1_800_000_000.0
@@ -60,7 +65,7 @@ SETTINGS: dict[str, Any] = {
     "store_patience": 5.0,
     "drain_time": 4.0,
     "unread_timeout": 10.0,
-    "retention": 60.0,
+    "retention": 20.0,
     "max_attempts": 2,
     "write_interval": 0.02,
     "secret": "s" * 32,
@@ -79,6 +84,15 @@ async def _guard(request: Request) -> Identity:
 def _app(number: int, kind: str) -> FastAPI:
     settings = Settings(**SETTINGS, store=URLS[kind], checkpoints="memory:")
     return create_app(registry_of(chains()), settings, guard=_guard)
+
+
+@lru_cache
+def _empty_file() -> bytes:
+    """Return a file with tables and no row, which is what the first connection makes of none."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "runs.sqlite"
+        connect(path).close()
+        return path.read_bytes()
 
 
 _NUMBERS = itertools.count()
@@ -112,9 +126,12 @@ class World:
         self.kind = kind
         self.random = Random(seed)
         self.points = points or Points()
+        # The statuses of ended runs that answers told.
+        self.told: dict[str, str] = {}
         self.loop = SimulatedLoop(Random(seed + 1), shuffles=shuffles, wrap=self._wrap)
         self.weather = weather
         self.faults = Faults()
+        self.client = Client(self.loop)
         self.workers: list[Worker] = []
         self.past: list[Worker] = []
         self.networks: list[Network] = []
@@ -138,6 +155,17 @@ class World:
         """Add a line to the trace; ids become their order of appearance."""
         named = _IDS.sub(lambda found: self._names.setdefault(found[0], f"id{len(self._names)}"), text)
         self.trace.append(f"{self.loop.time():.6f} {named}")
+
+    def hear(self, path: str, answer: httpx.Response) -> None:
+        """Note the end of a run that an answer tells; another answer must not have told another end."""
+        about = re.fullmatch(r"/runs/([^/?]+)(/output|/cancel)?(\?.*)?", path)
+        if about is None or answer.status_code not in (200, 202, 409):
+            return
+        told = answer.json().get("status")
+        if about[2] == "/output" and answer.status_code == 200:
+            told = "done"
+        if told in TERMINAL:
+            assert self.told.setdefault(about[1], told) == told, f"{path}: {told} after {self.told[about[1]]}"
 
     # Workers
 
@@ -178,15 +206,25 @@ class World:
         """Kill a worker: its connections break."""
         self.note(f"{worker.name} is killed")
         worker.kill()
-        self._bury(task for task in asyncio.all_tasks(self.loop) if task.process is worker)  # type: ignore[attr-defined]
-        self._cut_connections(worker)
+        self._end(worker)
         if self.redis is not None:
             self.redis.forget(worker)
 
-    def _cut_connections(self, worker: Worker) -> None:
+    def kill_client(self) -> None:
+        """Kill the process of the clients."""
+        self.note("the clients are killed")
+        self.client.kill()
+        self._end(self.client)
+
+    def _end(self, process: Worker | Client) -> None:
+        self._bury(task for task in self.loop.tasks if task.process is process)
+        self.cut_connections(process)
+
+    def cut_connections(self, process: Worker | Client) -> None:
+        """Cut the open connections of a process."""
         for network in self.networks:
             for connection in network.connections:
-                if connection.worker is worker and not connection.finished:
+                if process in (connection.worker, self.client) and not connection.finished:
                     connection.cut()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -206,15 +244,22 @@ class World:
         began = self.loop.time()
         await worker.stop()
         took = self.loop.time() - began
-        assert took < STOP or worker.killed or worker.was_frozen, f"{worker.name} took {took:.1f} s to stop"
-        self._cut_connections(worker)
+        frozen = worker.was_frozen or self.client.was_frozen
+        assert took < STOP or worker.killed or frozen, f"{worker.name} took {took:.1f} s to stop"
+        self.cut_connections(worker)
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[sqlite3.Connection]:
+        """Open the file of the workers."""
+        assert self._folder is not None
+        with contextlib.closing(sqlite3.connect(self._folder / "runs.sqlite")) as connection:
+            yield connection
 
     def records(self) -> list[RunRecord]:
         """Return the records of all runs in what the workers share."""
         if self.redis is not None:
             return self._records_in_redis(self.redis)
-        assert self._folder is not None
-        with contextlib.closing(sqlite3.connect(self._folder / "runs.sqlite")) as connection:
+        with self.file() as connection:
             ids = [run_id for (run_id,) in connection.execute("SELECT run_id FROM runs ORDER BY number")]
             found = [find_record(connection, "run_id = ?", run_id) for run_id in ids]
         return [record for record in found if record is not None]
@@ -251,7 +296,7 @@ class World:
 
     # Life
 
-    def run(self, scenario: Callable[[World], Awaitable[None]]) -> None:
+    def run(self, scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         """Run a scenario from the start of the workers to the end of everything, and check what must hold then.
 
         Raises:
@@ -262,16 +307,16 @@ class World:
             try:
                 self.loop.run_until_complete(main)
             finally:
-                self._bury(asyncio.all_tasks(self.loop))
+                self._bury(self.loop.tasks)
                 self.loop.close()
         invariants.nothing_failed(self)
 
-    async def _main(self, scenario: Callable[[World], Awaitable[None]]) -> None:
+    async def _main(self, scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         for place in range(self._count):
             await self.start_worker(place)
         self.points.counting = True
         async with asyncio.timeout(LIMIT):
-            await scenario(self)
+            await self.client.run(scenario(self))
         self.points.counting = False
         async with asyncio.timeout(LIMIT):
             await self._settle()
@@ -287,6 +332,7 @@ class World:
         self.faults.end()
         for network in self.networks:
             network.weather = CALM
+        self.client.wake_up()
         for place, worker in enumerate(list(self.workers)):
             worker.wake_up()
             if worker.stopping:
@@ -297,8 +343,11 @@ class World:
         while invariants.live_runs(self) or invariants.open_generators():  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.5)
         await asyncio.gather(*self._stops)
-        # Readers and callers take what is left for them.
+        # Readers and callers take what is left for them, and sync steps that nobody waits for come to their ends.
+        until = self.loop.time() + SYNC_DELAY + 1.0
         await asyncio.sleep(1.0)
+        while any(worker.requests for worker in self.workers) and self.loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
 
     def _bury(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         # A task of a killed process never ends; its `finally` must not run when it is garbage.
@@ -312,6 +361,7 @@ class World:
             if self.kind == "sqlite":
                 place = "/dev/shm" if os.path.isdir("/dev/shm") else None
                 self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
+                (self._folder / "runs.sqlite").write_bytes(_empty_file())
                 thread, follower = simulated(Random(self.seed + 2), self.faults)
                 stack.enter_context(mock.patch.object(sqlite_store, "DatabaseThread", thread))
                 stack.enter_context(mock.patch.object(sqlite_store, "Follower", follower))
@@ -326,6 +376,8 @@ class World:
                 (time, "perf_counter", self.loop.time),
                 (os, "urandom", rest.randbytes),
                 (random, "_urandom", rest.randbytes),
+                (loop_monitor, "INTERVAL", 10.0),
+                (body, "_threads", self.loop),
                 (lifespans, "freeze_garbage_collector", lambda _threshold: None),
                 (lifespans, "_drain_on_signal", lambda _runs, _loop: contextlib.nullcontext()),
             ):
@@ -334,11 +386,13 @@ class World:
             STAGE.open.clear()
             STAGE.started.clear()
             STAGE.quits = False
+            STAGE.broken.clear()
             STAGE.delay = lambda: self.random.random() * 0.2
             stack.enter_context(_capture(self))
             stack.enter_context(invariants.watch_cancels(self))
-            gc.disable()
-            stack.callback(gc.enable)
+            if gc.isenabled():
+                gc.disable()
+                stack.callback(gc.enable)
             yield
 
     def _wall_clock(self) -> float:

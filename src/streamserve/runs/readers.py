@@ -68,12 +68,12 @@ class Readers:
     def release_run(self, run_id: str) -> None:
         """Tell a run's next owner about readers here, after this process gave the run up."""
         if self._counts[run_id]:
-            self._notify_owner(run_id, reading=True)
+            self._notify_owner(run_id)
 
     def adopt_run(self, run_id: str) -> None:
         """Follow the readers of a run that this process took over."""
         if self._counts[run_id]:
-            self._notify_owner(run_id, reading=False)  # readers in the owner's own process are not in the store
+            self._notify_owner(run_id)
         elif live := self._live.get(run_id):  # None: the run has ended already
             live.start_orphan_timer()
 
@@ -108,7 +108,7 @@ class Readers:
         if live := self._live.get(run_id):
             live.stop_orphan_timer()
         elif self._counts[run_id] == 1:
-            self._notify_owner(run_id, reading=True)
+            self._notify_owner(run_id)
 
     def _remove(self, run_id: str) -> None:
         self._counts[run_id] -= 1
@@ -117,23 +117,23 @@ class Readers:
             if live := self._live.get(run_id):
                 live.start_orphan_timer()
             else:
-                self._notify_owner(run_id, reading=False)
+                self._notify_owner(run_id)
 
-    def _notify_owner(self, run_id: str, *, reading: bool) -> None:
+    def _notify_owner(self, run_id: str) -> None:
         if not self._store.immediate:
-            self._start(self._set_reading(run_id, reading))
+            self._start(self._store_reading(run_id))
 
-    async def _set_reading(self, run_id: str, reading: bool) -> None:
+    async def _store_reading(self, run_id: str) -> None:
         while True:
             try:
-                await self._store.set_reading(run_id, reading)
+                # Readers in the owner's own process are not in the store.
+                await self._store.set_reading(run_id, run_id in self._counts and run_id not in self._live)
                 return
             except StoreDown as error:
                 logger.warning("the store is unreachable, a change of readers is not stored yet: %s", error)
             await asyncio.sleep(OUTAGE_PAUSE)
             if self._closing:
                 return
-            reading = run_id in self._counts and run_id not in self._live
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
