@@ -67,7 +67,7 @@ def _counted(cases: tuple[Case, ...]) -> tuple[int, list[tuple[Case, str]]]:
 
 
 def _replay(case: Case) -> int:
-    prepare([case.kind])  # as before a campaign: what is made once draws from the world's random numbers, too
+    prepare([case.kind], case.scenario.split("+"))
     world = case.world()
     try:
         world.run(case.acts)

@@ -241,9 +241,9 @@ def at_every_place(scenario: str, kind: str, found: Sequence[Place]) -> Iterator
             yield Case(scenario, kind, 1, fault, at)
 
 
-def prepare(kinds: Iterable[str]) -> None:
-    """Make what all worlds share, for processes that are forked later."""
-    for kind, scenario in product(kinds, SCENARIOS):
+def prepare(kinds: Iterable[str], scenarios: Iterable[str] = SCENARIOS) -> None:
+    """Make what all worlds share, for processes that are forked later. Some of it takes a world's time when first made."""
+    for kind, scenario in product(kinds, scenarios):
         Case(scenario, kind, 1, "none").run()
     for kind in set(kinds) - {"memory"}:
         World(1, kind=kind, workers=3).run(SCENARIOS["stream"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ def live_runs(world: World) -> list[str]:
 
 async def hold_in_store(world: World) -> None:
     """Check what the stores hold at the end."""
+    for worker in world.workers:
+        await worker.runs.store.reap(time.time())
     for worker, record, _ in list(_stored(world)):
         store = worker.runs.store
         blocks = [block async for block in _blocks(store, record)]

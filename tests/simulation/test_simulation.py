@@ -48,7 +48,7 @@ def test_a_fault_that_was_found_stays_mended(case: Case) -> None:
     assert fault_of(case) is None
 
 
-@pytest.mark.parametrize("case", ["recover:sqlite:7::-1", "recover:redis:7::-1", "share:redis:1013::-1"])
+@pytest.mark.parametrize("case", ["recover:sqlite:10::-1", "recover:redis:10::-1", "share:redis:1013::-1"])
 def test_a_seed_replays_to_the_same_trace(case: str) -> None:
     traces = {_trace(case), _trace(case)}
     assert len(traces) == 1
