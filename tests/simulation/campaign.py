@@ -242,7 +242,7 @@ def at_every_place(scenario: str, kind: str, found: Sequence[Place]) -> Iterator
 
 
 def prepare(kinds: Iterable[str], scenarios: Iterable[str] = SCENARIOS) -> None:
-    """Make what all worlds share, for processes that are forked later. Some of it takes a world's time when first made."""
+    """Make what all worlds share, for processes that are forked later: when it is first made, it takes time."""
     for kind, scenario in product(kinds, scenarios):
         Case(scenario, kind, 1, "none").run()
     for kind in set(kinds) - {"memory"}:
