@@ -94,7 +94,7 @@ class Worker:
         self.duties: Counter[str] = Counter()
 
     def _endless(self) -> Counter[str]:
-        mine = [task for task in asyncio.all_tasks(self._loop) if task.process is self]  # type: ignore[attr-defined]
+        mine = [task for task in self._loop.tasks if task.process is self]
         return Counter(name for task in mine if ENDLESS.search(name := task.get_coro().__qualname__))
 
     @property
