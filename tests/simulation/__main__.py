@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, product
 from multiprocessing import get_context
 
-from tests.simulation.campaign import KINDS, Case, at_every_place, by_seed, fault_of, places, prepare
+from tests.simulation.campaign import KINDS, VISITS, Case, at_every_place, by_seed, fault_of, places, prepare
 from tests.simulation.scenarios import SCENARIOS
 
 # Worlds that one process runs: what killed workers leave is kept until it ends.
@@ -39,9 +39,15 @@ def main() -> int:
         pairs = list(product([arguments.scenario] if arguments.scenario else SCENARIOS, kinds))
         with context.Pool(arguments.jobs) as pool:
             counts = pool.starmap(places, pairs)
-        at_places = [case for pair, found in zip(pairs, counts, strict=True) for case in at_every_place(*pair, found)]
+        visits = range(*map(int, arguments.visits.split("-"))) if arguments.visits else VISITS
+        at_places = [
+            case for pair, found in zip(pairs, counts, strict=True) for case in at_every_place(*pair, found, visits)
+        ]
         faults = Counter(case.fault for case in at_places)
-        print(f"{sum(map(len, counts))} places of {len(pairs)} scenarios, {len(at_places)} worlds: {dict(faults)}")
+        print(
+            f"{sum(map(len, counts))} places of {len(pairs)} scenarios, {len(at_places)} worlds: {dict(faults)}",
+            flush=True,
+        )
         cases = chain(at_places, cases)
     worlds, found = 0, []
     with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
@@ -82,6 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--places", action="store_true", help="disturb every scenario at every place, too")
     parser.add_argument("--scenario", default="", help="only this scenario at every place")
+    parser.add_argument("--visits", default="", help="only the visits FROM-TO of each process to a line, from 0")
     parser.add_argument("--stores", default=",".join(KINDS), help="kinds of stores, separated by commas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--replay", default="", help="run one world and print its trace")

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -29,6 +30,7 @@ from tests.simulation.world import LEASE, World
 # Redis answers nothing, longer than a call waits; and that a client is frozen, past all its time limits.
 AWAY, FROZEN, SLOW, ASLEEP = 7.0, 2 * LEASE, 3.0, 20.0
 ROUGH = Weather(cut=0.3, lost_tail=0.1, repeated=0.1, buffered=0.1, stalled=0.1, refused=0.1)
+VISITS = range(10**9)
 # The number of places among which a seed chooses those of its faults.
 EARLY = 160
 
@@ -201,7 +203,7 @@ class Case:
 
     @property
     def acts(self) -> Callable[[World], Coroutine[Any, Any, None]]:
-        """What the clients do: one scenario, or two at the same time."""
+        """The acts of the clients: one scenario, or two at the same time."""
         return both(*(SCENARIOS[name] for name in self.scenario.split("+")))
 
     def run(self) -> World:
@@ -234,11 +236,18 @@ def places(scenario: str, kind: str) -> list[Place]:
     return world.points.seen
 
 
-def at_every_place(scenario: str, kind: str, found: Sequence[Place]) -> Iterator[Case]:
-    """Yield the cases of a scenario with each fault at each of its places."""
+def at_every_place(scenario: str, kind: str, found: Sequence[Place], visits: range = VISITS) -> Iterator[Case]:
+    """Yield the cases of a scenario with each fault at each of its places.
+
+    Args:
+        visits: the visits of a process to a line that count as places. Default: all.
+    """
+    seen: Counter[Place] = Counter()
     for at, place in enumerate(found):
-        for fault in faults_at(place, kind):
-            yield Case(scenario, kind, 1, fault, at)
+        if seen[place] in visits:
+            for fault in faults_at(place, kind):
+                yield Case(scenario, kind, 1, fault, at)
+        seen[place] += 1
 
 
 def prepare(kinds: Iterable[str], scenarios: Iterable[str] = SCENARIOS) -> None:
