@@ -16,6 +16,7 @@ from streamserve_sdk import RemoteRunnable
 from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.http import protocol as http_protocol
+from streamserve.http.intake import MAX_QUERY_FIELDS
 from streamserve.http.protocol import MAX_HEAD, BoundedHead
 from streamserve.settings import Settings
 from tests.fakes import GatedModel, Topic, greeting, registry_of
@@ -96,6 +97,13 @@ def test_a_body_that_does_not_come_is_given_up(url: str, endpoint: str) -> None:
 def test_headers_that_are_too_large_are_refused(client: httpx.Client) -> None:
     answer = client.post("/greeting/invoke", json=BODY, headers={"X-Long": "a" * BOUNDS["max_header_bytes"]})
     assert_refused(answer, 431, "headers_too_large")
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 404), (1, 400)])
+def test_a_query_may_have_as_many_fields_as_its_bound(client: httpx.Client, more: int, status: int) -> None:
+    answer = client.get(f"/runs/x?{'&'.join(['a=b'] * (MAX_QUERY_FIELDS + more))}")
+    assert answer.status_code == status
+    assert not more or answer.json()["code"] == "bad_request"
 
 
 def test_a_head_that_never_ends_closes_the_connection(url: str) -> None:

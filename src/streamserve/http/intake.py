@@ -12,7 +12,15 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamserve.errors import BodyTimeout, BodyTooLarge, HeadersTooLarge, Overloaded, ServeError, UnsupportedMediaType
+from streamserve.errors import (
+    BadRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    HeadersTooLarge,
+    Overloaded,
+    ServeError,
+    UnsupportedMediaType,
+)
 from streamserve.private_names.uvicorn import abort
 from streamserve.settings import Settings
 
@@ -20,6 +28,8 @@ from streamserve.settings import Settings
 LINGER = 2.0
 # Bytes of an unread body for which a connection is kept, and of a body that does not count among the incoming ones.
 SMALL = 64 * 2**10
+# Fields of a query: thousands of them fit into a head, and each request's query is parsed on the event loop.
+MAX_QUERY_FIELDS = 100
 # Name of the body in a request's scope.
 BODY = "streamserve.body"
 
@@ -146,6 +156,8 @@ class Intake:
         head = sum(len(name) + len(value) for name, value in scope["headers"])
         if head + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self._settings.max_header_bytes:
             return HeadersTooLarge()
+        if scope["query_string"].count(b"&") >= MAX_QUERY_FIELDS:
+            return BadRequest(f"The query has more than {MAX_QUERY_FIELDS} fields")
         if body.declared > self._settings.max_body_bytes:
             return _too_large(self._settings)
         kind = headers.get("content-type")

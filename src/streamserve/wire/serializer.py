@@ -145,9 +145,12 @@ def keep_output_if_json(output: Any) -> None:
 
 
 def _part(value: Any) -> Any:
-    if is_bare(value) and len(value.content) >= LARGE_TEXT:
-        return {**value.__dict__, "content": orjson.Fragment(orjson.dumps(value.content))}
-    return _plain(value)
+    if not is_bare(value):
+        return _plain(value)
+    fields = value.__dict__
+    if len(fields["content"]) < LARGE_TEXT:
+        return fields
+    return {**fields, "content": orjson.Fragment(orjson.dumps(fields["content"]))}
 
 
 def _plain_or_none(value: Any) -> Any:
@@ -158,8 +161,6 @@ def _plain_or_none(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if is_bare(value):
-        return value.__dict__
     if isinstance(value, BaseModel):
         # By the values' own types: a field of BaseMessage would drop the fields of its subclasses.
         return value.model_dump(serialize_as_any=True)
