@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -134,6 +135,7 @@ async def _pause(given: dict[str, Any]) -> None:
 
 def _tell_sync(given: dict[str, Any]) -> str:
     # The loop carries it out late, as a step that ignores its cancellation.
+    time.sleep(given.get("late", 0.0))
     if "fails_at" in given:
         raise ValueError("the model failed")
     return "".join(tokens_of(given))

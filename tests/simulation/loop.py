@@ -6,10 +6,11 @@ import asyncio
 import heapq
 import linecache
 import re
+import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -88,6 +89,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         # Not asyncio.all_tasks, which looks at those of all worlds of this process.
         self._tasks: list[SimulatedTask] = []
         self.steps = 0
+        # The sync steps under way of each process, with the timers of their ends, and the executors.
+        self._steps: dict[Process | None, dict[Future[Any], asyncio.TimerHandle]] = {}
+        self._executors: dict[Process | None, Any] = {}
+        self._slept = 0.0
         self.errors: list[str] = []
         # Connects to a server outside the world's processes, as `create_connection`.
         self.connect: Callable[..., Awaitable[Any]] = super().create_connection
@@ -150,8 +155,34 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         future: Future[Any] = Future()
         calls.pending.add(future)
         future.add_done_callback(calls.pending.discard)
-        self.call_later(self._random.random() * SYNC_DELAY, _carry_out, future, call)
+        steps = self._steps.setdefault(PROCESS.get(), {})
+        steps[future] = self.call_later(self._random.random() * SYNC_DELAY, self._carry_out_step, future, call)
+        future.add_done_callback(lambda done: steps.pop(done, None))
         return asyncio.wrap_future(future, loop=self)
+
+    def _carry_out_step(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        outcome: Future[Any] = Future()
+        self._slept = 0.0
+        _carry_out(outcome, call)
+        self._steps[PROCESS.get()][future] = self.call_later(self._slept, _hand_over, outcome, future)
+
+    def sleep_in_step(self, seconds: float) -> None:
+        """Let the present sync step take longer, as `time.sleep`."""
+        self._slept += seconds
+
+    def set_default_executor(self, executor: Any) -> None:
+        """Note the executor of the present process."""
+        self._executors[PROCESS.get()] = executor
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """End the OS threads of the present process, as asyncio.run does."""
+        steps = self._steps.pop(PROCESS.get(), {})
+        if steps and waits_for_steps(type(self._executors[PROCESS.get()])):
+            await asyncio.wait([asyncio.wrap_future(future, loop=self) for future in steps])
+        for handle in steps.values():
+            handle.cancel()
 
     def wake_up(self) -> None:
         """Make the callbacks of processes that are no longer frozen ready again."""
@@ -204,6 +235,27 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.steps += 1
         self._now += self._random.random() * STEP
         handle._run()
+
+
+@lru_cache
+def waits_for_steps(executor: type[ThreadPoolExecutor]) -> bool:
+    """Return whether the end of such an executor waits for a step that goes on, by trying it with real OS threads."""
+    tried, goes_on = executor(1, "tried"), threading.Event()
+    tried.submit(goes_on.wait)
+    end = threading.Thread(target=tried.shutdown)
+    end.start()
+    end.join(timeout=0.5)
+    waits = end.is_alive()
+    goes_on.set()
+    end.join()
+    return waits
+
+
+def _hand_over(outcome: Future[Any], future: Future[Any]) -> None:
+    if error := outcome.exception():
+        future.set_exception(error)
+    else:
+        future.set_result(outcome.result())
 
 
 def _is_step(handle: asyncio.Handle) -> bool:

@@ -58,3 +58,13 @@ async def one_thread(world: World) -> None:
     body = message("one", thread_of(world))
     await asyncio.gather(*(ask(world, "POST", "/bot_reject/runs", body) for _ in range(4)))
     await asyncio.gather(*(ask(world, "POST", "/bot_reject/runs", body, Idempotency_Key="k") for _ in range(3)))
+
+
+@scenario
+async def long_step(world: World) -> None:
+    """Workers stop while a sync step goes on that takes longer than a stop may."""
+    await begun(world, given("a", 3, late=30.0), "sync")
+    await asyncio.sleep(4.0)
+    for worker in world.workers:
+        world.stop_soon(worker)
+    await asyncio.sleep(20.0)

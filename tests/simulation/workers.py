@@ -130,6 +130,7 @@ class Worker:
             # As uvicorn: the application ends after the last request.
             while self.requests:
                 await asyncio.wait(set(self.requests))
+        await self._loop.shutdown_default_executor()
 
     async def stop(self) -> None:
         """Stop as after SIGTERM, and wait for the end."""

@@ -374,6 +374,7 @@ class World:
                 (time, "time", self._wall_clock),
                 (time, "monotonic", self.loop.time),
                 (time, "perf_counter", self.loop.time),
+                (time, "sleep", self.loop.sleep_in_step),
                 (os, "urandom", rest.randbytes),
                 (random, "_urandom", rest.randbytes),
                 (loop_monitor, "INTERVAL", 10.0),
