@@ -39,7 +39,7 @@ async def misfit(world: World) -> None:
 @scenario
 async def come_back(world: World) -> None:
     """Readers return about when the grace of their runs ends."""
-    await asyncio.gather(*(_come_back(world, f"reader-{number}", number * 0.006) for number in range(12)))
+    await asyncio.gather(*(_come_back(world, f"reader-{number}", number * 0.003) for number in range(8)))
 
 
 async def _come_back(world: World, name: str, early: float) -> None:
