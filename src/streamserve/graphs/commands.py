@@ -14,7 +14,7 @@ from streamserve.graphs.state_parser import StateParser, placed
 
 # Maximum writes of one step, values of a command for one key, and targets of a command: LangGraph calls a reducer for
 # each write with the whole state, for a command on a new thread twice, and makes a task for each target, all at once.
-MAX_WRITES, MAX_VALUES, MAX_TARGETS = 20, 10, 50
+MAX_WRITES, MAX_VALUES, MAX_TARGETS = 20, 5, 50
 FIELDS = ("graph", "update", "resume", "goto")
 _GOTO = "Input should be the name of a node, {'node': name, 'arg': input} or a list of these"
 
