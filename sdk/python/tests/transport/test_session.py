@@ -317,8 +317,18 @@ def test_polls_bring_the_blocks_of_a_stream():
     request = stream.request()
     assert (request.method, request.url) == ("GET", "http://test/runs/r1/blocks?wait=20")
     assert (request.headers["Last-Event-ID"], stream.delay) == ("2", 0)
+    assert request.silence is not None
+    assert request.silence > 20  # the server may be silent while it waits
     assert polled(stream, (2, "data", "2"), (3, "data", "3"), (4, "end", "")) == [3]
     assert (stream.finished, stream.delay) == (True, 0)
+
+
+def test_types_beside_a_polled_block_are_read():
+    stream = session(polling=True)
+    stream.started(Reply(200, POLLED))
+    typed = {"id": 1, "event": "data", "data": "[1]", "types": '{"":"tuple"}'}
+    found = stream.receive(orjson.dumps({"blocks": [typed, {**typed, "id": 2, "types": None}]}))
+    assert [(item.data, item.types) for item in found] == [(b"[1]", b'{"":"tuple"}'), (b"[1]", None)]
 
 
 def test_a_poll_without_a_block_renews_the_budget():
