@@ -184,6 +184,21 @@ def test_a_stream_goes_on_in_a_forked_process_from_its_place(scripted, wire):
     assert server.received[1].headers["last-event-id"] == "1"
 
 
+def test_an_async_stream_goes_on_in_a_forked_process(scripted, wire):
+    rest = [wire.run_head(), wire.sent(wire.block(2, "data", '"b"'), wire.block(3, "end")), wire.EOF]
+    server = scripted(held(wire, "a"), rest)
+    script = """
+it, runner = joke.astream('x'), asyncio.Runner()
+async def one(): return await anext(it)
+async def others(): return [chunk async for chunk in it]
+print(runner.run(one()), in_child(lambda: asyncio.run(others())))
+os._exit(0)
+"""
+    ended = run(f"{FORK}{script}", server.url)
+    assert (ended.stdout, ended.stderr) == ("a ['b']\n", "")
+    assert server.received[1].headers["last-event-id"] == "1"
+
+
 POOL = """
 import multiprocessing
 import sys
