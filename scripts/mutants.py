@@ -24,6 +24,7 @@ from hypothesis import Phase, settings
 ROOT = Path(__file__).parents[1]
 SERVER, SDK = "src/streamserve", "sdk/python/src/streamserve_sdk"
 STORES = ["tests/conformance/test_stores.py", "tests/conformance/test_retention.py"]
+CLIENT = "sdk/python/tests/transport"
 # The tests of each room; the longest name that a module begins with counts.
 TESTS = {
     f"{SERVER}/auth": ["tests/auth"],
@@ -37,9 +38,11 @@ TESTS = {
     f"{SERVER}/stores/redis": ["tests/stores", *STORES, "-k", "redis and not cluster"],
     f"{SERVER}/stores/redis/client.py": ["tests/stores", "-k", "redis"],
     f"{SERVER}/stores/sqlite": ["tests/stores", *STORES, "-k", "sqlite"],
-    f"{SDK}/transport": ["sdk/python/tests/transport"],
+    f"{SDK}/transport": [CLIENT],
+    **{f"{SDK}/transport/{name}.py": [CLIENT, "sdk/python/tests/test_processes.py"] for name in ("clients", "http")},
+    **{f"{SDK}/transport/{name}.py": [CLIENT, "tests/faults/test_held_back.py"] for name in ("opening", "polling")},
 }
-MODULES = [f"{SERVER}/runs", f"{SERVER}/stores", f"{SERVER}/auth", f"{SDK}/transport/session.py"]
+MODULES = [f"{SERVER}/runs", f"{SERVER}/stores", f"{SERVER}/auth", f"{SDK}/transport"]
 OPTIONS = (
     "-x -q --tb=no -p no:cacheprovider -p no:xdist -o timeout=60 --hypothesis-profile=mutants"
     " -W ignore::pytest.PytestAssertRewriteWarning"
