@@ -17,6 +17,7 @@ from streamserve_sdk import (
     StreamServeError,
     UpstreamError,
 )
+from streamserve_sdk.transport import http
 
 NAMED = {"run_id": "r1", "content_location": "/runs/r1"}
 UNKNOWN = '{"detail":"There is no such run","code":"not_found","retryable":false,"run_id":null}'
@@ -108,6 +109,12 @@ def test_a_cut_call_joins_its_run(scripted, call, said):
     }
 
 
+def test_a_cut_call_with_a_time_limit_joins_its_run(scripted, call, said, wire):
+    server = scripted(said.cut, said.ours, said.cut, said.done)
+    assert call(server.url, timeout=wire.LIMIT) == ["a"]
+    assert asked(server)[0] == asked(server)[3]
+
+
 def test_a_known_server_is_not_asked_what_it_is(scripted, call, said):
     server = scripted(said.done, said.cut, said.done)
     assert call(server.url, times=2) == ["a", "a"]
@@ -157,6 +164,20 @@ def test_a_refusal_after_a_cut_is_asked_again(scripted, call, said, wire):
     full = wire.plain(429, '{"detail":"full","code":"too_many_runs","retryable":true}')
     server = scripted(said.cut, said.ours, full, said.done)
     assert call(server.url) == ["a"]
+
+
+def test_a_busy_server_is_asked_again_after_its_retry_after(scripted, call, said, wire, monkeypatch):
+    pauses = []
+
+    async def pause(delay):
+        pauses.append(delay)
+
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(http, "asyncio", SimpleNamespace(sleep=pause, create_task=asyncio.create_task))
+    full = wire.plain(429, '{"detail":"full","code":"too_many_runs","retryable":true}', retry_after="7")
+    server = scripted(said.cut, said.ours, full, said.done)
+    assert call(server.url) == ["a"]
+    assert pauses[-1] == 7.0
 
 
 def test_the_error_of_the_run_is_not_asked_for_again(scripted, call, wire):

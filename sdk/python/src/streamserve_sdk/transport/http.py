@@ -56,8 +56,7 @@ async def aask(clients: HttpClients, call: Call) -> Reply:
 def _drive(clients: HttpClients, call: Call, flow: Flow) -> Reply:
     request = next(flow)
     while True:
-        if call.delay:
-            time.sleep(call.delay)
+        time.sleep(call.delay)
         try:
             request = flow.send(_tried(clients, request))
         except StopIteration as end:
@@ -67,8 +66,7 @@ def _drive(clients: HttpClients, call: Call, flow: Flow) -> Reply:
 async def _adrive(clients: HttpClients, call: Call, flow: Flow) -> Reply:
     request = next(flow)
     while True:
-        if call.delay:
-            await asyncio.sleep(call.delay)
+        await asyncio.sleep(call.delay)
         try:
             request = flow.send(await _atried(clients, request))
         except StopIteration as end:
