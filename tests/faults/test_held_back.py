@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -226,8 +227,9 @@ def test_a_run_is_joined_by_polling(bench: Bench, site: str) -> None:
     assert bench.calls == 1
 
 
-def test_langserve_is_called_once_and_awaited(bench: Bench, tmp_path: Path) -> None:
-    app = FastAPI()
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_langserve_is_called_once_and_awaited(bench: Bench, tmp_path: Path, kind: str) -> None:
+    app, asked = FastAPI(), itertools.count(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from langserve itself
         add_routes(app, bench.chain, path="/count")
@@ -238,11 +240,16 @@ def test_langserve_is_called_once_and_awaited(bench: Bench, tmp_path: Path) -> N
 
     @app.get("/runs/{run_id}", status_code=404)
     def _asked(run_id: str) -> dict[str, str]:  # what a stock server answers, and the token that ends the silence
-        bench.gate.open(8)
+        if next(asked) == 2:
+            bench.gate.open(8)
         return {"detail": "Not Found"}
 
-    with held_back(app, tmp_path) as url, RemoteRunnable(f"{url}/count", retry=FAST) as remote:
-        assert list(remote.stream("x")) == TOKENS
+    with held_back(app, tmp_path) as url:
+        async with RemoteRunnable(f"{url}/count", retry=FAST) as remote:
+            if kind == "sync":
+                assert await asyncio.to_thread(lambda: list(remote.stream("x"))) == TOKENS
+            else:
+                assert [chunk async for chunk in remote.astream("x")] == TOKENS
     assert bench.calls == 1
 
 
