@@ -81,6 +81,17 @@ begun.wait()
     assert server.left.wait(wire.LIMIT)
 
 
+def test_a_script_ends_while_a_daemon_thread_awaits_an_answer(scripted, wire):
+    server = scripted([wire.HOLD])
+    script = """
+threading.Thread(target=lambda: list(joke.stream('x')), daemon=True).start()
+while not any(thread.name == "streamserve-head" for thread in threading.enumerate()):
+    pass
+"""
+    ended = run(script, server.url)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_a_script_whose_reader_is_detached_cancels_nothing(scripted, wire):
     server = scripted(held(wire, "a"))
     ended = run("it = joke.stream('x', detach=True); next(it)", server.url)
