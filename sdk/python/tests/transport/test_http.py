@@ -11,6 +11,7 @@ from streamserve_sdk import (
     ConnectionBroken,
     ConnectionTimeout,
     ProtocolError,
+    RemoteRunnable,
     RequestRejected,
     RetryPolicy,
     RunCancelled,
@@ -20,7 +21,7 @@ from streamserve_sdk import (
     StreamServeError,
     StreamTruncated,
 )
-from streamserve_sdk.transport import http
+from streamserve_sdk.transport import http, opening
 
 
 def whole(wire, first=1):
@@ -284,3 +285,23 @@ def test_types_beside_a_block_are_read(scripted, streamed, wire):
     typed = b'id: 1\nevent: data\ndata: [[1,2],{"type":"human","content":"x"}]\ntypes: {"/0":"tuple","/1":"dict"}\n\n'
     server = scripted([wire.run_head(), wire.sent(typed, wire.block(2, "end")), wire.EOF])
     assert streamed(server.url) == [[(1, 2), {"type": "human", "content": "x"}]]
+
+
+async def test_a_silent_server_is_asked_less_and_less_often(scripted, wire, monkeypatch):
+    server = scripted([wire.HOLD], *[wire.plain(404, '{"detail":"Not Found"}')] * 3)
+    pauses, enough = [], asyncio.Event()
+
+    async def pause(delay):
+        pauses.append(delay)
+        if len(pauses) == 3:
+            enough.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(opening, "HELD_AFTER", 0.01)
+    monkeypatch.setattr(opening, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    async with asyncio.timeout(wire.LIMIT), RemoteRunnable(server.url) as remote:
+        reading = asyncio.create_task(anext(remote.astream("x")))
+        await enough.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+    assert pauses == [0.02, 0.04, 0.08]
