@@ -196,6 +196,22 @@ def test_a_run_continues_when_a_detached_reader_leaves(scripted, streamed, wire)
     assert ids == ["r1"]
 
 
+def test_a_refused_stream_closes_its_connection(scripted, wire):
+    server = scripted([wire.head(200, content_type="text/html"), wire.HOLD])
+    with RemoteRunnable(server.url) as remote:
+        with pytest.raises(ProtocolError, match="text/html"):
+            list(remote.stream("x"))
+        assert server.left.wait(wire.LIMIT)
+
+
+async def test_a_refused_async_stream_closes_its_connection(scripted, wire):
+    server = scripted([wire.head(200, content_type="text/html"), wire.HOLD])
+    async with RemoteRunnable(server.url) as remote:
+        with pytest.raises(ProtocolError, match="text/html"):
+            await anext(remote.astream("x"))
+        assert await asyncio.to_thread(server.left.wait, wire.LIMIT)
+
+
 def test_a_location_of_another_origin_is_not_followed(scripted, streamed, wire):
     elsewhere = scripted()
     location = f"http://127.0.0.1:{elsewhere.port}/runs/r1/stream"
@@ -285,6 +301,21 @@ def test_types_beside_a_block_are_read(scripted, streamed, wire):
     typed = b'id: 1\nevent: data\ndata: [[1,2],{"type":"human","content":"x"}]\ntypes: {"/0":"tuple","/1":"dict"}\n\n'
     server = scripted([wire.run_head(), wire.sent(typed, wire.block(2, "end")), wire.EOF])
     assert streamed(server.url) == [[(1, 2), {"type": "human", "content": "x"}]]
+
+
+async def test_a_stream_held_back_after_its_head_is_not_begun_again(scripted, wire, monkeypatch):
+    def hurry(_run_id):
+        monkeypatch.setattr(opening, "HELD_AFTER", 0.01)
+
+    monkeypatch.setattr(opening, "LATE", 0.0)
+    blocks = [(1, "metadata", "{}"), (2, "data", '"a"'), (3, "end", "")]
+    bodies = ({"status": "running"}, {"blocks": [{"id": n, "event": event, "data": data} for n, event, data in blocks]})
+    answers = ([wire.head(content_type="application/json", run_id="r1"), json.dumps(body).encode()] for body in bodies)
+    server = scripted([wire.run_head(), wire.HOLD], *([head, wire.sent(body), wire.EOF] for head, body in answers))
+    async with asyncio.timeout(wire.LIMIT), RemoteRunnable(server.url) as remote:
+        assert [chunk async for chunk in remote.astream("x", on_run=hurry)] == ["a"]
+    asked = [(request.method, request.path) for request in server.received]
+    assert asked == [("POST", "/joke/stream"), ("GET", "/runs/r1"), ("GET", "/runs/r1/blocks?wait=20")]
 
 
 async def test_a_silent_server_is_asked_less_and_less_often(scripted, wire, monkeypatch):
