@@ -297,6 +297,20 @@ async def test_a_subscriber_of_another_store_learns_of_a_purge(
     follower.unsubscribe()
 
 
+async def test_a_late_reader_gets_an_ended_run_block_by_block(
+    one: SqliteStore, other: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(other._follower, "_poll", lambda _connection: None)  # nothing comes but by reads
+    await one.acquire(a_run("run"))
+    await one.append("run", 1, 1, [b"a", b"b", b"c"], DONE)
+    leave = other.subscribe("run", lambda: None)
+    assert [await other.read("run", after, 1) for after in range(4)] == [
+        *(Slice([block], False) for block in (b"a", b"b")),
+        *(Slice([b"c"], True), Slice([], True)),
+    ]
+    leave()
+
+
 async def test_checkpoints_bound_the_log(one: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compactor, "MIN_LOG", 2**16)
     monkeypatch.setattr(compactor, "MAX_LOG", 2**18)
