@@ -323,6 +323,14 @@ def test_polls_bring_the_blocks_of_a_stream():
     assert (stream.finished, stream.delay) == (True, 0)
 
 
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"no", b'{"blocks":[{}]}', b'{"blocks":[1]}', b'{"blocks":7}'])
+def test_a_poll_that_brings_no_blocks_is_a_protocol_error(data):
+    stream = session(polling=True)
+    stream.started(Reply(200, POLLED))
+    with pytest.raises(ProtocolError, match="without blocks"):
+        list(stream.receive(data))
+
+
 def test_types_beside_a_polled_block_are_read():
     stream = session(polling=True)
     stream.started(Reply(200, POLLED))
