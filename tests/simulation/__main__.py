@@ -17,6 +17,8 @@ from tests.simulation.scenarios import SCENARIOS
 
 # Worlds that one process runs: what killed workers leave is kept until it ends.
 PER_PROCESS = 60
+# Worlds after which a line tells how far the campaign is.
+PROGRESS = 3000
 
 
 def run_some(cases: tuple[Case, ...]) -> list[tuple[Case, str]]:
@@ -52,6 +54,8 @@ def main() -> int:
     worlds, found = 0, []
     with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
         for size, faults in pool.imap_unordered(_counted, _batches(cases)):
+            if (worlds + size) // PROGRESS > worlds // PROGRESS:
+                print(f"{worlds + size} worlds, {len(found)} with a fault", flush=True)
             worlds += size
             for case, fault in faults:
                 found.append(fault)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Log records of level ERROR that tell of a fault of the world, not of ours.
 EXPECTED = re.compile(
     r"StoreDown|Fenced|the model failed|ValueError|a step that ignores cancellation|RunTimeout|code.: .timeout"
+    r"|run failed: internal (Node)?CancelledError"  # the model's own
 )
 TERMINALS = ("end", "error")
 
