@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator
-from pprint import pformat
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_VOLATILE = re.compile(r"0x[0-9a-f]+|\d{4}-\d\d-\d\dT[\d:.+]+")
-_EVENTS = ("start", "end", "error")
-_KINDS = ("chain", "llm", "tool", "retriever")
-
-
-def comparable(shown: list[Any], *, ordered: bool = True) -> list[str]:
-    """Return a value as text with its run ids numbered in order of appearance, or all alike without an order."""
-    ids: dict[str, str] = {}
-
-    def number(found: re.Match[str]) -> str:
-        return ids.setdefault(found[0], f"run-{len(ids)}") if ordered else "run"
-
-    # The order of a dict's keys does not count: pformat sorts them.
-    texts = [_VOLATILE.sub("", _ID.sub(number, repr(each) if ordered else pformat(each, width=9999))) for each in shown]
-    return texts if ordered else sorted(texts)
-
-
-class Calls:
-    """The calls of a handler."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Any] = []
-
-    def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep one call; an error as its text, because each run raises its own exception."""
-        shown = [repr(each) if isinstance(each, BaseException) else each for each in args]
-        self.calls.append((name, shown, sorted(kwargs.items())))
-
-
-class SyncRecorder(Calls, BaseCallbackHandler):
-    """A synchronous handler."""
-
-    run_inline = True
+from streamserve.lcel.recorder import CALLS, Calls, comparable, until_the_end
 
 
 class AsyncRecorder(Calls, AsyncCallbackHandler):
     """An asynchronous handler."""
-
-
-def _sync(name: str) -> Any:
-    return lambda self, *args, **kwargs: self.note(name, args, kwargs)
 
 
 def _async(name: str) -> Any:
@@ -64,15 +23,7 @@ def _async(name: str) -> Any:
     return record
 
 
-for _name in (
-    *(f"on_{kind}_{event}" for kind in _KINDS for event in _EVENTS),
-    "on_chat_model_start",
-    "on_custom_event",
-):
-    setattr(SyncRecorder, _name, _sync(_name))
-    setattr(AsyncRecorder, _name, _async(_name))
-for _name in ("on_llm_new_token", "on_text", "on_retry"):
-    setattr(SyncRecorder, _name, _sync(_name))
+for _name in CALLS:
     setattr(AsyncRecorder, _name, _async(_name))
 
 
@@ -92,7 +43,7 @@ def _tree(run: Run) -> Any:
     events = [event["name"] for event in run.events]
     children = [_tree(child) for child in run.child_runs]
     if run.name.startswith("RunnableParallel<"):  # its branches run at once, and start in any order
-        children.sort(key=lambda child: comparable([child], ordered=False))
+        children.sort(key=lambda child: repr(comparable([child], ordered=False)))
     return (run.name, run.run_type, run.tags, run.inputs, run.outputs, error, events, run.extra, run.id, children)
 
 
@@ -122,17 +73,6 @@ async def events_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfi
 async def patches_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
     """Return the patches of `astream_log`."""
     return await until_the_end(chain.astream_log(value, config))
-
-
-async def until_the_end(stream: AsyncIterator[Any]) -> list[Any]:
-    """Return the items of a stream, with its error as the last one."""
-    shown: list[Any] = []
-    try:
-        async for each in stream:
-            shown += [each]
-    except Exception as error:
-        shown.append((type(error), str(error)))
-    return shown
 
 
 def without_ids(value: Any) -> Any:

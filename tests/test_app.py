@@ -17,6 +17,8 @@ from typing_extensions import TypedDict
 from streamserve import Chain
 from streamserve.app import create_app, create_default_app
 from streamserve.catalog.registry import BrokenModules, discover
+from streamserve.fast_paths import noted
+from streamserve.private_names.langchain_core import WATCHED
 from streamserve.settings import Settings
 from tests.conftest import Team
 from tests.fakes import Conversation, Topic, echo, echo_graph, greeting, registry_of
@@ -90,7 +92,15 @@ def test_an_application_without_chains_is_healthy() -> None:
 
 def test_the_server_is_alive_and_ready(client: httpx.Client) -> None:
     assert client.get("/healthz").status_code == 200
-    assert client.get("/readyz").status_code == 200
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_verbose_readiness_names_the_fast_paths(client: httpx.Client) -> None:
+    assert client.get("/readyz?verbose").json() == {
+        "status": "ready",
+        "fast_paths": {path.name: "on" for path in noted()},
+    }
+    assert {f"langchain {piece}" for piece in WATCHED} | {"message lines"} <= {path.name for path in noted()}
 
 
 def test_the_home_page_names_every_chain(client: httpx.Client) -> None:

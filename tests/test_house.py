@@ -72,7 +72,7 @@ class House:
 SERVER = House(
     ROOT / "src/streamserve",
     (
-        *("user", "call", "settings", "private_names", "errors"),
+        *("user", "call", "settings", "private_names", "fast_paths", "errors"),
         *("stores", "catalog", "lcel", "wire"),
         *("models", "http", "graphs", "events", "auth"),
         *("runs", "telemetry", "api", "serving", "doors", "pages", "lifespan", "app", "cli", ""),

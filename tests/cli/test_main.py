@@ -16,7 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deploy.services import free_port
+from streamserve import fast_paths
 from streamserve.cli.main import main
+from streamserve.fast_paths import FastPath
 from tests.conftest import Team
 from tests.frames import chunks
 
@@ -65,6 +67,17 @@ def test_check_says_that_all_agrees(team: Team) -> None:
     team.write("joke.py", WORKING)
     result = run("check")
     assert (result.exit_code, result.output) == (0, "chains, langgraph.json and OpenAPI agree\n")
+
+
+def test_check_names_a_fast_path_that_is_off(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    team.write("joke.py", WORKING)
+    monkeypatch.setitem(fast_paths._noted, "parser", FastPath("parser", "1 us of CPU per token", "one chunk more"))
+    result = run("check")
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "fast path off: parser (one chunk more); it saves 1 us of CPU per token",
+        "chains, langgraph.json and OpenAPI agree",
+    ]
 
 
 def test_check_prints_every_problem_and_fails(team: Team) -> None:

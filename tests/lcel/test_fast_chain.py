@@ -32,17 +32,8 @@ from langchain_core.tracers.log_stream import RunLogPatch
 from langsmith import Client, tracing_context
 
 from streamserve.lcel.fast_chain import RunnableSequence, fast
-from tests.observed import (
-    AsyncRecorder,
-    SyncRecorder,
-    calls_of,
-    chunks_of,
-    comparable,
-    events_of,
-    patches_of,
-    runs_of,
-    until_the_end,
-)
+from streamserve.lcel.recorder import Recorder, comparable, until_the_end
+from tests.observed import AsyncRecorder, calls_of, chunks_of, events_of, patches_of, runs_of
 from tests.streamed_chains import CASES, AsyncSayer, Case, model, said, shouted, worded
 
 pytestmark = pytest.mark.filterwarnings(  # of message histories, which chains still have
@@ -82,7 +73,7 @@ async def test_its_chunks_are_the_same(case: Case) -> None:
 
 
 @each_chain
-@pytest.mark.parametrize("recorder", [SyncRecorder, AsyncRecorder])
+@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
 async def test_callbacks_are_called_the_same(case: Case, recorder: type[Any]) -> None:
     async def calls(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
         calls = await calls_of(recorder(), chain, value, config)

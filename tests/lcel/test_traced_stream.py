@@ -28,9 +28,10 @@ from pydantic import PrivateAttr
 
 from streamserve import Chain
 from streamserve.lcel.fast_chain import fast
+from streamserve.lcel.recorder import Recorder, comparable
 from streamserve.serving.chains import serve
 from tests.fakes import Topic, registered
-from tests.observed import AsyncRecorder, SyncRecorder, chunks_of, comparable
+from tests.observed import AsyncRecorder, chunks_of
 from tests.streamed_chains import SETTINGS, breaking
 
 LIMIT = 10  # seconds until a test that waits in vain fails
@@ -112,7 +113,7 @@ async def in_another(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield chunk
 
 
-@pytest.mark.parametrize("recorder", [None, SyncRecorder, AsyncRecorder])
+@pytest.mark.parametrize("recorder", [None, Recorder, AsyncRecorder])
 @pytest.mark.parametrize("step", [StrOutputParser(), RunnableGenerator(in_another), StrOutputParser() | in_another])
 async def test_a_model_runs_in_the_same_context(recorder: type[Any] | None, step: Runnable[Any, Any]) -> None:
     async def seen(*, streamed: bool) -> Any:
@@ -151,7 +152,7 @@ async def test_a_cancelled_reader_closes_the_model_before_it_ends() -> None:
 
 async def test_a_cancelled_reader_ends_the_same_runs() -> None:
     async def seen(*, streamed: bool) -> list[str]:
-        model, recorder = Watched(waits=True), SyncRecorder()
+        model, recorder = Watched(waits=True), Recorder()
         declared = prompt | model | StrOutputParser()
         chain = fast(declared) if streamed else declared
         reader = asyncio.ensure_future(chunks_of(chain, {"topic": "cats"}, {"callbacks": [recorder]}))

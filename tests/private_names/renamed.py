@@ -11,38 +11,29 @@ import re
 import sys
 import warnings
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
-from types import CodeType
+
+from tests.changed_source import change
 
 PACKAGE, *NAMES = sys.argv[1:]
 # The packages that use the names of others besides their own.
 FAMILY = ("langchain_core", "langchain_openai", "langgraph", "langserve")
 PACKAGES = FAMILY if PACKAGE == "langchain_core" else (PACKAGE,)
 OLD = re.compile(rf"\b({'|'.join(NAMES)})\b")
-load = SourceFileLoader.get_code
-
-
-def load_renamed(self: SourceFileLoader, fullname: str) -> CodeType | None:
-    path = self.get_filename(fullname)
-    source = self.get_data(path).decode() if fullname.partition(".")[0] in PACKAGES else ""
-    if not OLD.search(source):
-        return load(self, fullname)
-    return compile(OLD.sub(r"\1_renamed", source), path, "exec", dont_inherit=True)
 
 
 async def stream() -> None:
     """Show what a chain streams, observed and not, and what a ChatOpenAI does."""
-    from streamserve.lcel.fast_chain import RunnableSequence, fast
-    from streamserve.lcel.known_langchain import pieces
+
+    from streamserve.lcel.fast_chain import RunnableSequence, fast, pieces
+    from streamserve.lcel.recorder import Recorder
     from streamserve.models.openai.chat import CompatibleChatOpenAI
-    from tests.observed import SyncRecorder
     from tests.streamed_chains import TOPIC, text
     from tests.upstream.scripted import DONE, Reply, chat, scripted_server
 
     chain = fast(text)
     print(sorted(pieces()))
     print([chunk async for chunk in chain.astream(TOPIC)])
-    print([chunk async for chunk in chain.astream(TOPIC, {"callbacks": [SyncRecorder()]})])
+    print([chunk async for chunk in chain.astream(TOPIC, {"callbacks": [Recorder()]})])
     if isinstance(chain, RunnableSequence):
         print([chunk async for chunk in chain.astream_in_own_task(TOPIC, {})])
     with scripted_server(Reply([chat({"content": "Cats"}) + chat(finish="stop") + DONE])) as server:
@@ -53,7 +44,7 @@ async def stream() -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    SourceFileLoader.get_code = load_renamed  # type: ignore[method-assign,assignment]
+    change(PACKAGES, OLD, r"\1_renamed")
     package = import_module("streamserve")
     for module in pkgutil.walk_packages(package.__path__, "streamserve."):
         if not module.name.endswith("__main__"):

@@ -17,14 +17,15 @@ from langchain_openai import ChatOpenAI
 from prometheus_client import CollectorRegistry, Histogram
 
 import streamserve
+from streamserve import fast_paths
 from streamserve.events.messages import MessageEvents
-from streamserve.lcel.fast_chain import fast
-from streamserve.lcel.known_langchain import pieces
+from streamserve.lcel.fast_chain import fast, pieces
+from streamserve.lcel.recorder import comparable
 from streamserve.private_names import find, langchain_core
 from streamserve.private_names.langchain_core import WATCHED
 from streamserve.private_names.langchain_openai import is_plain_completion
 from streamserve.private_names.prometheus_client import observe_many
-from tests.observed import chunks_of, comparable
+from tests.observed import chunks_of
 from tests.streamed_chains import CASES, TOPIC, Case
 
 PACKAGE = Path(streamserve.__file__).parent
@@ -48,7 +49,7 @@ RENAMED: dict[str, list[str]] = {
         {name.rpartition(".")[2].rpartition(":")[2] for names in WATCHED.values() for name in names}
         - {"_astream", "astream", "atransform", "ainvoke", "parse", "get_name", "parse_result", "__add__"}
         - {"ensure_config", "patch_config", "merge_configs"}
-        | {"achunks_to_events", "message_to_events", "suppress_langchain_beta_warning"}
+        | {"achunks_to_events", "message_to_events", "suppress_langchain_beta_warning", "_ChatModelBinding"}
     ),
     "fastapi": ["dependant"],
     "langchain_openai": ["_default_params", "_use_responses_api"],
@@ -61,7 +62,8 @@ LIMIT = 100  # seconds
 
 
 @pytest.fixture
-def _asked_anew() -> Iterator[None]:
+def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(fast_paths, "_noted", {})
     pieces.cache_clear()
     yield
     pieces.cache_clear()

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.services import free_port
+from streamserve import fast_paths
+from streamserve.fast_paths import FastPath
 from streamserve.private_names.prometheus_client import observe_many
 from streamserve.telemetry.metrics import GAPS, Metrics
 from tests.fakes import Gate
@@ -90,6 +92,16 @@ def test_a_run_is_counted_by_chain_endpoint_and_state() -> None:
     assert found["streamserve_http_answers_total{state=500}"] == 1
 
 
+def test_a_fast_path_that_is_off_has_the_value_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_paths, "_noted", {})
+    with client_of(app_of({"abc": RunnableGenerator(three)})) as client:
+        fast_paths.note(FastPath("quick", "1 us of CPU per token", None))
+        fast_paths.note(FastPath("wrong", "1 us of CPU per token", "one chunk more"))
+        found = scraped(client)
+    assert found["streamserve_fast_path_on{path=quick}"] == 1
+    assert found["streamserve_fast_path_on{path=wrong}"] == 0
+
+
 def test_blocks_first_tokens_and_gaps_are_measured() -> None:
     with client_of(app_of({"abc": RunnableGenerator(three)})) as client:
         for _ in range(2):
@@ -160,7 +172,7 @@ def test_callers_cannot_create_labels() -> None:
     assert not [name for name in found if "nothing" in name]
     labels = {label.partition("=")[0] for name in found if name.startswith("streamserve") and "{" in name
               for label in name[:-1].partition("{")[2].split(",")}  # fmt: skip
-    assert labels == {"chain", "endpoint", "state", "le"}
+    assert labels == {"chain", "endpoint", "state", "le", "path"}
 
 
 # Access

@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 
+from streamserve import fast_paths
+from streamserve.fast_paths import noted
+from streamserve.wire import chunk_lines
+from streamserve.wire.chunk_lines import ChunkLines, is_on
 from streamserve.wire.serializer import Serializer, typed_line
 
 CHUNKS: dict[str, dict[str, Any]] = {
@@ -84,3 +88,25 @@ def test_the_next_chunk_like_it_is_not_dumped_as_a_whole(monkeypatch: pytest.Mon
     serializer.dumps(chunk("plain"))
     monkeypatch.setattr("streamserve.wire.serializer.typed_line", lambda _: pytest.fail("it was dumped"))
     assert serializer.dumps(chunk("plain", "b")) == expected
+
+
+def test_templates_are_off_where_a_line_depends_on_the_text(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fast_paths, "_noted", {})
+
+    def with_length(chunk: AIMessageChunk) -> bytes:
+        return typed_line(chunk) + str(len(chunk.content)).encode()
+
+    assert not is_on(with_length)
+    assert "fast path off: message lines" in caplog.text
+    assert [(path.name, path.is_on) for path in noted()] == [(chunk_lines.NAME, False)]
+    assert is_on(typed_line)
+
+
+def test_without_templates_the_lines_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamserve.wire.serializer.is_on", lambda _: False)
+    serializer = Serializer()
+    monkeypatch.setattr(ChunkLines, "line", lambda *_: pytest.fail("a template was used"))
+    for shape in CHUNKS:
+        assert serializer.dumps(chunk(shape)) == typed_line(chunk(shape))

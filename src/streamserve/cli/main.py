@@ -11,6 +11,7 @@ import click
 from streamserve.catalog.registry import discover
 from streamserve.cli.keys import key
 from streamserve.cli.startup import load_application, load_environment, read_settings
+from streamserve.fast_paths import noted
 from streamserve.private_names.uvicorn import CAN_BOUND_HEADS
 from streamserve.settings import Settings
 
@@ -124,6 +125,9 @@ def check() -> None:
     from streamserve.cli.check import check as find_problems
 
     problems = find_problems(Path.cwd(), read_settings())
+    for path in noted():
+        if not path.is_on:
+            click.echo(f"fast path off: {path.name} ({path.difference}); it saves {path.saves}")
     for problem in problems:
         click.echo(problem, err=True)
     if problems:

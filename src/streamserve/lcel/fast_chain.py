@@ -6,7 +6,7 @@ where there it is a subclass of `str`.
 """
 
 from collections.abc import AsyncIterator, Callable
-from functools import cached_property, partial
+from functools import cache, partial
 from typing import Any, cast
 
 from langchain_core import output_parsers
@@ -23,10 +23,12 @@ from langchain_core.runnables import (
     base,
 )
 from langchain_core.runnables.config import merge_configs, patch_config, var_child_runnable_config
+from pydantic import PrivateAttr
 
-from streamserve.lcel.known_langchain import pieces
+from streamserve.lcel.self_check import Pieces, passed
 from streamserve.lcel.silent_steps import Silent, silent
 from streamserve.lcel.traced_stream import Stream, close, is_observed, stream_whole, traced
+from streamserve.private_names.langchain_core import ModelBinding
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -35,16 +37,26 @@ def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
     Args:
         chain: the declared chain, which stays as it is; a step exchanged in it later has no effect.
     """
-    return _rebuild(chain) if pieces() else chain
+    return rebuilt(chain, pieces())
+
+
+@cache
+def pieces() -> Pieces:
+    """Return the pieces that stream as the installed langchain-core does; the first call of a process checks it."""
+    return passed(rebuilt)
+
+
+def rebuilt(chain: Runnable[Any, Any], on: Pieces) -> Runnable[Any, Any]:
+    """Return a chain with the given pieces rewritten."""
+    rebuild = _REBUILDS.get(type(chain)) if on else None
+    return rebuild(chain, on) if rebuild else chain
 
 
 class RunnableSequence(base.RunnableSequence[Any, Any]):
     """A sequence without a task per item, and without runs for steps whose runs only a handler could see."""
 
-    @cached_property
-    def _silent(self) -> list[Silent | None]:
-        """Return how each step streams without a run, None for a step that needs one."""
-        return [_silent(step) for step in self.steps]
+    # How each step streams without a run, None for a step that needs one.
+    _silent: list[Silent | None] = PrivateAttr(default_factory=list)
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         defers_inputs = kwargs.pop("defers_inputs", False)
@@ -138,12 +150,13 @@ def _text(parser: StrOutputParser, chunk: Any) -> str:
     return parser.parse_result([Generation(text=chunk)])
 
 
-def _silent(step: Runnable[Any, Any]) -> Silent | None:
+def _silent(step: Runnable[Any, Any], on: Pieces) -> Silent | None:
     if type(step) is StrOutputParser:
         return step.texts
-    if type(step) is RunnableBinding and not (step.config or step.config_factories) and (inner := _silent(step.bound)):
-        return lambda inputs, kwargs: inner(inputs, {**step.kwargs, **kwargs})
-    return silent(step)
+    if type(step) is RunnableBinding:
+        inner = None if step.config or step.config_factories else _silent(step.bound, on)
+        return inner and (lambda inputs, kwargs: inner(inputs, {**step.kwargs, **kwargs}))
+    return silent(step, on)
 
 
 def bound_config(binding: base.RunnableBindingBase[Any, Any], *configs: RunnableConfig | None) -> RunnableConfig:
@@ -162,50 +175,48 @@ def _transform(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig,
     return step.atransform(inputs, config, **kwargs)
 
 
-def _rebuild(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    rebuild = _REBUILDS.get(type(chain))
-    return rebuild(chain) if rebuild else chain
+def _sequence(chain: base.RunnableSequence[Any, Any], on: Pieces) -> base.RunnableSequence[Any, Any]:
+    kind: type[base.RunnableSequence[Any, Any]] = RunnableSequence if "sequence" in on else base.RunnableSequence
+    first, *middle, last = steps = [rebuilt(step, on) for step in chain.steps]
+    made = kind(first=first, middle=middle, last=last, name=chain.name)
+    if isinstance(made, RunnableSequence):
+        made._silent = [_silent(step, on) for step in steps]
+    return made
 
 
-def _sequence(chain: base.RunnableSequence[Any, Any]) -> base.RunnableSequence[Any, Any]:
-    kind = RunnableSequence if "sequence" in pieces() else base.RunnableSequence
-    first, *middle, last = map(_rebuild, chain.steps)
-    return kind(first=first, middle=middle, last=last, name=chain.name)
+def _binding(chain: base.RunnableBinding[Any, Any], on: Pieces) -> base.RunnableBinding[Any, Any]:
+    kind = RunnableBinding if "binding" in on else base.RunnableBinding
+    bound = rebuilt(chain.bound, on)
+    return kind(bound=bound, kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories)
 
 
-def _binding(chain: base.RunnableBinding[Any, Any]) -> base.RunnableBinding[Any, Any]:
-    kind = RunnableBinding if "binding" in pieces() else base.RunnableBinding
-    return kind(
-        bound=_rebuild(chain.bound), kwargs=chain.kwargs, config=chain.config, config_factories=chain.config_factories
-    )
-
-
-def _parser(parser: output_parsers.StrOutputParser) -> output_parsers.StrOutputParser:
-    return StrOutputParser(name=parser.name) if "parser" in pieces() else parser
+def _parser(parser: output_parsers.StrOutputParser, on: Pieces) -> output_parsers.StrOutputParser:
+    return StrOutputParser(name=parser.name) if "parser" in on else parser
 
 
 # The contents of these are rebuilt, not they themselves.
-def _parallel(chain: RunnableParallel[Any]) -> RunnableParallel[Any]:
-    return chain.model_copy(update={"steps__": {name: _rebuild(step) for name, step in chain.steps__.items()}})
+def _parallel(chain: RunnableParallel[Any], on: Pieces) -> RunnableParallel[Any]:
+    return chain.model_copy(update={"steps__": {name: rebuilt(step, on) for name, step in chain.steps__.items()}})
 
 
-def _assign(chain: RunnableAssign) -> RunnableAssign:
-    return chain.model_copy(update={"mapper": _rebuild(chain.mapper)})
+def _assign(chain: RunnableAssign, on: Pieces) -> RunnableAssign:
+    return chain.model_copy(update={"mapper": rebuilt(chain.mapper, on)})
 
 
-def _branch(chain: RunnableBranch[Any, Any]) -> RunnableBranch[Any, Any]:
-    branches = [(condition, _rebuild(branch)) for condition, branch in chain.branches]
-    return chain.model_copy(update={"branches": branches, "default": _rebuild(chain.default)})
+def _branch(chain: RunnableBranch[Any, Any], on: Pieces) -> RunnableBranch[Any, Any]:
+    branches = [(condition, rebuilt(branch, on)) for condition, branch in chain.branches]
+    return chain.model_copy(update={"branches": branches, "default": rebuilt(chain.default, on)})
 
 
-def _fallbacks(chain: RunnableWithFallbacks[Any, Any]) -> RunnableWithFallbacks[Any, Any]:
-    fallbacks = [_rebuild(fallback) for fallback in chain.fallbacks]
-    return chain.model_copy(update={"runnable": _rebuild(chain.runnable), "fallbacks": fallbacks})
+def _fallbacks(chain: RunnableWithFallbacks[Any, Any], on: Pieces) -> RunnableWithFallbacks[Any, Any]:
+    fallbacks = [rebuilt(fallback, on) for fallback in chain.fallbacks]
+    return chain.model_copy(update={"runnable": rebuilt(chain.runnable, on), "fallbacks": fallbacks})
 
 
-_REBUILDS: dict[type[Any], Callable[[Any], Runnable[Any, Any]]] = {
+_REBUILDS: dict[type[Any], Callable[[Any, Pieces], Runnable[Any, Any]]] = {
     base.RunnableSequence: _sequence,
     base.RunnableBinding: _binding,
+    **({ModelBinding: _binding} if ModelBinding else {}),
     RunnableParallel: _parallel,
     RunnableAssign: _assign,
     RunnableBranch: _branch,

@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 
-from streamserve.lcel.known_langchain import pieces
+from streamserve.lcel.self_check import Pieces
 from streamserve.lcel.traced_stream import NOTHING, Stream, close, gather
 from streamserve.private_names.langchain_core import chunks_of, messages_of, metadata_of, prompt_value, streams
 
@@ -31,11 +31,11 @@ _TEMPLATES = (
 )
 
 
-def silent(step: Runnable[Any, Any]) -> Silent | None:
+def silent(step: Runnable[Any, Any], on: Pieces) -> Silent | None:
     """Return how a step streams without a run, or None if it needs one."""
     if type(step) is prompts.ChatPromptTemplate:
-        return partial(_format_prompt, step) if "prompt" in pieces() and _is_plain(step) else None
-    if isinstance(step, BaseChatModel) and "model" in pieces() and _streams_as_its_base(type(step)):
+        return partial(_format_prompt, step) if "prompt" in on and _is_plain(step) else None
+    if isinstance(step, BaseChatModel) and "model" in on and _streams_as_its_base(type(step)):
         return partial(_stream_model, step)
     return None
 

@@ -64,6 +64,9 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
+# The class of `model.bind(...)`, a binding with other types for type checkers; None: such models are as declared.
+ModelBinding: type[Any] | None = find("langchain_core.language_models.chat_models", "_ChatModelBinding")
+
 # Called only while the piece "model" is on, which watches them.
 metadata_of: Any = find("langchain_core.language_models.chat_models", "_gen_info_and_msg_metadata")
 _normalized: Any = find("langchain_core.language_models._utils", "_normalize_messages")

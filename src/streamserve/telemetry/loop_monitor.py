@@ -4,6 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
+from streamserve.fast_paths import noted
 from streamserve.runs.runs import Runs
 from streamserve.telemetry.metrics import Metrics
 
@@ -51,6 +52,8 @@ def refresh(metrics: Metrics, runs: Runs) -> None:
     metrics.open_streams.set(load.readers)
     metrics.store_down.set(load.store_down)
     metrics.draining.set(runs.draining)
+    for path in noted():
+        metrics.fast_paths.labels(path.name).set(path.is_on)
     retained = runs.store.retained
     metrics.retained_runs.set(retained.runs)
     metrics.retained_bytes.set(retained.bytes)

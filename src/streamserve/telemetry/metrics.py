@@ -86,6 +86,13 @@ class Metrics:
         self.retained_bytes = self._gauge("retained_bytes", "Bytes of the ended runs that the store keeps.")
         self.store_down = self._gauge("store_down", "1 while this worker cannot reach its store.")
         self.draining = self._gauge("draining", "1 while this worker takes no new runs.")
+        self.fast_paths = Gauge(
+            "streamserve_fast_path_on",
+            "1 while a fast path does the same as the installed dependency, else 0.",
+            ("path",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self._meters: dict[tuple[str, str], Meter] = {}
         # Every request needs these four children; prometheus_client looks a child up under a lock.
         self.first_token_of, self.duration_of = cache(self.first_token.labels), cache(self.duration.labels)

@@ -1,10 +1,16 @@
 """JSON of message chunks that differ only in text and id from the chunk before, like nearly every token."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
 from langchain_core.messages import AIMessageChunk
+
+from streamserve.fast_paths import FastPath, note
+
+NAME, SAVES = "message lines", "about 10 us of CPU per token of a chain that ends with a chat model"
 
 # JSON escapes their first character, and a template with another such escape is rejected.
 _TEXT, _ID = "\x01t", "\x01i"
@@ -56,6 +62,23 @@ class ChunkLines:
         if found and b"\\u0001" not in opening + middle + closing:
             # A copy, because the chain owns the chunk and may change it.
             self._template = Template(deepcopy(fields), opening, middle, closing)
+
+
+@cache
+def is_on(whole: Callable[[AIMessageChunk], bytes]) -> bool:
+    """Return whether templates make the lines that chunks have by themselves; the first call of a process checks it.
+
+    Args:
+        whole: returns a chunk's line without a template.
+    """
+    lines, found = ChunkLines(), None
+    for number, text in enumerate(("Cats", " purr", '".', "", "\u00fc\U0001f431")):
+        chunk = AIMessageChunk(content=text, id=f"run-{number}", response_metadata={"model": "canned"})
+        expected = whole(chunk)
+        if number and (line := lines.line(chunk)) != expected:
+            found = f"{line!r} in place of {expected!r}"
+        lines.learn(chunk)
+    return note(FastPath(NAME, SAVES, found))
 
 
 def _is_stable(value: Any) -> bool:

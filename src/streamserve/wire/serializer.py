@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from streamserve.call import current_call
 from streamserve.errors import InvalidOutput
 from streamserve.user import User
-from streamserve.wire.chunk_lines import ChunkLines
+from streamserve.wire.chunk_lines import ChunkLines, is_on
 from streamserve.wire.types import is_bare, types_of, types_of_chunk
 from streamserve.wire.uncommon import uncommon_json
 
@@ -49,7 +49,7 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
     """LangServe's serializer with a form for every value; each chain has its own."""
 
     def __init__(self) -> None:
-        self._chunks = ChunkLines()
+        self._chunks = ChunkLines() if is_on(typed_line) else None
 
     def dumps(self, obj: Any) -> bytes:
         """Return a block's data: JSON, and a `types:` line if the JSON loses types.
@@ -61,8 +61,10 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
             return to_line(obj)
         if type(obj) is not AIMessageChunk:
             return typed_line(obj.value if type(obj) is Envelope else obj)
+        if self._chunks is None:
+            return typed_line(obj)
         line = self._chunks.line(obj)
-        return self._learned(obj) if line is None else escape_line_breaks(line)
+        return _learned(self._chunks, obj) if line is None else escape_line_breaks(line)
 
     def dumps_chunk(self, obj: Any) -> bytes:
         """Return the data of a block that is a chunk of the chain's own stream; arguments and errors as `dumps`."""
@@ -70,11 +72,12 @@ class Serializer(WellKnownLCSerializer):  # type: ignore[misc, unused-ignore]
             return self.dumps(obj)
         return _with_types(to_line(obj), types_of_chunk(obj))
 
-    def _learned(self, chunk: AIMessageChunk) -> bytes:
-        line = typed_line(chunk)
-        if b"\n" not in line:
-            self._chunks.learn(chunk)
-        return line
+
+def _learned(lines: ChunkLines, chunk: AIMessageChunk) -> bytes:
+    line = typed_line(chunk)
+    if b"\n" not in line:
+        lines.learn(chunk)
+    return line
 
 
 def to_line(value: Any) -> bytes:

@@ -23,6 +23,7 @@ from pydantic import Field, PrivateAttr
 
 from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models.openai.completions import ChunkChatOpenAI
+from streamserve.models.openai.self_check import is_on
 from streamserve.private_names.langchain_core import input_messages
 
 # A provider name without a translator in langchain-core: `content_blocks` then shows the reasoning.
@@ -46,6 +47,14 @@ class CompatibleChatOpenAI(ChunkChatOpenAI):
     """
 
     require_finish: bool = Field(True, exclude=True)
+
+    def model_post_init(self, context: Any) -> None:
+        """Have the fast stream checked at the start, not in the first stream."""
+        super().model_post_init(context)
+        _ = self.fast_stream and is_on()
+
+    def _can_be_fast(self, completions: Any, kind: type[Any], kwargs: dict[str, Any]) -> bool:
+        return super()._can_be_fast(completions, kind, kwargs) and is_on()
 
     # Names of the field in which the server has sent its reasoning; copies of the model share them.
     _reasoning_fields: set[str] = PrivateAttr(default_factory=set)

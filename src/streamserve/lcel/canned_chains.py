@@ -1,0 +1,123 @@
+"""Small chains that take every way through the pieces of a stream that are rewritten, with a model that is a script."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnablePassthrough
+from langchain_core.runnables.config import var_child_runnable_config
+from pydantic import PrivateAttr
+
+_CALL = tool_call_chunk(name="search", args='{"q": "cats"}', id="call-1", index=0)
+_USAGE = UsageMetadata(input_tokens=3, output_tokens=2, total_tokens=5)
+_PROMPT = ChatPromptTemplate.from_messages([("system", "Answer."), ("user", "{topic}")])
+
+
+class Script(BaseChatModel):
+    """A model that streams fixed chunks, and keeps what it was asked and how it ended.
+
+    Args:
+        fails: whether it raises RuntimeError after its chunks (default false).
+        waits: whether it waits for ever after its chunks (default false).
+    """
+
+    fails: bool = False
+    waits: bool = False
+
+    _seen: list[Any] = PrivateAttr(default_factory=list)
+    _waiting: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+
+    async def until_it_waits(self) -> None:
+        """Return as soon as it waits."""
+        await self._waiting.wait()
+        self._waiting.clear()
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return true: the text of another kind of object, which callbacks are given, takes several milliseconds."""
+        return True
+
+    @property
+    def _llm_type(self) -> str:
+        return "script"
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        config = var_child_runnable_config.get() or {}
+        tags, metadata = config.get("tags"), config.get("metadata")
+        self._seen.append((messages, stop, kwargs, tags, metadata, bool(run_manager and run_manager.handlers)))
+        try:
+            yield ChatGenerationChunk(message=AIMessageChunk(content="Cats"))
+            await asyncio.sleep(0)
+            yield ChatGenerationChunk(message=AIMessageChunk(content=" purr", id="own"), generation_info={"step": 2})
+            yield ChatGenerationChunk(message=AIMessageChunk(content=[{"type": "text", "text": "."}], id="own"))
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[_CALL]))
+            if self.fails:
+                raise RuntimeError("the model failed")
+            if self.waits:
+                self._waiting.set()
+                await asyncio.Event().wait()
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=_USAGE))
+        except (asyncio.CancelledError, GeneratorExit) as end:
+            self._seen.append(type(end))
+            raise
+
+    def taken(self) -> list[Any]:
+        """Return what it has seen since the last call."""
+        seen, self._seen = self._seen, []
+        return seen
+
+
+@dataclass(frozen=True)
+class CannedChain:
+    """One chain, its model and its input.
+
+    Args:
+        ways: the ways in which it is observed.
+    """
+
+    name: str
+    model: Script
+    chain: Runnable[Any, Any]
+    ways: tuple[str, ...]
+    value: Any = field(default_factory=lambda: {"topic": "cats"})
+
+
+async def _shout(chunks: AsyncIterator[Any]) -> AsyncIterator[str]:
+    async for chunk in chunks:
+        yield str(chunk).upper()
+
+
+def canned_chains() -> list[CannedChain]:
+    """Return chains with text, messages, a config, a retrieval, a generator, two errors, and one that never ends."""
+    model, failing, waiting = Script(), Script(fails=True), Script(waits=True)
+    text, until_cancelled = _PROMPT | model | StrOutputParser(), _PROMPT | waiting | StrOutputParser()
+    bound = (_PROMPT | model.bind(stop=["."], seed=1) | StrOutputParser()).with_config(
+        tags=["bound"], metadata={"team": "canned"}, run_name="bound"
+    )
+    retrieval = RunnablePassthrough.assign(context=itemgetter("topic")) | _PROMPT | model | StrOutputParser()
+    both = ("chunks", "calls")
+    return [
+        CannedChain("text", model, text, (*both, "events")),
+        CannedChain("messages", model, _PROMPT | model, both),
+        CannedChain("bound", model, bound, both),
+        CannedChain("retrieval", model, retrieval, both),
+        CannedChain("generator", model, _PROMPT | model | RunnableGenerator(_shout), both),
+        CannedChain("parser", model, StrOutputParser(), both, "Cats"),
+        CannedChain("failing model", failing, _PROMPT | failing | StrOutputParser(), both),
+        CannedChain("failing prompt", model, text, both, {}),
+        CannedChain("waiting", waiting, until_cancelled, ("cancelled", "cancelled calls")),
+    ]

@@ -1,0 +1,53 @@
+"""Streams a chain with a langchain-core whose source was changed: `python -m tests.lcel.changed CHANGE`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from dataclasses import dataclass
+
+from tests.changed_source import change
+
+
+@dataclass(frozen=True)
+class Change:
+    """A text in the source, the text in its place, and the pieces that then no longer do the same."""
+
+    old: str
+    new: str
+    pieces: frozenset[str]
+
+
+CHANGES = {
+    "a renamed private function": Change(r"\b_normalize_messages\b", "_normalized", frozenset({"model"})),
+    "an extra chunk of a model": Change(
+        r"^( +)yield msg_chunk$", r"\1yield msg_chunk\n\1yield msg_chunk", frozenset({"model"})
+    ),
+    "another type of a parser's run": Change(r'run_type="parser"', 'run_type="chain"', frozenset({"parser"})),
+    "another tag of a sequence's steps": Change("seq:step:", "sequence:step:", frozenset({"sequence"})),
+    "an argument that a binding adds": Change(
+        r"\*\*\{\*\*self\.kwargs, \*\*kwargs\}", "**{**self.kwargs, **kwargs, 'bound': True}", frozenset({"binding"})
+    ),
+    "a run that ends twice": Change(
+        r"^( +)await run_manager\.on_chain_end\(final_output(.*)$",
+        r"\1await run_manager.on_chain_end(final_output\2\n\1await run_manager.on_chain_end(final_output\2",
+        frozenset({"sequence", "parser"}),
+    ),
+}
+
+
+async def _stream() -> None:
+    from streamserve.lcel.fast_chain import fast, pieces
+    from tests.observed import chunks_of
+    from tests.streamed_chains import TOPIC, text
+
+    print(sorted(pieces()))
+    print(await chunks_of(text, TOPIC))
+    print(await chunks_of(fast(text), TOPIC))
+
+
+if __name__ == "__main__":
+    wanted = CHANGES[sys.argv[1]]
+    change(["langchain_core"], re.compile(wanted.old, re.MULTILINE), wanted.new)
+    asyncio.run(_stream())
