@@ -182,6 +182,8 @@ WITHOUT_RUNS = (
     "a sync-only model",
     "a prompt that fails",
     "a model that fails",
+    "tools bound",
+    "arguments bound",
 )
 
 

@@ -7,7 +7,7 @@ where there it is a subclass of `str`.
 
 from collections.abc import AsyncIterator, Callable
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from langchain_core import output_parsers
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
@@ -57,6 +57,11 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
 
     # How each step streams without a run, None for a step that needs one.
     _silent: list[Silent | None] = PrivateAttr(default_factory=list)
+
+    def with_silent_steps(self, on: Pieces) -> Self:
+        """Return this sequence, in which steps now stream without a run if these pieces allow it."""
+        self._silent = [_silent(step, on) for step in self.steps]
+        return self
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         defers_inputs = kwargs.pop("defers_inputs", False)
@@ -177,11 +182,9 @@ def _transform(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig,
 
 def _sequence(chain: base.RunnableSequence[Any, Any], on: Pieces) -> base.RunnableSequence[Any, Any]:
     kind: type[base.RunnableSequence[Any, Any]] = RunnableSequence if "sequence" in on else base.RunnableSequence
-    first, *middle, last = steps = [rebuilt(step, on) for step in chain.steps]
+    first, *middle, last = [rebuilt(step, on) for step in chain.steps]
     made = kind(first=first, middle=middle, last=last, name=chain.name)
-    if isinstance(made, RunnableSequence):
-        made._silent = [_silent(step, on) for step in steps]
-    return made
+    return made.with_silent_steps(on) if isinstance(made, RunnableSequence) else made
 
 
 def _binding(chain: base.RunnableBinding[Any, Any], on: Pieces) -> base.RunnableBinding[Any, Any]:
