@@ -1,4 +1,4 @@
-"""What an observer sees of a stream, in a form that can be compared with another stream of the same chain."""
+"""The observation of a stream, in a form that can be compared with that of another stream of the same chain."""
 
 import re
 from collections.abc import AsyncIterator, Sequence
