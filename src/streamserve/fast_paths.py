@@ -1,4 +1,4 @@
-"""The fast paths: rewrites of what dependencies do for each token, and what each has shown of itself at the start.
+"""The fast paths: rewrites of the work that dependencies do for each token, and whether each has proved itself.
 
 A fast path is on only after it did the same as the installed dependency, so an upgrade may cost speed, never a promise.
 """
@@ -25,7 +25,7 @@ class FastPath:
 
     @property
     def is_on(self) -> bool:
-        """Whether it is used."""
+        """True while it is used."""
         return self.difference is None
 
 
