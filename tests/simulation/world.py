@@ -38,6 +38,7 @@ from streamserve.stores.base import TERMINAL
 from streamserve.stores.bounds import Bounds
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.redis.records import record_of
+from streamserve.stores.redis.retention import blocks_ttl
 from streamserve.stores.sqlite import SqliteStore
 from streamserve.stores.sqlite import store as sqlite_store
 from streamserve.stores.sqlite.rows import find_record
@@ -266,6 +267,10 @@ class World:
 
     def _records_in_redis(self, redis: Redis) -> list[RunRecord]:
         found = [record_of(redis.ask("HGETALL", key)) for key in sorted(redis.ask("KEYS", "streamserve:{*}:run"))]
+        ttl = blocks_ttl(Bounds(retention=SETTINGS["retention"])) / 1000
+        for record in found:
+            if record is not None and record.expires_at is not None:
+                record.purged |= record.expires_at + ttl < self._wall_clock()  # as the store, without a reaper
         return sorted((record for record in found if record is not None), key=lambda record: record.created_at)
 
     # Clients
@@ -332,9 +337,10 @@ class World:
         self.faults.end()
         for network in self.networks:
             network.weather = CALM
-        self.client.wake_up()
+        for process in (self.client, *self.workers):
+            process.wake_up()
+        await asyncio.sleep(0.1)  # a stop that has just been asked for begins
         for place, worker in enumerate(list(self.workers)):
-            worker.wake_up()
             if worker.stopping:
                 await worker.stopped()
             if not worker.listening:

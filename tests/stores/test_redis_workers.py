@@ -111,6 +111,27 @@ async def test_a_former_owner_reads_on_and_the_new_one_is_told(
         assert client.keys("*:request") == []
 
 
+async def test_a_run_that_was_given_up_is_not_created_later(server: RedisServer, one: RedisStore) -> None:
+    run = replace(a_run("run"), request=b"request")
+    one._worker.pending_discard["run"] = run
+    await one.check()
+    await one._worker.own(run)  # the command was on its way, on another connection
+    assert await one.get("run") is None
+    with server.client() as client:
+        assert client.exists("streamserve:{run}:request") == 0
+        assert client.pttl("streamserve:{run}:run") > 0
+
+
+async def test_a_worker_that_dies_at_a_runs_end_leaves_no_request(
+    server: RedisServer, one: RedisStore, other: RedisStore
+) -> None:
+    await one.acquire(replace(a_run("run"), request=b"request"))
+    with server.client() as client:
+        client.hset("streamserve:{run}:run", "status", "done")
+        assert await take_over(other, one, server) == []
+        assert client.exists("streamserve:{run}:request") == 0
+
+
 async def test_a_worker_that_wakes_learns_which_runs_it_has_lost(
     server: RedisServer, one: RedisStore, other: RedisStore
 ) -> None:

@@ -110,18 +110,24 @@ return {last, over, 'blocks', blocks}
 # KEYS run. Returns all fields and values.
 RECORD = _script("return call('HGETALL', KEYS[1])")
 
-# KEYS run. ARGV fields and values. Returns whether the run is new.
+# KEYS run, request. ARGV request or '', its ttl in ms, then fields and values. Returns whether the run is new.
 CREATE = _script("""
 if call('EXISTS', KEYS[1]) == 1 then return 0 end
-call('HSET', KEYS[1], unpack(ARGV))
+call('HSET', KEYS[1], unpack(ARGV, 3))
+if ARGV[1] ~= '' then call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]) end
 return 1
 """)
 
-# KEYS run, readers, request. Drops a run that never started, unless it has readers. Returns whether it is gone.
+# KEYS run, readers, request. ARGV ms. Drops a run that never started, unless it has readers. Returns whether it is
+# gone. For these ms nothing creates it: its CREATE may still be on its way, on a connection that was given up.
 DISCARD = _script("""
 local run = call('HMGET', KEYS[1], 'status', 'last_id')
 if run[1] and (run[1] ~= 'queued' or run[2] ~= '0' or call('EXISTS', KEYS[2]) == 1) then return 0 end
 call('UNLINK', KEYS[1], KEYS[3])
+if ARGV[1] ~= '0' then
+  call('HSET', KEYS[1], 'status', 'lost')
+  call('PEXPIRE', KEYS[1], ARGV[1])
+end
 return 1
 """)
 
@@ -175,9 +181,11 @@ if owner and owner ~= ARGV[1] then call('PUBLISH', ARGV[3] .. owner, 'readers ' 
 return 1
 """)
 
-# KEYS run. ARGV the dead worker, the new owner. Returns the record; nothing if the dead worker does not own the run.
+# KEYS run, request. ARGV the dead worker, the new owner. Returns the record; nothing if the dead worker does not own
+# the run. A worker that died just after the end of a run has left its request.
 TAKE = _script("""
 local run = call('HMGET', KEYS[1], 'status', 'worker')
+if not run[1] or ended(run[1]) then call('UNLINK', KEYS[2]) end
 if not run[1] or ended(run[1]) or run[2] ~= ARGV[1] then return {} end
 call('HINCRBY', KEYS[1], 'attempt', 1)
 call('HSET', KEYS[1], 'worker', ARGV[2])

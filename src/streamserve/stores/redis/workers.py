@@ -21,6 +21,8 @@ BATCH = 100
 REMOVE_AFTER = 60_000
 # Milliseconds that a run's readers and its request are kept if no worker drops them; then it is not recovered.
 TTL = 86_400_000
+# Milliseconds that a command may be on its way on a connection that this process has given up.
+DISCARDED = 600_000
 OVER, UNKNOWN = 1, 2  # states of a lease
 
 
@@ -85,9 +87,8 @@ class Worker:
         """Store a new run of this worker; return False if it is stored already."""
         # The set comes first: a worker that dies in between leaves a name without a run, not a run that is never found.
         await self._client.do("SADD", self._keys.worker(self.id, "runs"), run.run_id)
-        if run.request is not None:
-            await self._client.do("SET", self._keys.run(run.run_id, "request"), run.request, "PX", TTL)
-        return bool(await self._client.run(scripts.CREATE, [self._keys.run(run.run_id)], *fields_of(run, self.id)))
+        keys = [self._keys.run(run.run_id, what) for what in ("run", "request")]
+        return bool(await self._client.run(scripts.CREATE, keys, run.request or b"", TTL, *fields_of(run, self.id)))
 
     def disown(self, run_id: str) -> None:
         """Note that a run has ended or has another owner. The next heartbeat tells Redis."""
@@ -98,10 +99,14 @@ class Worker:
         """Drop the request of a run that is not to be recovered."""
         await self._client.do("UNLINK", self._keys.run(run_id, "request"))
 
-    async def discard(self, run_id: str) -> bool:
-        """Drop a run that never started; return False if it has readers already."""
+    async def discard(self, run_id: str, *, guard: int = 0) -> bool:
+        """Drop a run that never started, and keep it from being created for `guard` ms.
+
+        Returns:
+            False if the run has readers already.
+        """
         keys = [self._keys.run(run_id, what) for what in ("run", "readers", "request")]
-        gone = bool(await self._client.run(scripts.DISCARD, keys))
+        gone = bool(await self._client.run(scripts.DISCARD, keys, guard))
         if gone:
             self._disowned[run_id] = None
         return gone
@@ -168,7 +173,8 @@ class Worker:
         request = await self._client.do("GET", self._keys.run(run_id, "request"))
         # If the reply is lost the run may be this worker's already: then this worker takes it over from itself.
         self._pending_takeover.add(run_id)
-        flat = await self._client.run(scripts.TAKE, [self._keys.run(run_id)], worker, self.id)
+        keys = [self._keys.run(run_id, what) for what in ("run", "request")]
+        flat = await self._client.run(scripts.TAKE, keys, worker, self.id)
         self._pending_takeover.discard(run_id)
         if (record := record_of(flat)) is not None:
             record.request = request
@@ -209,7 +215,7 @@ class Worker:
         while self.pending_discard:
             run_id, run = self.pending_discard.popitem()
             try:
-                if not await self.discard(run_id):
+                if not await self.discard(run_id, guard=DISCARDED):
                     self._pending_takeover.add(run_id)  # it has readers, who see it end as lost
                 elif run.key:
                     await self._client.run(scripts.UNCLAIM, [self._keys.key(run.key)], run_id)
