@@ -128,6 +128,7 @@ def raising(*errors: BaseException) -> Callable[[World, Worker | Client], None]:
 
     def fail(world: World, _process: Worker | Client) -> None:
         world.points.raises = world.random.choice(errors)
+        world.model_fails = "the model failed" in str(world.points.raises)
 
     return fail
 

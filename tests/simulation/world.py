@@ -129,6 +129,8 @@ class World:
         self.points = points or Points()
         # The statuses of ended runs that answers told.
         self.told: dict[str, str] = {}
+        # Whether a model failed where its scenario does not ask for it.
+        self.model_fails = False
         self.loop = SimulatedLoop(Random(seed + 1), shuffles=shuffles, wrap=self._wrap)
         self.weather = weather
         self.faults = Faults()
