@@ -29,11 +29,7 @@ CHANGES = {
     "an argument that a binding adds": Change(
         r"\*\*\{\*\*self\.kwargs, \*\*kwargs\}", "**{**self.kwargs, **kwargs, 'bound': True}", frozenset({"binding"})
     ),
-    "a run that ends twice": Change(
-        r"^( +)await run_manager\.on_chain_end\(final_output(.*)$",
-        r"\1await run_manager.on_chain_end(final_output\2\n\1await run_manager.on_chain_end(final_output\2",
-        frozenset({"sequence", "parser"}),
-    ),
+    "another input of a stream's run": Change(r'\{"input": ""\}', '{"input": "-"}', frozenset({"sequence", "parser"})),
 }
 
 

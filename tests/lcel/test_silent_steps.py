@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from streamserve.lcel.fast_chain import RunnableSequence, fast
 from streamserve.lcel.silent_steps import silent
+from streamserve.private_names.langchain_core import WATCHED
 from tests.streamed_chains import AsyncSayer
 
 LIMIT = 10.0
@@ -78,7 +79,7 @@ async def test_a_step_that_fails_at_its_inputs_closes_them(step: Runnable[Any, A
         finally:
             closed.set()
 
-    make = silent(step)
+    make = silent(step, frozenset(WATCHED))
     assert make is not None
     source = inputs()
     stream = make(source, {})
