@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import Any
 
 import langchain_core
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 
 from streamserve.fast_paths import FastPath, note
 from streamserve.lcel.canned_chains import CannedChain, canned_chains
@@ -109,21 +109,10 @@ async def _events(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any]:
 
 
 async def _cancelled(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any]:
-    return await _until_cancelled(chain, canned, {})
-
-
-async def _cancelled_calls(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any]:
-    recorder = Recorder()
-    shown = await _until_cancelled(chain, canned, {"callbacks": [recorder]})
-    # Unlike upstream, the runs below the first end as well.
-    return [*shown, *(call for call in recorder.calls if ("parent_run_id", None) in call[2])]
-
-
-async def _until_cancelled(chain: Runnable[Any, Any], canned: CannedChain, config: RunnableConfig) -> list[Any]:
     shown: list[Any] = []
 
     async def read() -> None:
-        async for chunk in chain.astream(canned.value, config):
+        async for chunk in chain.astream(canned.value):
             shown.extend([chunk])  # the chunks before the cancellation count
 
     task, waits = asyncio.create_task(read()), asyncio.create_task(canned.model.until_it_waits())
@@ -139,5 +128,4 @@ _WAYS = {
     "calls": _calls,
     "events": _events,
     "cancelled": _cancelled,
-    "cancelled calls": _cancelled_calls,
 }
