@@ -211,15 +211,28 @@ async def test_a_reader_stops_the_timer_of_its_run() -> None:
 async def test_a_run_that_changes_its_owner_takes_its_readers_along() -> None:
     store, live = SharedStore(), dict[str, Any]()
     readers = Readers(store, live, 2)
-    readers.release_run("r")
+    readers.owner_changed("r")
     readers.adopt_run("r")
     with readers.reading("r", lambda: None):
         assert await told(store) == ("r", True)
-        readers.release_run("r")
+        readers.owner_changed("r")
         assert await told(store) == ("r", True)
         live["r"] = None
         readers.adopt_run("r")
         assert await told(store) == ("r", False)
+
+
+async def test_a_reader_from_before_the_start_is_none_elsewhere() -> None:
+    store = SharedStore()
+    runs = Runs(Settings(_env_file=None), store)
+    record = RunRecord("r", "c", "stream", "p", created_at=0, key="k")
+    async with asyncio.timeout(LIMIT):
+        with runs.reading("r", lambda: None):
+            assert await told(store) == ("r", True)
+            await runs.start(record, waiting(), Call("r"), timeout=None, on_disconnect="cancel")
+            assert await told(store) == ("r", False)
+        runs.end_all(reading.Cancelled())
+        await asyncio.gather(*(live.run.ended for live in runs._live.values()))
 
 
 async def test_a_reader_that_leaves_at_once_is_not_stored(shared: Any) -> None:

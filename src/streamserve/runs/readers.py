@@ -65,8 +65,8 @@ class Readers:
             del self._drops[reader]
             self._remove(run_id)
 
-    def release_run(self, run_id: str) -> None:
-        """Tell a run's next owner about readers here, after this process gave the run up."""
+    def owner_changed(self, run_id: str) -> None:
+        """Store anew whether a run is read here, after this process began to own it or gave it up."""
         if self._counts[run_id]:
             self._notify_owner(run_id)
 

@@ -149,6 +149,7 @@ class Runs:
         hooks = self.observer.begin(run.record, run.call)
         run.observe(hooks.block, self.observer.stored)
         live = self._live[run.run_id] = LiveRun(run, grace, self._readers.cancel_if_orphaned)
+        self._readers.owner_changed(run.run_id)  # a request with the same key may have read it as soon as it was stored
         run.start()
         run.ended.add_done_callback(lambda _ended: self._on_ended(live, hooks))
         return live
@@ -168,7 +169,7 @@ class Runs:
         if self._live.get(run_id) is live:  # another object if this process has recovered the run meanwhile
             del self._live[run_id]
             if live.run.given_up:
-                self._readers.release_run(run_id)
+                self._readers.owner_changed(run_id)
         hooks.ended(live.run.outcome)
 
     async def find(self, run_id: str, principal: str) -> RunRecord:
