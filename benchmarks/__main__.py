@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import (
     cpu,
+    fast_paths,
     first_token,
     hostile,
     instructions,
@@ -43,6 +44,7 @@ COMPARED: dict[str, Callable[[Plan], None]] = {
     "startup": startup.main,
 }
 ALONE: dict[str, Callable[[Plan], None]] = {
+    "fast_paths": fast_paths.main,
     "first_token": first_token.main,
     "hostile": hostile.main,
     "instructions": instructions.main,

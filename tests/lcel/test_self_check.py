@@ -121,6 +121,12 @@ def test_a_piece_that_raises_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [path.difference for path in noted() if not path.is_on] == ["LookupError('gone')"]
 
 
+async def test_all_are_off_if_the_check_itself_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "canned_chains", _fails)
+    assert fast(text) is text
+    assert _on() == dict.fromkeys(WATCHED, False)
+
+
 def _wrapped(method: Any) -> Any:
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -101,6 +101,7 @@ def test_templates_are_off_where_a_line_depends_on_the_text(
     assert not is_on(with_length)
     assert "fast path off: message lines" in caplog.text
     assert [(path.name, path.is_on) for path in noted()] == [(chunk_lines.NAME, False)]
+    assert not is_on(lambda chunk: chunk.no_such_field)
     assert is_on(typed_line)
 
 
