@@ -23,12 +23,13 @@ from streamserve.private_names.langchain_core import WATCHED, watched
 Pieces = frozenset[str]
 Rebuild = Callable[[Runnable[Any, Any], Pieces], Runnable[Any, Any]]
 
+# Measured by `python -m benchmarks fast_paths`.
 SAVES = {
-    "sequence": "about 60 us of CPU per token of a sequence",
-    "binding": "a few us of CPU per token of a chain with a config",
-    "parser": "about 30 us of CPU per token of a chain that ends with a text parser",
-    "prompt": "a run per request",
-    "model": "about 10 us of CPU per token of a chat model",
+    "sequence": "about 50 us of CPU per token of a sequence",
+    "binding": "about 30 us of CPU per token of a bound model",
+    "parser": "about 200 us of CPU per token of a chain that ends with a text parser",
+    "prompt": "the run of a prompt per request",
+    "model": "about 30 us of CPU per token of a chat model",
 }
 _HOME = str(Path(langchain_core.__file__).parent)
 _LIMIT = 5.0  # seconds; it takes a tenth of one, and a stream that never ends must not hold the start
