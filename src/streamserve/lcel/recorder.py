@@ -46,8 +46,10 @@ def _form(value: Any, ids: dict[str, str] | None) -> Any:
     kind = type(value)
     if isinstance(value, str):  # LangChain has a subclass of its own
         return str.__str__(value) if len(value) < _ID_LENGTH else _text(value, ids)
-    if value is None or kind in (int, bool, float):
+    if value is None or kind is int:
         return value
+    if kind in (bool, float):  # 1 equals True and 1.0
+        return kind.__name__, value
     if isinstance(value, dict):
         return {key: _form(item, ids) for key, item in value.items()}
     if isinstance(value, list | tuple):
