@@ -24,7 +24,7 @@ cluster: $(VENV)/.dev system ## run two replicas behind nginx (PORT), on Redis a
 	@$(BIN)/python -m deploy.cluster --port $(PORT)
 
 test: $(VENV)/.dev $(VENV)/.schemathesis system ## run the tests, after installing their needs
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev ## check lint, format, types, declarations and vulnerabilities
 	@$(BIN)/ruff check $(SOURCES)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from streamserve import Chain
 from streamserve.catalog.registry import RegisteredChain, Registry
 
-GATE_LIMIT = 10.0  # seconds after which a closed gate fails its test
+GATE_LIMIT = 60.0  # seconds after which a closed gate fails its test
 
 
 class Gate:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import LIMIT
+
 ROOT = Path(__file__).parents[1]
-LIMIT = 60.0
 # A server without a package: a module that is None in sys.modules cannot be imported.
 START = """
 import asyncio, sys

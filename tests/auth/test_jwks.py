@@ -13,8 +13,7 @@ from streamserve.auth import AuthError, jwks
 from streamserve.auth.jwks import COOLDOWN, LIFETIME, STALE, Jwks
 from streamserve.errors import IdentityUnavailable, Unauthenticated
 from tests.auth.support import Issuer, issuing
-
-LIMIT = 10.0
+from tests.limits import LIMIT
 
 
 class Clock:

@@ -19,9 +19,9 @@ from streamserve.auth.keys import KeyFile
 from streamserve.settings import Settings
 from tests.auth.support import AUDIENCE, ISSUER, SECRET, token
 from tests.fakes import Gate, GatedModel, registry_of
+from tests.limits import LIMIT
 from tests.servers import serving
 
-LIMIT = 10.0
 BODY = {"input": [["human", "hi"]]}
 
 

@@ -20,8 +20,7 @@ from streamserve.app import create_app
 from streamserve.catalog.chain import Chain
 from streamserve.catalog.registry import BrokenModule, RegisteredChain, Registry
 from streamserve.settings import Settings
-
-LIMIT = 10.0  # seconds for anything that a test waits for
+from tests.limits import LIMIT
 
 
 class Gate:

@@ -22,7 +22,7 @@ from streamserve.fast_paths import FastPath
 from tests.conftest import Team
 from tests.frames import chunks
 
-START_LIMIT = 30.0
+START_LIMIT = 60.0
 ROOT = Path(__file__).parents[2]
 WORKING = '''
     """Says it again.

@@ -12,8 +12,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from streamserve.stores import Fenced, Gap, Outcome, RunStore, ThreadLocked
 from tests.conformance.machine import Follower, StoreMachine
 from tests.conformance.stores import DONE, STORES, Options, a_run, an_ended_run
+from tests.limits import LIMIT
 
-LIMIT = 20.0
 EXAMPLES, LONG_EXAMPLES = 60, 1_000
 
 

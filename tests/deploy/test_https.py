@@ -15,9 +15,9 @@ import pytest
 
 from deploy.cluster import ROOT, Replica, nginx
 from deploy.services import Missing, Service, free_port, program
+from tests.limits import LIMIT
 from tests.stores.test_redis_tls import Authority
 
-LIMIT = 20
 PACE = 0.05  # seconds between two tokens
 SETTINGS = {
     "STREAMSERVE_ROOT_PATH": "/ai",

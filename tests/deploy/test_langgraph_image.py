@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.limits import LIMIT
 from tests.stores.servers import find
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 60.0
 CONFIG: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text("utf-8"))
 
 

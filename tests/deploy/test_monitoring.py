@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableLambda
 
 from deploy.services import free_port
 from streamserve.telemetry.metrics import Metrics
+from tests.limits import LIMIT
 from tests.runs.support import app_of
 from tests.servers import serving
 
@@ -26,7 +27,6 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "streamserve.json"
 PAGE = DEPLOY.parent / "docs" / "operations.md"
-LIMIT = 60.0
 # Metrics of Prometheus and of its process collector.
 NOT_OURS = {"up", "process_resident_memory_bytes"}
 

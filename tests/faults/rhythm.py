@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.limits import LIMIT
+
 ROOT = Path(__file__).parents[2]
 PAUSE = 0.02  # between two tokens: 50 a second
-LIMIT = 30.0
 
 
 @dataclass

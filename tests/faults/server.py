@@ -29,7 +29,7 @@ from tests.runs.support import AsyncHttpModel
 
 ROOT = Path(__file__).parents[2]
 KEEPALIVE = 0.2
-STOP_LIMIT = 10.0
+STOP_LIMIT = 60.0
 STARTS_WITHIN = 60.0
 # Environment variable: URL of the model of the chain `talk`.
 UPSTREAM = "FAULTS_UPSTREAM"

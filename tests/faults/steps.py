@@ -28,9 +28,9 @@ from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.settings import Settings
 from tests.fakes import registry_of
+from tests.limits import LIMIT
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 60.0
 LOOK = 0.01
 # Environment variables: the folder of the journal, and `true` for a graph whose record has `recover`.
 FOLDER, RECOVER = "FAULTS_FOLDER", "FAULTS_RECOVER"

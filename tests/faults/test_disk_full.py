@@ -14,8 +14,8 @@ import pytest
 
 from tests.faults.server import CountingServer, counting
 from tests.faults.test_redis_served import Reader, client_of
+from tests.limits import LIMIT
 
-LIMIT = 60.0
 PATIENCE = 1.0
 LEASE = 1.0
 KEYS = {"Idempotency-Key": "of-the-refused"}

@@ -21,8 +21,8 @@ from streamserve_sdk import (
 from tests.faults.proxy import CLEAN, Fault, Kind, Proxy, sequence
 from tests.faults.readers import remote
 from tests.faults.server import KEEPALIVE, CountingServer, counting
+from tests.limits import LIMIT
 
-LIMIT = 20.0
 FAST = RetryPolicy(budget=3, first=0.01, longest=0.02)
 ONE_SHOT = RetryPolicy(budget=0)
 # About 3 kB on the wire: the head has some 500 bytes.

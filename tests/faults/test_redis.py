@@ -13,10 +13,10 @@ from streamserve.stores import Outcome, StoreDown
 from streamserve.stores.redis import RedisStore
 from tests.faults.proxy import CLEAN, Fault, Proxy
 from tests.faults.server import counting
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, redis_server
 from tests.stores.test_redis import a_run, follow, worker
 
-LIMIT = 20.0
 LEASE = 1.0
 
 

@@ -14,10 +14,10 @@ from streamserve.stores import Outcome, StoreDown
 from streamserve.stores.redis import RedisStore
 from tests.faults.server import CountingServer, counting
 from tests.faults.test_redis_served import Reader, client_of
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, node_of, redis_cluster, wait_for_cluster
 from tests.stores.test_redis import a_run, follow
 
-LIMIT = 60.0
 LEASE = 1.0
 PATIENCE = 2.0
 RUNS = 9

@@ -14,10 +14,10 @@ import pytest
 
 from tests.faults.dying import DIES, PHASES, STORED
 from tests.faults.server import UPSTREAM, CountingServer, counting
+from tests.limits import LIMIT
 from tests.runs.support import EndlessUpstream, endless_upstream
 from tests.stores.servers import RedisServer, redis_server
 
-LIMIT = 30.0
 LEASE = 1.0
 PROMISE = LEASE + 1.0
 FREEZE, LONG_FREEZE = 3.0, 5.0

@@ -19,13 +19,13 @@ import pytest
 
 from deploy.services import free_port
 from streamserve.stores.sqlite import SqliteStore
+from tests.limits import LIMIT
 from tests.stores.sqlite_worker import LEASE, ROOT, block, start_worker
 
 RUNS = 4
 KILLS, LONG_KILLS = 3, 25
 # Seconds that the survivors have by promise, and that a busy machine may add.
 PROMISE, SLACK = LEASE + 1.0, 4.0
-LIMIT = 30.0
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from streamserve import Chain
 from streamserve.catalog.chain import StreamMode
 from tests.graphs.examples import EXAMPLES
 from tests.graphs.parity import assert_same
+from tests.limits import LIMIT
 
-LIMIT = 30.0
 MODES: tuple[StreamMode, ...] = ("values", "updates", "messages", "custom", "tasks", "checkpoints", "debug")
 
 Stream = Callable[[str, str, dict[str, Any]], list[Any]]

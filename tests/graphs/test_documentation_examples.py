@@ -22,9 +22,9 @@ from streamserve.catalog.chain import StreamMode
 from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.graphs.documentation import BUILDERS
+from tests.limits import LIMIT
 from tests.servers import serving
 
-LIMIT = 30.0
 Construct = Callable[[str], Any]
 
 _threads = itertools.count(1)

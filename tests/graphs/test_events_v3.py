@@ -39,11 +39,11 @@ from tests.fakes import Gate, GatedModel, registry_of
 from tests.faults.proxy import Fault, Proxy, sequence
 from tests.graphs.examples import EXAMPLES
 from tests.graphs.parity import assert_same
+from tests.limits import LIMIT
 from tests.runs.support import BlockReader, ended
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 
-LIMIT = 30.0
 QUESTION = "Tell me a short joke about rain."
 SECRET = "the password is 1234"
 

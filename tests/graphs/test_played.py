@@ -17,8 +17,8 @@ from streamserve_sdk import RemoteRunnable
 
 from deploy.cluster import Replica
 from deploy.services import free_port
+from tests.limits import LIMIT
 
-LIMIT = 30.0  # seconds for one call
 ROUNDS = 3
 PREMISE = {"premise": "a lighthouse"}
 MAIL = {"messages": [{"role": "user", "content": "Send a mail to Ada about lunch on Friday."}]}

@@ -31,9 +31,9 @@ from streamserve.settings import Settings
 from tests.fakes import registry_of
 from tests.graphs.examples import EXAMPLES, STEPS, Place, Size
 from tests.graphs.parity import assert_same
+from tests.limits import LIMIT
 from tests.servers import serving
 
-LIMIT = 30.0
 Play = Callable[[Any, Any], Iterator[Any]]
 
 _threads = itertools.count(1)

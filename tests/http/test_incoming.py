@@ -20,9 +20,9 @@ from streamserve.http.intake import Incoming
 from streamserve.settings import Settings
 from tests.fakes import GatedModel, registry_of
 from tests.faults.attacks import request
+from tests.limits import LIMIT
 from tests.servers import serving
 
-LIMIT = 10.0
 LARGE = {"input": "x" * 90_000}
 BOUNDS: dict[str, Any] = {"max_incoming_bytes": 150_000, "max_body_bytes": 250_000}
 

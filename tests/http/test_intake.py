@@ -22,9 +22,9 @@ from streamserve.settings import Settings
 from tests.fakes import GatedModel, Topic, greeting, registry_of
 from tests.faults.attacks import BOMB, request
 from tests.frames import ERROR_FIELDS, config_hash
+from tests.limits import LIMIT
 from tests.servers import serving
 
-LIMIT = 10.0
 BODY = {"input": {"topic": "cats"}}
 BOUNDS: dict[str, Any] = {
     "max_body_bytes": 50_000,

@@ -17,7 +17,7 @@ from streamserve.lcel.silent_steps import silent
 from streamserve.private_names.langchain_core import WATCHED
 from tests.streamed_chains import AsyncSayer
 
-LIMIT = 10.0
+LIMIT = 60.0
 prompt = ChatPromptTemplate([("human", "Hi")])
 
 

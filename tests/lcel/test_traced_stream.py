@@ -31,10 +31,9 @@ from streamserve.lcel.fast_chain import fast
 from streamserve.lcel.recorder import Recorder, comparable
 from streamserve.serving.chains import serve
 from tests.fakes import Topic, registered
+from tests.limits import LIMIT
 from tests.observed import AsyncRecorder, chunks_of
 from tests.streamed_chains import SETTINGS, breaking
-
-LIMIT = 10  # seconds until a test that waits in vain fails
 
 topic: ContextVar[str] = ContextVar("topic", default="none")
 prompt = ChatPromptTemplate.from_template("Say something about {topic}.")

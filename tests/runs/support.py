@@ -26,9 +26,9 @@ from streamserve.app import create_app
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 from tests.fakes import Gate, registry_of
+from tests.limits import LIMIT
 from tests.servers import serving
 
-LIMIT = 10.0
 PACE = 0.02
 
 

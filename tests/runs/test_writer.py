@@ -14,8 +14,8 @@ from streamserve.runs.writer import Writer
 from streamserve.stores import Fenced, Gap, MemoryStore, Outcome, RunRecord, StoreDown, UnknownRun
 from streamserve.stores.base import Stored
 from streamserve.stores.sqlite import SqliteStore
+from tests.limits import LIMIT
 
-LIMIT = 10.0
 DONE = Outcome("done")
 
 

@@ -17,10 +17,10 @@ from redis import Redis
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, RunRecord, RunStore, store_at
 from streamserve.stores.sqlite import SqliteStore, compactor
+from tests.limits import LIMIT
 from tests.stores.servers import redis_server
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 60.0
 BLOCKS = 1_500
 # 512 bytes on average, so that 256 KiB are some 500 blocks. All differ, and one is larger than a piece of Redis.
 SIZES = [(number * 37) % 1_000 + 12 for number in range(BLOCKS)]

@@ -14,9 +14,9 @@ from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown, ThreadLock
 from streamserve.stores.base import Slice
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.redis.scripts import TAKE, Script
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, redis_server
 
-LIMIT = 10.0
 LEASE = 1.0
 PAUSE = 0.05  # seconds before a store that is away is asked again, as in a response
 

@@ -12,9 +12,8 @@ from redis.exceptions import ResponseError
 from streamserve.stores import StoreDown
 from streamserve.stores.redis.client import Client
 from streamserve.stores.redis.connection import cancel, store_errors
+from tests.limits import LIMIT
 from tests.stores.servers import shared_cluster, shared_redis
-
-LIMIT = 10.0
 
 
 @asynccontextmanager

@@ -13,9 +13,9 @@ from redis.asyncio import Connection as RedisConnection
 from streamserve.stores import RunRecord, StoreDown
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.redis.connection import Connection
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, redis_server
 
-LIMIT = 10.0
 TIMEOUT = 0.3
 
 

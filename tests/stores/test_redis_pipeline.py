@@ -14,9 +14,8 @@ from streamserve.stores.redis.connection import Connection
 from streamserve.stores.redis.keys import Keys
 from streamserve.stores.redis.pipeline import FENCED, GAP, UNKNOWN, Answer, Append, _Pipeline
 from tests.conformance.stores import DONE, a_run
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, redis_server
-
-LIMIT = 10.0
 
 
 @pytest.fixture

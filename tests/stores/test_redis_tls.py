@@ -15,10 +15,9 @@ from deploy.services import free_port
 from streamserve.settings import Settings
 from streamserve.stores import Outcome, StoreDown, store_at
 from streamserve.stores.redis import RedisStore
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, find, redis_server, wait_for_cluster
 from tests.stores.test_redis import a_run, follow
-
-LIMIT = 20.0
 
 
 @dataclass(frozen=True)

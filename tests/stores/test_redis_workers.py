@@ -19,9 +19,9 @@ from streamserve.stores.redis import store as store_module
 from streamserve.stores.redis.idempotency import KEY_SLACK
 from tests.conformance.machine import Follower
 from tests.conformance.stores import DONE, a_run
+from tests.limits import LIMIT
 from tests.stores.servers import RedisServer, redis_server
 
-LIMIT = 10.0
 LEASE = 60.0
 
 

@@ -14,9 +14,9 @@ import pytest
 from streamserve.stores import Outcome, RunRecord, RunStore
 from streamserve.stores.redis import RedisStore
 from streamserve.stores.sqlite import SqliteStore
+from tests.limits import LIMIT
 from tests.stores.servers import shared_redis
 
-LIMIT = 20.0
 LEASE = 1.0
 REQUEST = b'{"input":1}'
 

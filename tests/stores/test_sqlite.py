@@ -14,10 +14,10 @@ from streamserve.stores import Fenced, Outcome, RunRecord, StoreDown
 from streamserve.stores.base import Slice
 from streamserve.stores.sqlite import SqliteStore, compactor, schema, session
 from tests.conformance.machine import Follower
+from tests.limits import LIMIT
 from tests.stores.place import Place, opened
 from tests.stores.sqlite_worker import block, start_worker
 
-LIMIT = 10.0
 LEASE = 10.0
 DONE = Outcome("done")
 

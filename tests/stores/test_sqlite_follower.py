@@ -20,9 +20,9 @@ from streamserve.stores.sqlite.reads import ReadSession
 from streamserve.stores.sqlite.session import WriteSession
 from tests.conformance.machine import Follower
 from tests.conformance.stores import DONE, a_run
+from tests.limits import LIMIT
 from tests.stores.place import Place
 
-LIMIT = 10.0
 LEASE = 1_000.0  # no heartbeat disturbs
 
 

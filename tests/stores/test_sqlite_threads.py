@@ -13,8 +13,7 @@ import pytest
 from streamserve.stores import Fenced, StoreDown
 from streamserve.stores.sqlite import threads
 from streamserve.stores.sqlite.threads import DatabaseThread
-
-LIMIT = 10.0
+from tests.limits import LIMIT
 
 
 class Recorder:

@@ -12,8 +12,6 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-LIMIT = 10.0
-
 
 class Collector:
     """The requests that the collector has received."""

@@ -23,10 +23,10 @@ from streamserve.fast_paths import FastPath
 from streamserve.private_names.prometheus_client import observe_many
 from streamserve.telemetry.metrics import GAPS, Metrics
 from tests.fakes import Gate
+from tests.limits import LIMIT
 from tests.runs.support import app_of, client_of, ended, streaming
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 30.0
 
 
 async def three(inputs: Any) -> Any:

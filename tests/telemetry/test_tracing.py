@@ -16,10 +16,10 @@ import pytest
 
 from streamserve.settings import Settings
 from streamserve.telemetry import Telemetry
+from tests.limits import LIMIT
 from tests.telemetry.collector import attributes, black_hole, collecting
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 30.0
 START = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"

@@ -18,7 +18,7 @@ from streamserve_sdk import RemoteRunnable, RetryPolicy
 
 CUT, HOLD = object(), object()
 FAST = RetryPolicy(budget=3, first=0.001, longest=0.001)
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 @dataclass

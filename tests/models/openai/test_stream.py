@@ -19,11 +19,11 @@ from typing_extensions import TypedDict
 
 from streamserve.models.openai.chat import CompatibleChatOpenAI
 from streamserve.models.openai.completions import ChunkChatOpenAI
+from tests.limits import LIMIT
 from tests.upstream.llama import Upstream
 from tests.upstream.scripted import DONE, META, Reply, Requests, chat, event, pieces, scripted_server
 
 RUN_ID = UUID(int=7)
-LIMIT = 30.0
 RAW = "x-stainless-raw-response"
 Make = Callable[..., ChatOpenAI]
 

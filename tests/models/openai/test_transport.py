@@ -12,9 +12,9 @@ from langchain_core.language_models import BaseChatModel
 from streamserve.errors.providers import UpstreamTruncated
 from streamserve.models import chat_model
 from streamserve.models.openai import transport as openai_aiohttp
+from tests.limits import LIMIT
 from tests.upstream.scripted import DONE, Reply, Requests, chat, scripted_server
 
-LIMIT = 30.0
 TEXT = chat({"role": "assistant", "content": "Zwölf "}) + chat({"content": "日本 🎉"})
 END = chat(finish="stop") + DONE
 
