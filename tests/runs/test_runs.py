@@ -296,6 +296,15 @@ async def test_a_shutdown_ends_runs_calls_and_readers(runs: Runs) -> None:
     assert record.error["code"] == "shutting_down"
 
 
+async def test_two_drains_take_the_drain_time_once(runs: Runs) -> None:
+    runs.settings.cancel_grace = -0.9  # the rest of the second for the readers' last block
+    with runs._being_stored():  # by a store that does not answer
+        await runs.drain()
+        runs.settings.drain_time = 10 * LIMIT
+        async with asyncio.timeout(LIMIT):
+            await runs.drain()
+
+
 async def test_a_shutdown_waits_for_runs_that_end_in_time() -> None:
     runs = Runs(Settings(_env_file=None, drain_time=LIMIT), MemoryStore())
     let_go = asyncio.Event()

@@ -269,10 +269,14 @@ class World:
 
     def _records_in_redis(self, redis: Redis) -> list[RunRecord]:
         found = [record_of(redis.ask("HGETALL", key)) for key in sorted(redis.ask("KEYS", "streamserve:{*}:run"))]
+        # As the store without a reaper: Redis itself counts the time since the end, whatever the clock shows.
         ttl = blocks_ttl(Bounds(retention=SETTINGS["retention"])) / 1000
+        is_set_back = self.wall_offset < 0 and self.loop.time() > ttl
         for record in found:
-            if record is not None and record.expires_at is not None:
-                record.purged |= record.expires_at + ttl < self._wall_clock()  # as the store, without a reaper
+            if record is not None and record.ended_at is not None:
+                keys = (f"streamserve:{{{record.run_id}}}:{name}" for name in ("blocks", "pieces"))
+                record.purged |= record.ended_at + ttl < self._wall_clock()
+                record.purged |= is_set_back and not redis.ask("EXISTS", *keys)
         return sorted((record for record in found if record is not None), key=lambda record: record.created_at)
 
     # Clients

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -38,6 +39,7 @@ class Runs:
         self.recovery: Recoverer | None = None
         self.observer = Observer()
         self.draining = False
+        self._drain_end = math.inf
         self._live: dict[str, LiveRun] = {}
         self._readers = Readers(self.store, self._live, settings.max_readers)
         self._storing: set[asyncio.Future[None]] = set()
@@ -253,11 +255,15 @@ class Runs:
         return True
 
     async def drain(self) -> None:
-        """Refuse new runs, wait for the live ones and their readers for the drain time, then end the rest."""
+        """Refuse new runs, wait for the live ones and their readers for the drain time, then end the rest.
+
+        The drain time begins with the first call: after SIGTERM, the application's end calls this again.
+        """
         self.draining = True
-        await self._wait_until_idle(self.settings.drain_time)
+        self._drain_end = min(self._drain_end, time.monotonic() + self.settings.drain_time)
+        await self._wait_until_idle(self._drain_end)
         self.end_all(ShuttingDown())
-        await self._wait_until_idle(self.settings.cancel_grace + LAST_BLOCK)
+        await self._wait_until_idle(self._drain_end + self.settings.cancel_grace + LAST_BLOCK)
         self._readers.drop_all()
         self._closing = True  # a run of another process may go on for long
         for woken in self._waits:
@@ -270,8 +276,7 @@ class Runs:
         for task in self._calls:
             task.cancel()
 
-    async def _wait_until_idle(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    async def _wait_until_idle(self, deadline: float) -> None:
         while pending := self._pending():
             left = deadline - time.monotonic()
             if left <= 0:
