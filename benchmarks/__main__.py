@@ -19,6 +19,7 @@ from benchmarks import (
     sdk,
     startup,
     stores,
+    table,
     upstream,
     waits,
 )
@@ -42,6 +43,7 @@ COMPARED: dict[str, Callable[[Plan], None]] = {
     "emitted": waits.emitted,
     "sdk": sdk.main,
     "startup": startup.main,
+    "table": table.main,
 }
 ALONE: dict[str, Callable[[Plan], None]] = {
     "fast_paths": fast_paths.main,

@@ -33,6 +33,7 @@ class Regime:
         long: number of tokens of a long stream.
         pairs: variants and chains to compare.
         ratios: pairs of names, the dearer first.
+        settles: count what a server's own OS threads do after a stream, too (default false).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Regime:
     long: int
     pairs: Sequence[Pair]
     ratios: Sequence[tuple[str, str]]
+    settles: bool = False
 
 
 class Cost(NamedTuple):
@@ -106,6 +108,11 @@ def openai(plan: Plan) -> None:
 
 
 def _measure(plan: Plan, regime: Regime) -> None:
+    report(regime.name, measured(plan, regime))
+
+
+def measured(plan: Plan, regime: Regime) -> list[Figure]:
+    """Return the costs of a regime's variants, and their ratios."""
     pairs = [pair for pair in regime.pairs if plan.there([pair[0]])]
     for pair in pairs:  # starts the servers, and lets them do their late imports
         _cost(plan, regime, pair)
@@ -123,12 +130,11 @@ def _measure(plan: Plan, regime: Regime) -> None:
         Figure(f"{name}: request of one token", "us", [cost.request for cost in found], thrown[name])
         for name, found in costs.items()
     ]
-    figures += [
+    return figures + [
         Figure(f"{name}: size", "bytes per token", [cost.size for cost in found])
         for name, found in costs.items()
         if not name.startswith("process")
     ]
-    report(regime.name, figures)
 
 
 def _tried(plan: Plan, regime: Regime, pair: Pair) -> Tried[Cost]:
@@ -154,4 +160,6 @@ def _used(plan: Plan, regime: Regime, pair: Pair, count: int, times: int = 1) ->
         burst = plan.client.burst(server.port, chain, Order(count, regime.pace), regime.streams)
         assert variant == "process" or burst.tokens >= count * regime.streams, (pair, burst)
         size += burst.bytes
+    if regime.settles:
+        server.settle()
     return server.cpu() - before, size

@@ -95,6 +95,10 @@ class Client:
         """Read streams to their ends, all at once."""
         return self._do(_burst, port, chain, order, streams)
 
+    def calls(self, port: int, chain: str, order: Order, connections: int, times: int) -> int:
+        """Call /invoke some times on each of so many connections; return the number of tokens in the answers."""
+        return self._do(_calls, port, chain, order, connections, times)
+
     def paced(self, port: int, chain: str, rate: float, streams: int, window: float) -> Paced:
         """Read paced streams for some seconds, once all have begun."""
         return self._do(_paced, port, chain, rate, streams, window)
@@ -132,10 +136,14 @@ def _run(work: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...]
     return uvloop.run(limited())
 
 
+def _request(path: str, body: dict[str, Any], connection: str) -> bytes:
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {connection}\r\nContent-Length: {len(data)}\r\n"
+    return head.encode() + b"Content-Type: application/json\r\n\r\n" + data
+
+
 async def _open(port: int, chain: str, order: Order, keeps: bool = False) -> Stream:
-    body = json.dumps(body_of(chain, order)).encode()
-    head = f"POST /{chain}/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
-    request = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+    request = _request(f"/{chain}/stream", body_of(chain, order), "close")
     loop = asyncio.get_running_loop()
     mark = b"event: messages" if chain == "runs" else b"event: data"
     _, stream = await loop.create_connection(lambda: Stream(request, keeps, mark), "127.0.0.1", port)
@@ -148,6 +156,23 @@ async def _burst(port: int, chain: str, order: Order, streams: int) -> Burst:
     await asyncio.gather(*(stream.ended for stream in opened))
     seconds = time.perf_counter() - began
     return Burst(sum(stream.tokens for stream in opened), sum(stream.bytes for stream in opened), seconds)
+
+
+async def _calls(port: int, chain: str, order: Order, connections: int, times: int) -> int:
+    request = _request(f"/{chain}/invoke", body_of(chain, order), "keep-alive")
+
+    async def one() -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        words = 0
+        for _ in range(times):
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+            words += json.loads(await reader.readexactly(length))["output"].count(" ")
+        writer.close()
+        return words
+
+    return sum(await asyncio.gather(*(one() for _ in range(connections))))
 
 
 async def _paced(port: int, chain: str, rate: float, streams: int, window: float) -> Paced:

@@ -76,13 +76,22 @@ class Figure:
         return kept
 
 
-def report(benchmark: str, figures: Sequence[Figure]) -> None:
-    """Print the figures and put them into results.json in place of the benchmark's earlier ones."""
+def report(benchmark: str, figures: Sequence[Figure], kept: Path = RESULTS, **about: Any) -> None:
+    """Print the figures and put them into a file in place of the benchmark's earlier ones.
+
+    Args:
+        benchmark: name of the benchmark.
+        figures: its figures.
+        kept: the file (default results.json).
+        about: further facts about the measurement, as JSON.
+    """
     print(f"\n{benchmark}")
     print(f"  {'':44}{'median':>10}{'min':>10}{'max':>10}  unit")
     for figure in figures:
         print(f"  {figure.name:44}{_values(figure)}  {figure.unit}{_left_out(figure)}")
-    _keep(benchmark, figures)
+    where = os.environ.get(ELSEWHERE, str(kept))
+    if where:
+        _keep(Path(where), benchmark, figures, about)
 
 
 def _values(figure: Figure) -> str:
@@ -95,15 +104,12 @@ def _left_out(figure: Figure) -> str:
     return f"  ({figure.left_out} of {figure.measured} rounds made no sense)" if figure.left_out else ""
 
 
-def _keep(benchmark: str, figures: Sequence[Figure]) -> None:
-    where = os.environ.get(ELSEWHERE, str(RESULTS))
-    if not where:
-        return
-    kept = Path(where)
+def _keep(kept: Path, benchmark: str, figures: Sequence[Figure], about: dict[str, Any]) -> None:
     results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     results[benchmark] = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "figures": {figure.name: figure.as_json() for figure in figures},
+        **about,
     }
     kept.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import cycle, islice
 from typing import Any, NamedTuple
 
@@ -69,22 +69,12 @@ async def _paced(words: Any, rate: float) -> AsyncIterator[str]:
         yield word
 
 
-class TokenModel(BaseChatModel):
+class _Teller(BaseChatModel):
     """A chat model of next to no cost, so that a stream's cost is that of the chain and the server."""
 
     @property
     def _llm_type(self) -> str:
         return "tokens"
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,  # noqa: ARG002
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        async for token in tokens(Order.read(messages[-1].text)):
-            yield ChatGenerationChunk(message=AIMessageChunk(content=token))
 
     def _generate(
         self,
@@ -95,6 +85,37 @@ class TokenModel(BaseChatModel):
     ) -> ChatResult:
         text = "".join(islice(cycle(WORDS), Order.read(messages[-1].text).count))
         return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
+
+
+class TokenModel(_Teller):
+    """A model that streams in the event loop."""
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,  # noqa: ARG002
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async for token in tokens(Order.read(messages[-1].text)):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=self._said(token)))
+
+    def _said(self, token: str) -> str:
+        return token
+
+
+class SyncModel(_Teller):
+    """A model whose own stream is synchronous only, as most models in process are; LangChain runs it in OS threads."""
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,  # noqa: ARG002
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> Iterator[ChatGenerationChunk]:
+        for token in islice(cycle(WORDS), Order.read(messages[-1].text).count):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=token))
 
 
 class Question(BaseModel):

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.against import table
 from benchmarks.plan import ratio
 from benchmarks.report.page import ABSENT, DOCS, render
+from benchmarks.report.rows import ROWS, Row, lines, tables
 from benchmarks.report.targets import TARGETS
 from benchmarks.results import ELSEWHERE, Figure, report
 from benchmarks.rounds import LARGEST_RATIO, RESOLUTION, TRIES, difference, makes_sense, quotient, tried
@@ -29,7 +30,7 @@ COST = "us per token"
 @pytest.mark.timeout(TIME_LIMIT)
 def test_a_quick_run_measures_every_variant(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "saturated", "paced", "latency", "request"]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "saturated", "paced", "latency", "request", "table"]
     environment = os.environ | {ELSEWHERE: str(results)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -38,6 +39,8 @@ def test_a_quick_run_measures_every_variant(tmp_path: Path) -> None:
     assert {f"{variant} {chain}" for variant in VARIANTS for chain in ("text", "messages")} <= names
     parts = [part["median"] for name, part in found["request"]["figures"].items() if "of that" in name]
     assert sum(parts) == pytest.approx(found["request"]["figures"]["memory: to the first token"]["median"], rel=0.01)
+    for row in ROWS:
+        assert {*row.figures, row.ratio} <= found["table"]["figures"].keys()
     for target in TARGETS:
         if target.benchmark in found:
             assert target.figure in found[target.benchmark]["figures"]
@@ -133,6 +136,27 @@ def test_a_figure_with_too_few_sound_rounds_is_left_out(
 def test_each_page_of_figures_is_what_the_results_say(page: str) -> None:
     path = DOCS / page
     assert path.read_text(encoding="utf-8") == render()[path], "run `python -m benchmarks.report.page`"
+
+
+def test_a_row_shows_medians_and_the_range_of_the_ratio() -> None:
+    row = Row("prompt, model, text parser", "text", 10)
+    theirs, ours = Figure(row.figures[0], COST, [150, 160, 170]), Figure(row.figures[1], COST, [15, 20, 17])
+    figures = {each.name: each for each in (theirs, ours, ratio(row.ratio, theirs.values, ours.values))}
+    assert "| prompt, model, text parser | 160 | 17 | 10 | 8 | 10 | >= 10 |" in list(lines(figures))
+    assert sum(ABSENT in line for line in lines(figures)) == len(ROWS) - 1
+
+
+def test_a_row_without_sense_is_left_out() -> None:
+    row = Row("prompt, model, text parser", "text", 10)
+    theirs, ours = Figure(row.figures[0], COST, [150, 160]), Figure(row.figures[1], COST, [15, -2])
+    figures = {each.name: each for each in (theirs, ours, ratio(row.ratio, theirs.values, ours.values))}
+    assert "| prompt, model, text parser | 155 | left out | left out |  |  | >= 10 |" in list(lines(figures))
+
+
+def test_tables_stand_by_version_the_newest_last(tmp_path: Path) -> None:
+    for version in ("1.10.0", "1.7.2", "1.8.4"):
+        (tmp_path / f"{version}.json").write_text(json.dumps({"table": {"of": version}}))
+    assert [table["of"] for table in tables(tmp_path).values()] == ["1.7.2", "1.8.4", "1.10.0"]
 
 
 def test_the_targets_stand_without_figures() -> None:

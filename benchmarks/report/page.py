@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import ALONE, COMPARED
+from benchmarks.report.rows import lines, tables
 from benchmarks.report.targets import TARGETS, Target
 from benchmarks.results import RESULTS, Figure
 
@@ -31,6 +32,20 @@ make bench ARGS=saturated
 Compare two checkouts, one round of each in turn, with
 `.venv/bin/python -m benchmarks saturated latency --against ../other --rounds 5`.
 
+## Chains that people write
+
+Measure them on the versions that you have installed; the command prints this table:
+
+```bash
+make bench ARGS=table
+```
+
+CPU of the server's process in microseconds per token, unless the row says otherwise, of 50 streams at once with a
+model that yields after each token. LangServe and StreamServe take turns on the same versions in the same run. The
+ratio says how much StreamServe saves: its median, and its least and most of the rounds.
+
+{tables}
+
 ## Targets
 
 {targets}
@@ -40,8 +55,8 @@ The column "transport alone" is the same ratio for a client that reads the bytes
 
 ## Read a figure
 
-- All figures are in [figures.md](figures.md), one section for each benchmark, with the median, the least and the most
-  of the rounds.
+- All figures of the targets are in [figures.md](figures.md), one section for each benchmark, with the median, the least
+  and the most of the rounds.
 - Compare ratios. Absolute times are those of one machine.
 - Each variant is a server in a process of its own on one core; the load client is a process on another core. Variants
   take turns within a round, so that what else runs on the machine affects all of them.
@@ -59,6 +74,7 @@ The column "transport alone" is the same ratio for a client that reads the bytes
 | eager | memory, with `STREAMSERVE_WRITE_INTERVAL=0`: one write for each token |
 | starlette, raw | the same bytes without a chain: Starlette's streaming response, bare ASGI messages |
 | process | the chain in process, without HTTP; `process model` is the model's own `astream` |
+| langserve, streamserve | stock and memory with the chains of the table |
 | langgraph | LangGraph's development server (extra `langgraph-server`): `/runs/stream` of the same graph |
 """
 
@@ -88,9 +104,18 @@ def render(results: dict[str, Any] | None = None) -> dict[Path, str]:
     left_out = _left_out([figure for each in figures.values() for figure in each.values()])
     sections = "\n\n".join(_section(name, results[name], each) for name, each in figures.items())
     return {
-        DOCS / "performance.md": PERFORMANCE.format(targets=_targets(figures), left_out=left_out),
+        DOCS / "performance.md": PERFORMANCE.format(targets=_targets(figures), tables=_tables(), left_out=left_out),
         DOCS / "figures.md": FIGURES.format(sections=sections, left_out=left_out),
     }
+
+
+def _tables() -> str:
+    return "\n\n".join(map(_of_versions, tables().values())) or "No version has been measured."
+
+
+def _of_versions(result: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return "\n".join([f"### {packages}", "", *lines(_figures(result))])
 
 
 def _figures(result: dict[str, Any]) -> dict[str, Figure]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from benchmarks import workload
+from benchmarks.chains import table_chains
 from benchmarks.workload import Order, TokenModel, order_in, tokens
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -30,30 +31,41 @@ MESSAGE = {
 UPSTREAM = "STREAMSERVE_BENCH_UPSTREAM"
 
 
-def stock() -> Application:
-    """Return LangServe with its own defaults."""
+def stock(more: Mapping[str, Any] | None = None) -> Application:
+    """Return LangServe with its own defaults.
+
+    Args:
+        more: chains to serve beside text and messages (default none).
+    """
     from fastapi import FastAPI
     from langserve import add_routes
 
-    app = FastAPI()
-    add_routes(app, workload.text_chain(), path="/text", input_type=workload.Question)
-    add_routes(app, workload.messages_chain(), path="/messages", input_type=workload.Question)
+    runnables: dict[str, Any] = {"text": workload.text_chain(), "messages": workload.messages_chain(), **(more or {})}
     if url := os.environ.get(UPSTREAM):
         from langchain_openai import ChatOpenAI
 
         model = ChatOpenAI(base_url=url, api_key="none", model="bench", use_responses_api=False)  # type: ignore[arg-type]
-        add_routes(app, workload.text_chain(model), path="/openai", input_type=workload.Question)
+        runnables["openai"] = workload.text_chain(model)
+    app = FastAPI()
+    for name, runnable in runnables.items():
+        add_routes(app, runnable, path=f"/{name}", input_type=workload.Question)
     return app
 
 
-def ours(store: str, **settings: Any) -> Application:
-    """Return StreamServe with its runs in a store."""
+def ours(store: str, more: Mapping[str, Any] | None = None, **settings: Any) -> Application:
+    """Return StreamServe with its runs in a store.
+
+    Args:
+        store: URL of the store.
+        more: chains to serve beside text, messages and the graph (default none).
+        settings: further settings.
+    """
     from streamserve.app import create_app
     from streamserve.catalog.chain import Chain
     from streamserve.catalog.registry import RegisteredChain, Registry
     from streamserve.settings import Settings
 
-    runnables: dict[str, Any] = {"text": workload.text_chain(), "messages": workload.messages_chain()}
+    runnables: dict[str, Any] = {"text": workload.text_chain(), "messages": workload.messages_chain(), **(more or {})}
     if url := os.environ.get(UPSTREAM):
         from streamserve.models import chat_model
 
@@ -116,9 +128,14 @@ def in_process() -> Application:
 
 
 def upstream() -> Application:
-    """Return a model server of OpenAI's protocol."""
+    """Return a model server of OpenAI's protocol, which is also a server that takes LangSmith's traces."""
 
-    async def app(_scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if not scope["path"].endswith("/completions"):
+            await _bytes(receive)
+            await send(_head({"content-type": "application/json"}))
+            await send({"type": "http.response.body", "body": b"{}"})
+            return
         body = await _body(receive)
         await send(_head({"content-type": "text/event-stream"}))
         await _send_all(receive, send, completions(Order.read(body["messages"][-1]["content"])))
@@ -126,8 +143,14 @@ def upstream() -> Application:
     return app
 
 
+def _of_table(serve: Callable[..., Application], *arguments: str) -> Callable[[], Application]:
+    return lambda: serve(*arguments, more=table_chains())
+
+
 VARIANTS: dict[str, Callable[[], Application]] = {
     "stock": stock,
+    **dict.fromkeys(("langserve", "langserve traced"), _of_table(stock)),
+    **dict.fromkeys(("streamserve", "streamserve traced"), _of_table(ours, "memory:")),
     "eager": lambda: ours("memory:", write_interval=0.0),
     "starlette": starlette,
     "raw": raw,
@@ -197,9 +220,13 @@ def _head(headers: dict[str, str]) -> dict[str, Any]:
 
 
 async def _body(receive: Any) -> Any:
+    return json.loads(await _bytes(receive))
+
+
+async def _bytes(receive: Any) -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    return json.loads(body)
+    return body

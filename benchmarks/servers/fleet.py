@@ -29,7 +29,8 @@ from deploy.services import free_port
 
 TICK = 0.001  # seconds: resolution of stalls of the loop
 STARTS_WITHIN = 120.0
-OURS = ("memory", "sqlite", "redis")
+OURS = ("memory", "sqlite", "redis", "streamserve", "streamserve traced")
+THEIRS = ("stock", "langserve", "langserve traced")
 LANGGRAPH = {
     "LANGGRAPH_CLI_NO_ANALYTICS": "1",
     "LANGGRAPH_NO_VERSION_CHECK": "true",
@@ -85,7 +86,7 @@ class Server:
     """The process of a variant.
 
     Args:
-        variant: name of the variant.
+        variant: name of the variant; one that ends in " traced" sends its traces to the model server.
         store: URL of the store, for StreamServe.
         upstream: port of the model server; 0: none.
     """
@@ -93,7 +94,10 @@ class Server:
     def __init__(self, variant: str, store: str, upstream: int = 0) -> None:
         environment = dict(os.environ)
         if upstream:
-            environment["STREAMSERVE_BENCH_UPSTREAM"] = f"http://127.0.0.1:{upstream}/v1"
+            url = f"http://127.0.0.1:{upstream}"
+            environment["STREAMSERVE_BENCH_UPSTREAM"] = f"{url}/v1"
+            if variant.endswith(" traced"):
+                environment |= {"LANGSMITH_TRACING": "true", "LANGSMITH_ENDPOINT": url, "LANGSMITH_API_KEY": "none"}
         # The socket listens before the process starts, so that no client comes too early.
         with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
             self.port = listener.getsockname()[1]
@@ -217,7 +221,7 @@ class Fleet:
             server.stop()
 
     def _server(self, variant: str) -> Server:
-        upstream = self["upstream"].port if variant in ("stock", *OURS) else 0
+        upstream = self["upstream"].port if variant in (*THEIRS, *OURS) else 0
         return Server(variant, self.stores.get(variant, ""), upstream)
 
 
