@@ -100,6 +100,9 @@ class TokenModel(_Teller):
         async for token in tokens(Order.read(messages[-1].text)):
             yield ChatGenerationChunk(message=AIMessageChunk(content=self._said(token)))
 
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return self._generate(*args, **kwargs)  # as a provider's client: no OS thread
+
     def _said(self, token: str) -> str:
         return token
 

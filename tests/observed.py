@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -50,6 +51,19 @@ def _tree(run: Run) -> Any:
 async def chunks_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
     """Return the chunks of a stream, with its error as the last one."""
     return await until_the_end(chain.astream(value, config, **kwargs))
+
+
+async def outcome(work: Awaitable[Any]) -> list[Any]:
+    """Return the result of some work, or its error."""
+    try:
+        return [await work]
+    except Exception as error:
+        return [(type(error), str(error))]
+
+
+async def answer_of(chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
+    """Return the answer of a call, or its error."""
+    return await outcome(chain.ainvoke(value, config))
 
 
 async def calls_of(handler: Calls, chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:

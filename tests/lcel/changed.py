@@ -20,14 +20,19 @@ class Change:
 
 
 CHANGES = {
-    "a renamed private function": Change(r"\b_normalize_messages\b", "_normalized", frozenset({"model"})),
+    "a renamed private function": Change(r"\b_normalize_messages\b", "_normalized", frozenset({"call", "model"})),
     "an extra chunk of a model": Change(
         r"^( +)yield msg_chunk$", r"\1yield msg_chunk\n\1yield msg_chunk", frozenset({"model"})
     ),
     "another type of a parser's run": Change(r'run_type="parser"', 'run_type="chain"', frozenset({"parser"})),
+    "another order of a prompt's messages": Change(
+        r"\[p\.to_messages\(\) for p in prompts\]", "[p.to_messages()[::-1] for p in prompts]", frozenset({"call"})
+    ),
     "another tag of a sequence's steps": Change("seq:step:", "sequence:step:", frozenset({"sequence"})),
     "an argument that a binding adds": Change(
-        r"\*\*\{\*\*self\.kwargs, \*\*kwargs\}", "**{**self.kwargs, **kwargs, 'bound': True}", frozenset({"binding"})
+        r"\*\*\{\*\*self\.kwargs, \*\*kwargs\}",
+        "**{**self.kwargs, **kwargs, 'bound': True}",
+        frozenset({"binding", "call"}),
     ),
     "another input of a stream's run": Change(r'\{"input": ""\}', '{"input": "-"}', frozenset({"sequence", "parser"})),
 }
@@ -35,12 +40,14 @@ CHANGES = {
 
 async def _stream() -> None:
     from streamserve.lcel.fast_chain import fast, pieces
-    from tests.observed import chunks_of
+    from tests.observed import answer_of, chunks_of
     from tests.streamed_chains import TOPIC, text
 
     print(sorted(pieces()))
     print(await chunks_of(text, TOPIC))
     print(await chunks_of(fast(text), TOPIC))
+    print(await answer_of(text, TOPIC, {}))
+    print(await answer_of(fast(text), TOPIC, {}))
 
 
 if __name__ == "__main__":

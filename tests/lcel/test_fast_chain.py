@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from typing import Any, cast
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.globals import set_debug
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     Runnable,
@@ -33,7 +33,7 @@ from langsmith import Client, tracing_context
 
 from streamserve.lcel.fast_chain import RunnableSequence, fast
 from streamserve.lcel.recorder import Recorder, comparable, until_the_end
-from tests.observed import AsyncRecorder, calls_of, chunks_of, events_of, patches_of, runs_of
+from tests.observed import AsyncRecorder, answer_of, calls_of, chunks_of, events_of, outcome, patches_of, runs_of
 from tests.streamed_chains import CASES, AsyncSayer, Case, model, said, shouted, worded
 
 pytestmark = pytest.mark.filterwarnings(  # of message histories, which chains still have
@@ -81,6 +81,26 @@ async def test_callbacks_are_called_the_same(case: Case, recorder: type[Any]) ->
 
     declared, streamed = await both(case, calls)
     assert streamed == declared
+    assert declared
+
+
+@each_chain
+async def test_its_answer_is_the_same(case: Case) -> None:
+    declared, called = await both(case, answer_of)
+    assert called == declared
+    assert declared
+
+
+@each_chain
+@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
+async def test_the_callbacks_of_a_call_are_the_same(case: Case, recorder: type[Any]) -> None:
+    async def calls(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
+        handler = recorder()
+        await answer_of(chain, value, {**config, "callbacks": [handler]})
+        return handler.calls  # type: ignore[no-any-return]
+
+    declared, called = await both(case, calls)
+    assert called == declared
     assert declared
 
 
@@ -154,6 +174,16 @@ def test_composed_chains_stream_the_same(parts: list[str], observed: bool) -> No
     assert streamed == declared
 
 
+@given(parts=st.lists(st.sampled_from(sorted(_PARTS)), min_size=1, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_composed_chains_answer_the_same(parts: list[str]) -> None:
+    chain: Runnable[Any, Any] = RunnableLambda(str) | model
+    for part in parts:
+        chain = _PARTS[part](chain)
+    declared, called = asyncio.run(both(Case(lambda: chain, "Hi"), answer_of))
+    assert called == declared
+
+
 async def test_a_prompt_that_calls_others_is_a_run_of_its_own() -> None:
     callers: list[Any] = []
 
@@ -209,6 +239,30 @@ async def test_a_stream_without_any_run_is_the_same(name: str) -> None:
     assert comparable(await until_the_end(stream)) == comparable(declared)
 
 
+def answer_without_runs(case: Case, **config: Any) -> Coroutine[Any, Any, Any] | None:
+    """Return the answer of a case's chain without any run, if it has one."""
+    chain = fast(case.make())
+    if not isinstance(chain, RunnableSequence):
+        return None
+    return chain.answer_without_runs(copy.deepcopy(case.value), RunnableConfig(**{**case.config, **config}))  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_prompts_models_and_parsers_answer_without_a_run(name: str) -> None:
+    answer = answer_without_runs(CASES[name])
+    assert (answer is not None) == (name in WITHOUT_RUNS)
+    if answer is not None:
+        answer.close()
+
+
+@pytest.mark.parametrize("name", WITHOUT_RUNS)
+async def test_an_answer_without_any_run_is_the_same(name: str) -> None:
+    case, answer = CASES[name], answer_without_runs(CASES[name])
+    assert answer is not None
+    declared = await answer_of(case.make(), copy.deepcopy(case.value), {**case.config})
+    assert comparable(await outcome(answer)) == comparable(declared)
+
+
 @contextmanager
 def debugging() -> Iterator[None]:
     set_debug(True)
@@ -226,11 +280,13 @@ def tracing() -> AbstractContextManager[None]:
 def test_a_sequence_is_a_run_while_a_handler_observes_all(observing: Callable[[], Any]) -> None:
     with observing():
         assert without_runs(CASES["text"]) is None
+        assert answer_without_runs(CASES["text"]) is None
     assert without_runs(CASES["text"]) is not None
 
 
 def test_a_sequence_is_a_run_if_its_config_has_callbacks() -> None:
     assert without_runs(CASES["text"], callbacks=[AsyncRecorder()]) is None
+    assert answer_without_runs(CASES["text"], callbacks=[AsyncRecorder()]) is None
 
 
 async def test_nested_model_calls_belong_to_the_sequence() -> None:
@@ -255,6 +311,27 @@ async def test_nested_model_calls_belong_to_the_sequence() -> None:
     as_run, without = ({**each, "callbacks": each["callbacks"].parent_run_id} for each in configs)
     assert without == as_run
     assert (without["callbacks"], without["tags"], without["metadata"]) == (whole, ["tag"], {"of": "whole"})
+
+
+async def test_a_model_called_in_an_answer_belongs_to_the_sequence() -> None:
+    configs: list[Any] = []
+
+    class Caller(AsyncSayer):
+        async def _agenerate(self, *args: Any, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+            configs.append({**ensure_config(), "managed": run_manager.parent_run_id})
+            return self._generate(*args, **kwargs)
+
+    whole = uuid4()
+    chain = fast(ChatPromptTemplate([("human", "Hi")]) | Caller())
+    config = RunnableConfig(run_id=whole, run_name="whole", tags=["tag"], metadata={"of": "whole"})
+    assert isinstance(chain, RunnableSequence)
+    with collect_runs():  # so the chain has runs
+        await chain.ainvoke({}, {**config})
+    await chain.ainvoke({}, {**config})
+    as_run, without = ({**each, "callbacks": each["callbacks"].parent_run_id} for each in configs)
+    assert without == {**as_run, "managed": whole, "callbacks": whole}
+    assert (without["tags"], without["metadata"]) == (["tag"], {"of": "whole"})
+    assert "callbacks" not in ensure_config() or ensure_config()["callbacks"] is None
 
 
 async def test_an_unobserved_stream_left_early_closes_its_model() -> None:

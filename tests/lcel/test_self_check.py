@@ -18,12 +18,12 @@ from langchain_core.tracers.context import collect_runs
 
 from streamserve import fast_paths
 from streamserve.fast_paths import noted
-from streamserve.lcel import fast_chain, self_check, silent_steps
+from streamserve.lcel import fast_chain, self_check, silent_calls, silent_steps
 from streamserve.lcel.fast_chain import fast, pieces, rebuilt
 from streamserve.lcel.recorder import comparable
 from streamserve.private_names.langchain_core import WATCHED, watched
 from tests.lcel.changed import CHANGES
-from tests.observed import chunks_of
+from tests.observed import answer_of, chunks_of
 from tests.streamed_chains import TOPIC, text
 
 each_piece = pytest.mark.parametrize("piece", WATCHED)
@@ -57,7 +57,16 @@ async def test_each_piece_can_be_off_by_itself(piece: str) -> None:
     assert (type(sequence.last) is StrOutputParser) is (piece == "parser")
     if piece != "sequence":
         assert (sequence.without_runs(TOPIC, {}) is None) is (piece in ("prompt", "model", "parser"))
+        assert (answer_without_runs(sequence) is None) is (piece == "call")
+    assert comparable(await answer_of(streamed, TOPIC, {})) == comparable(await answer_of(chain, TOPIC, {}))
     assert comparable(await chunks_of(streamed, TOPIC)) == comparable(await chunks_of(chain, TOPIC))
+
+
+def answer_without_runs(sequence: Any) -> Any:
+    answer = sequence.answer_without_runs(TOPIC, {})
+    if answer is not None:
+        answer.close()
+    return answer
 
 
 async def _twice(_: Any, chunks: Any, *__: Any) -> AsyncIterator[Any]:
@@ -85,12 +94,17 @@ def _unnamed(self: Any, input: Any, config: Any = None, **kwargs: Any) -> Any:
     return RunnableSequence.atransform(self, input, {**(config or {}), "run_name": "other"}, **kwargs)
 
 
+async def _unparsed(_parser: Any, value: Any) -> Any:
+    return value
+
+
 BROKEN: dict[str, tuple[Any, str, Any]] = {
     "sequence": (fast_chain.RunnableSequence, "atransform", _unnamed),
     "binding": (fast_chain.RunnableBinding, "atransform", _without_arguments),
     "parser": (fast_chain.StrOutputParser, "texts", _twice),
     "prompt": (silent_steps, "_format_prompt", _forgetful),
     "model": (silent_steps, "_chunks", _silent_error),
+    "call": (silent_calls, "_parsed", _unparsed),
 }
 
 
@@ -155,9 +169,10 @@ def test_a_changed_langchain_turns_off_just_its_piece(name: str) -> None:
     command = [sys.executable, "-m", "tests.lcel.changed", name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
-    on, declared, streamed = done.stdout.splitlines()
+    on, declared, streamed, answered, called = done.stdout.splitlines()
     assert on == str(sorted(set(WATCHED) - CHANGES[name].pieces))
     assert streamed == declared
+    assert called == answered
 
 
 async def test_no_tracer_and_no_log_sees_the_check(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,11 @@ from operator import itemgetter
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnablePassthrough
 from langchain_core.runnables.config import var_child_runnable_config
@@ -75,6 +75,17 @@ class Script(BaseChatModel):
             self._seen.append(type(end))
             raise
 
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        config = var_child_runnable_config.get() or {}
+        tags, metadata = config.get("tags"), config.get("metadata")
+        self._seen.append((messages, stop, kwargs, tags, metadata, bool(run_manager.handlers)))
+        if self.fails:
+            raise RuntimeError("the model failed")
+        message = AIMessage("Cats purr.", usage_metadata=_USAGE)
+        return ChatResult(generations=[ChatGeneration(message=message)], llm_output={"model_name": "script"})
+
     def taken(self) -> list[Any]:
         """Return what it has seen since the last call."""
         seen, self._seen = self._seen, []
@@ -108,11 +119,11 @@ def canned_chains() -> list[CannedChain]:
     )
     retrieval = RunnablePassthrough.assign(context=itemgetter("topic")) | _PROMPT | model | StrOutputParser()
     return [
-        CannedChain("text", model, text, ("chunks", "events")),
-        CannedChain("messages", model, _PROMPT | model, ("chunks",)),
-        CannedChain("bound", model, bound, ("chunks", "calls")),
+        CannedChain("text", model, text, ("chunks", "events", "answer")),
+        CannedChain("messages", model, _PROMPT | model, ("chunks", "answer")),
+        CannedChain("bound", model, bound, ("chunks", "calls", "answer")),
         CannedChain("retrieval", model, retrieval, ("chunks",)),
-        CannedChain("failing model", failing, _PROMPT | failing | StrOutputParser(), ("chunks", "calls")),
-        CannedChain("failing prompt", model, text, ("chunks",), {}),
+        CannedChain("failing model", failing, _PROMPT | failing | StrOutputParser(), ("chunks", "calls", "answer")),
+        CannedChain("failing prompt", model, text, ("chunks", "answer"), {}),
         CannedChain("waiting", waiting, _PROMPT | waiting | StrOutputParser(), ("cancelled",)),
     ]

@@ -5,7 +5,7 @@ The classes have upstream's names, because runs are named after them. Unlike ups
 where there it is a subclass of `str`.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import cache, partial
 from typing import Any, Self, cast
 
@@ -22,10 +22,11 @@ from langchain_core.runnables import (
     RunnableWithFallbacks,
     base,
 )
-from langchain_core.runnables.config import merge_configs, patch_config, var_child_runnable_config
+from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
 from pydantic import PrivateAttr
 
 from streamserve.lcel.self_check import Pieces, passed
+from streamserve.lcel.silent_calls import SilentCall, bound_call, parser_call, silent_call
 from streamserve.lcel.silent_steps import Silent, silent
 from streamserve.lcel.traced_stream import Stream, close, is_observed, stream_whole, traced
 from streamserve.private_names.langchain_core import ModelBinding
@@ -58,10 +59,28 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     # How each step streams without a run, None for a step that needs one.
     _silent: list[Silent | None] = PrivateAttr(default_factory=list)
 
+    # How the steps are called without a run, None if one of them needs one.
+    _calls: list[SilentCall] | None = PrivateAttr(default=None)
+
     def with_silent_steps(self, on: Pieces) -> Self:
-        """Return this sequence, in which steps now stream without a run if these pieces allow it."""
+        """Return this sequence, in which steps now work without a run if these pieces allow it."""
         self._silent = [_silent(step, on) for step in self.steps]
+        calls = [_silent_call(step) for step in self.steps] if "call" in on else [None]
+        self._calls = None if None in calls else cast("list[SilentCall]", calls)
         return self
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        answer = self.answer_without_runs(input, ensure_config(config), **kwargs)
+        return await (super().ainvoke(input, config, **kwargs) if answer is None else answer)
+
+    def answer_without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Coroutine[Any, Any, Any] | None:
+        """Return the answer without any run, yet to be awaited; None: it is observed, or a step needs a run."""
+        calls = self._calls
+        if calls is None or not all(call.is_possible() for call in calls):
+            return None
+        if is_observed(AsyncCallbackManager.configure(config.get("callbacks"))):
+            return None
+        return _answer(calls, input, config, kwargs)
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         defers_inputs = kwargs.pop("defers_inputs", False)
@@ -91,10 +110,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
             if following is None:
                 return None
             stream, kwargs = following, {}
-        # What a model calls by itself is a part of this run.
-        runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
-        named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
-        var_child_runnable_config.set(cast(RunnableConfig, {**named, "callbacks": runs}))
+        var_child_runnable_config.set(_below(config))
         return stream
 
     def _pipe(
@@ -153,6 +169,31 @@ def _text(parser: StrOutputParser, chunk: Any) -> str:
     if isinstance(chunk, BaseMessage):
         return parser.parse_result([ChatGeneration(message=chunk)])
     return parser.parse_result([Generation(text=chunk)])
+
+
+async def _answer(calls: Sequence[SilentCall], value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:
+    above = var_child_runnable_config.set(_below(config))
+    try:
+        for step in calls:
+            value, kwargs = await step.call(value, {**step.bound, **kwargs}, config.get("run_id")), {}
+    finally:
+        var_child_runnable_config.reset(above)
+    return value
+
+
+def _below(config: RunnableConfig) -> RunnableConfig:
+    """Return the config below an unobserved run: what a model calls by itself is a part of that run."""
+    runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
+    named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
+    return cast(RunnableConfig, {**named, "callbacks": runs})
+
+
+def _silent_call(step: Runnable[Any, Any]) -> SilentCall | None:
+    if isinstance(step, base.RunnableBinding) and type(step) in (RunnableBinding, base.RunnableBinding, ModelBinding):
+        return None if step.config or step.config_factories else bound_call(_silent_call(step.bound), step.kwargs)
+    if type(step) in (StrOutputParser, output_parsers.StrOutputParser):
+        return parser_call(cast(StrOutputParser, step))
+    return silent_call(step)
 
 
 def _silent(step: Runnable[Any, Any], on: Pieces) -> Silent | None:

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler
 from pydantic import BaseModel
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _ID_LENGTH = 36
 SHOWN = 160  # characters of a difference
 _VOLATILE = re.compile(r"0x[0-9a-f]+|\d{4}-\d\d-\d\dT[\d:.+]+")
@@ -64,7 +64,7 @@ def _text(text: str, ids: dict[str, str] | None) -> str:
     def number(found: re.Match[str]) -> str:
         return "run" if ids is None else ids.setdefault(found[0], f"run-{len(ids)}")
 
-    return _VOLATILE.sub("", _ID.sub(number, text))
+    return _VOLATILE.sub("", ID.sub(number, text))
 
 
 class Calls:

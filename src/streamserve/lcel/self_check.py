@@ -30,6 +30,7 @@ SAVES = {
     "parser": "about 200 us of CPU per token of a chain that ends with a text parser",
     "prompt": "the run of a prompt per request",
     "model": "about 30 us of CPU per token of a chat model",
+    "call": "the runs of the steps per call of /invoke",
 }
 _HOME = str(Path(langchain_core.__file__).parent)
 _LIMIT = 5.0  # seconds; it takes a tenth of one, and a stream that never ends must not hold the start
@@ -109,6 +110,13 @@ async def _calls(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any]:
     return [*shown, *recorder.calls]
 
 
+async def _answer(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any]:
+    try:
+        return [await chain.ainvoke(canned.value, {"tags": ["asked"], "metadata": {"a": 1}})]
+    except Exception as error:
+        return [(type(error), str(error))]
+
+
 async def _events(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any]:
     return await until_the_end(chain.astream_events(canned.value, version="v2"))
 
@@ -129,6 +137,7 @@ async def _cancelled(chain: Runnable[Any, Any], canned: CannedChain) -> list[Any
 
 
 _WAYS = {
+    "answer": _answer,
     "chunks": _chunks,
     "calls": _calls,
     "events": _events,

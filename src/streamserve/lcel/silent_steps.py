@@ -34,13 +34,14 @@ _TEMPLATES = (
 def silent(step: Runnable[Any, Any], on: Pieces) -> Silent | None:
     """Return how a step streams without a run, or None if it needs one."""
     if type(step) is prompts.ChatPromptTemplate:
-        return partial(_format_prompt, step) if "prompt" in on and _is_plain(step) else None
+        return partial(_format_prompt, step) if "prompt" in on and is_plain(step) else None
     if isinstance(step, BaseChatModel) and "model" in on and _streams_as_its_base(type(step)):
         return partial(_stream_model, step)
     return None
 
 
-def _is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
+def is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
+    """Return whether a prompt is made of texts and messages only, and runs no code of others."""
     templates: list[Any] = [message for message in prompt.messages if not isinstance(message, BaseMessage)]
     texts = [template.prompt for template in templates if type(template) in _TEMPLATES]
     return (
@@ -71,9 +72,15 @@ def _stream_model(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) 
     others = {name: value for name, value in kwargs.items() if name != "stop"}
     if not streams(model, **others):
         return None
+    return _chunks(model, inputs, kwargs.get("stop"), without_formats(others))
+
+
+def without_formats(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's arguments without the one that only tracers see."""
+    others = dict(kwargs)
     # As upstream: the older name counts only where the newer one is missing.
     others.pop("ls_structured_output_format", None) or others.pop("structured_output_format", None)
-    return _chunks(model, inputs, kwargs.get("stop"), others)
+    return others
 
 
 async def _chunks(

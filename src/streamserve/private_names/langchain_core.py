@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompts import BasePromptTemplate
 
 from streamserve.private_names import find
@@ -62,12 +62,30 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
         "langchain_core.language_models.chat_models:_gen_info_and_msg_metadata",
         "langchain_core.language_models._utils:_normalize_messages",
     ),
+    "call": (
+        "langchain_core.callbacks.manager:_configure",
+        "langchain_core.runnables.config:ensure_config",
+        "langchain_core.runnables:RunnableSequence.ainvoke",
+        "langchain_core.runnables.base:RunnableBindingBase.ainvoke",
+        "langchain_core.prompts:BasePromptTemplate.ainvoke",
+        "langchain_core.prompts:BasePromptTemplate._format_prompt_with_error_handling",
+        "langchain_core.language_models:BaseChatModel.ainvoke",
+        "langchain_core.language_models:BaseChatModel.agenerate_prompt",
+        "langchain_core.language_models:BaseChatModel.agenerate",
+        "langchain_core.language_models:BaseChatModel._agenerate_with_cache",
+        "langchain_core.language_models:BaseChatModel._convert_input",
+        "langchain_core.language_models._utils:_normalize_messages",
+        "langchain_core.output_parsers.base:BaseOutputParser.ainvoke",
+        "langchain_core.output_parsers.base:BaseOutputParser.aparse_result",
+        "langchain_core.output_parsers.base:BaseOutputParser.parse_result",
+        "langchain_core.output_parsers:StrOutputParser.parse",
+    ),
 }
 
 # The class of `model.bind(...)`, a binding with other types for type checkers; None: such models are as declared.
 ModelBinding: type[Any] | None = find("langchain_core.language_models.chat_models", "_ChatModelBinding")
 
-# Called only while the piece "model" is on, which watches them.
+# Called only while the piece "model" or "call" is on, which watch them.
 metadata_of: Any = find("langchain_core.language_models.chat_models", "_gen_info_and_msg_metadata")
 _normalized: Any = find("langchain_core.language_models._utils", "_normalize_messages")
 
@@ -78,7 +96,7 @@ def watched(piece: str) -> list[Any]:
 
 
 def prompt_value(prompt: BasePromptTemplate[Any], value: Any) -> Any:
-    """Return a prompt's value for an input; only while the piece "prompt" is on."""
+    """Return a prompt's value for an input; only while the piece "prompt" or "call" is on."""
     return prompt._format_prompt_with_error_handling(value)
 
 
@@ -88,7 +106,7 @@ def streams(model: BaseChatModel, **arguments: Any) -> bool:
 
 
 def messages_of(model: BaseChatModel, value: LanguageModelInput) -> list[BaseMessage]:
-    """Return a model's input as its messages; only while the piece "model" is on."""
+    """Return a model's input as its messages; only while the piece "model" or "call" is on."""
     return cast("list[BaseMessage]", _normalized(model._convert_input(value).to_messages()))
 
 
@@ -103,6 +121,21 @@ def chunks_of(
 ) -> AsyncIterator[ChatGenerationChunk]:
     """Return a model's own stream, without a run; only while the piece "model" is on."""
     return model._astream(messages, stop=stop, **arguments)
+
+
+_ANSWERS = ("ainvoke", "agenerate_prompt", "agenerate", "_agenerate_with_cache")
+
+
+def answers_as_its_base(kind: type[BaseChatModel]) -> bool:
+    """Return whether a kind of model has only its provider's code of its own; only while the piece "call" is on."""
+    return all(getattr(kind, name) is getattr(BaseChatModel, name) for name in _ANSWERS)
+
+
+async def answer_of(
+    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run: Any, **arguments: Any
+) -> ChatResult:
+    """Return a model's own answer, without a run; only while the piece "call" is on."""
+    return await model._agenerate_with_cache(messages, stop=stop, run_manager=run, **arguments)
 
 
 class EventBridge(NamedTuple):

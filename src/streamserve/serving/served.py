@@ -43,11 +43,11 @@ class ServedRunnable(ServedSchemas):
     def model_post_init(self, context: Any) -> None:
         """Compute the properties that every request reads."""
         super().model_post_init(context)
-        _ = self._streamed, self.graph, self._is_configurable
+        _ = self._fast, self.graph, self._is_configurable
         _ = None if self._is_configurable else self._plan
 
     @cached_property
-    def _streamed(self) -> Runnable[Any, Any]:
+    def _fast(self) -> Runnable[Any, Any]:
         return fast(self.bound)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Self:
@@ -86,7 +86,7 @@ class ServedRunnable(ServedSchemas):
         asked = self._asked()
         with _in_chain():
             async with self._begun(input, config) as own:
-                return await super().ainvoke(input, own, **asked, **kwargs)
+                return await self._fast.ainvoke(input, own, **{**self.kwargs, **asked, **kwargs})
 
     async def abatch(
         self,
@@ -104,7 +104,7 @@ class ServedRunnable(ServedSchemas):
         async def one(index: int) -> Any:
             try:
                 async with self._begun(inputs[index], configs[index], index) as own:
-                    return await self.bound.ainvoke(inputs[index], own, **asked, **kwargs)
+                    return await self._fast.ainvoke(inputs[index], own, **{**self.kwargs, **asked, **kwargs})
             except Exception as error:
                 if not wanted:
                     raise
@@ -158,7 +158,7 @@ class ServedRunnable(ServedSchemas):
         return plan_of(self.bound, {})
 
     def _stream(self, input: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-        chain = self._streamed
+        chain = self._fast
         if type(chain) is RunnableSequence:  # in the task of a run, whose context is its own
             return chain.astream_in_own_task(input, config, **kwargs)
         return chain.astream(input, config, **kwargs)
@@ -203,7 +203,7 @@ class ServedRunnable(ServedSchemas):
                 source = await open_events(self.bound, input, own, modes, keep_output_if_json, **self._asked())
                 events = compact_events(source)
             else:
-                events = self._streamed.astream_events(input, own, **self._asked(), **filters)
+                events = self._fast.astream_events(input, own, **self._asked(), **filters)
             async with aclosing(events):
                 async for event in events:
                     yield event

@@ -32,7 +32,7 @@ from streamserve.call import Call
 from streamserve.doors.langserve.calls import batch, invoke
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
 from streamserve.doors.langserve.render import frames
-from streamserve.doors.langserve.request import REQUIRED, STREAMS, config_of, filters_of, items_at_once, read_body
+from streamserve.doors.langserve.request import REQUIRED, config_of, filters_of, items_at_once, read_body
 from streamserve.errors import (
     Cancelled,
     Internal,
@@ -130,7 +130,7 @@ class RunRoute(APIRoute):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fixed = self.path.partition("{")[0]
-        if self.endpoint_name in STREAMS and direct.admission(self.dependencies):
+        if self.endpoint_name in REQUIRED and direct.admission(self.dependencies):
             self.app = direct.application(self.get_route_handler())
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
