@@ -32,7 +32,7 @@ from langchain_core.tracers.log_stream import RunLogPatch
 from langsmith import Client, tracing_context
 
 from streamserve.lcel.fast_chain import RunnableSequence, fast
-from streamserve.lcel.recorder import Recorder, comparable, until_the_end
+from streamserve.lcel.recorder import Recorder, ThreadRecorder, comparable, until_the_end
 from tests.observed import AsyncRecorder, answer_of, calls_of, chunks_of, events_of, outcome, patches_of, runs_of
 from tests.streamed_chains import CASES, AsyncSayer, Case, model, said, shouted, worded
 
@@ -73,7 +73,7 @@ async def test_its_chunks_are_the_same(case: Case) -> None:
 
 
 @each_chain
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
+@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder, ThreadRecorder])
 async def test_callbacks_are_called_the_same(case: Case, recorder: type[Any]) -> None:
     async def calls(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
         calls = await calls_of(recorder(), chain, value, config)
@@ -92,7 +92,7 @@ async def test_its_answer_is_the_same(case: Case) -> None:
 
 
 @each_chain
-@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder])
+@pytest.mark.parametrize("recorder", [Recorder, AsyncRecorder, ThreadRecorder])
 async def test_the_callbacks_of_a_call_are_the_same(case: Case, recorder: type[Any]) -> None:
     async def calls(chain: Runnable[Any, Any], value: Any, config: Any) -> list[Any]:
         handler = recorder()

@@ -18,7 +18,7 @@ from langchain_core.tracers.context import collect_runs
 
 from streamserve import fast_paths
 from streamserve.fast_paths import noted
-from streamserve.lcel import fast_chain, self_check, silent_calls, silent_steps
+from streamserve.lcel import fast_chain, handlers, self_check, silent_calls, silent_steps
 from streamserve.lcel.fast_chain import fast, pieces, rebuilt
 from streamserve.lcel.recorder import comparable
 from streamserve.private_names.langchain_core import WATCHED, watched
@@ -104,6 +104,7 @@ BROKEN: dict[str, tuple[Any, str, Any]] = {
     "parser": (fast_chain.StrOutputParser, "texts", _twice),
     "prompt": (silent_steps, "_format_prompt", _forgetful),
     "model": (silent_steps, "_chunks", _silent_error),
+    "handlers": (handlers.Hops, "_deliver", lambda self: self._waiting.clear()),
     "call": (silent_calls, "_parsed", _unparsed),
 }
 

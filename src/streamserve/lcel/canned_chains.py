@@ -119,7 +119,7 @@ def canned_chains() -> list[CannedChain]:
     )
     retrieval = RunnablePassthrough.assign(context=itemgetter("topic")) | _PROMPT | model | StrOutputParser()
     return [
-        CannedChain("text", model, text, ("chunks", "events", "answer")),
+        CannedChain("text", model, text, ("chunks", "events", "tokens", "answer")),
         CannedChain("messages", model, _PROMPT | model, ("chunks", "answer")),
         CannedChain("bound", model, bound, ("chunks", "calls", "answer")),
         CannedChain("retrieval", model, retrieval, ("chunks",)),

@@ -25,6 +25,7 @@ from langchain_core.runnables import (
 from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
 from pydantic import PrivateAttr
 
+from streamserve.lcel.handlers import stand_in
 from streamserve.lcel.self_check import Pieces, passed
 from streamserve.lcel.silent_calls import SilentCall, bound_call, parser_call, silent_call
 from streamserve.lcel.silent_steps import Silent, silent
@@ -61,10 +62,13 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
 
     # How the steps are called without a run, None if one of them needs one.
     _calls: list[SilentCall] | None = PrivateAttr(default=None)
+    # What is done with the run of a stream before its steps begin.
+    _prepare: Callable[[AsyncCallbackManagerForChainRun], None] | None = PrivateAttr(default=None)
 
     def with_silent_steps(self, on: Pieces) -> Self:
         """Return this sequence, in which steps now work without a run if these pieces allow it."""
         self._silent = [_silent(step, on) for step in self.steps]
+        self._prepare = stand_in if "handlers" in on else None
         calls = [_silent_call(step) for step in self.steps] if "call" in on else [None]
         self._calls = None if None in calls else cast("list[SilentCall]", calls)
         return self
@@ -85,7 +89,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         defers_inputs = kwargs.pop("defers_inputs", False)
         pipe = partial(self._pipe, kwargs)
-        return traced(self, input, pipe, config, name=self.name, defers_inputs=defers_inputs)
+        return traced(self, input, pipe, config, name=self.name, defers_inputs=defers_inputs, prepare=self._prepare)
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         return self.atransform(_once(input), config, **kwargs)
@@ -96,7 +100,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         if stream is not None:
             return stream
         pipe = partial(self._pipe, kwargs)
-        return traced(self, _once(input), pipe, config, name=self.name, in_own_task=True)
+        return traced(self, _once(input), pipe, config, name=self.name, in_own_task=True, prepare=self._prepare)
 
     def without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
         """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from pydantic import BaseModel
 
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -86,12 +86,25 @@ class Recorder(Calls, BaseCallbackHandler):
     run_inline = True
 
 
+class ThreadRecorder(Calls, BaseCallbackHandler):
+    """The same, not inline: LangChain calls it in an OS thread."""
+
+
+class AsyncTokens(Calls, AsyncCallbackHandler):
+    """An asynchronous handler that keeps its tokens."""
+
+    async def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        """Keep a token."""
+        self.note("on_llm_new_token", args, kwargs)
+
+
 def _recorded(name: str) -> Any:
     return lambda self, *args, **kwargs: self.note(name, args, kwargs)
 
 
 for _name in CALLS:
     setattr(Recorder, _name, _recorded(_name))
+    setattr(ThreadRecorder, _name, _recorded(_name))
 
 
 async def until_the_end(stream: AsyncIterator[Any]) -> list[Any]:

@@ -53,6 +53,7 @@ async def traced(
     run_type: str | None = None,
     defers_inputs: bool = False,
     in_own_task: bool = False,
+    prepare: Callable[[AsyncCallbackManagerForChainRun], None] | None = None,
 ) -> AsyncGenerator[Any]:
     """Stream one step as a run of its own.
 
@@ -65,12 +66,15 @@ async def traced(
         run_type: the type of the run; None means a chain.
         defers_inputs: an argument of the callbacks (default false).
         in_own_task: the caller iterates the stream in a task of its own, so an unobserved step may use its context.
+        prepare: called with an observed run before its steps begin (default none).
     """
     source, stream = aiter(inputs), NOTHING
     first = await anext(source, NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
     run = await _start_run(step, config, run_type=run_type, defers_inputs=defers_inputs)
     observed = is_observed(run)
+    if observed and prepare is not None:
+        prepare(run)
     listened = observed and any(not handler.ignore_chain for handler in run.handlers)
     tap, outputs = _Tap(first, source, listened=listened), ChunkSum()
     try:

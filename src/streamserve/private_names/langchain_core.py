@@ -62,6 +62,13 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
         "langchain_core.language_models.chat_models:_gen_info_and_msg_metadata",
         "langchain_core.language_models._utils:_normalize_messages",
     ),
+    "handlers": (
+        "langchain_core.callbacks.manager:ahandle_event",
+        "langchain_core.callbacks.manager:handle_event",
+        "langchain_core.callbacks.manager:_ahandle_event_for_handler",
+        "langchain_core.callbacks.manager:AsyncCallbackManagerForLLMRun.on_llm_new_token",
+        "langchain_core.callbacks.manager:AsyncParentRunManager.get_child",
+    ),
     "call": (
         "langchain_core.callbacks.manager:_configure",
         "langchain_core.runnables.config:ensure_config",
