@@ -215,6 +215,8 @@ WITHOUT_RUNS = (
     "tools bound",
     "arguments bound",
 )
+# Their streams need no run, their answers do.
+CHOICES = ("a configured field", "a configured alternative", "fallbacks inside")
 
 
 def without_runs(case: Case, **config: Any) -> AsyncIterator[Any] | None:
@@ -227,10 +229,10 @@ def without_runs(case: Case, **config: Any) -> AsyncIterator[Any] | None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_prompts_models_and_parsers_need_no_run(name: str) -> None:
-    assert (without_runs(CASES[name]) is not None) == (name in WITHOUT_RUNS)
+    assert (without_runs(CASES[name]) is not None) == (name in (*WITHOUT_RUNS, *CHOICES))
 
 
-@pytest.mark.parametrize("name", WITHOUT_RUNS)
+@pytest.mark.parametrize("name", [*WITHOUT_RUNS, *CHOICES])
 async def test_a_stream_without_any_run_is_the_same(name: str) -> None:
     case = CASES[name]
     stream = without_runs(case)

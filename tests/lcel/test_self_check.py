@@ -94,6 +94,15 @@ def _unnamed(self: Any, input: Any, config: Any = None, **kwargs: Any) -> Any:
     return RunnableSequence.atransform(self, input, {**(config or {}), "run_name": "other"}, **kwargs)
 
 
+async def _none(*_: Any) -> AsyncIterator[Any]:
+    return
+    yield
+
+
+def _fails(*_: Any, **__: Any) -> Any:
+    raise LookupError("gone")
+
+
 async def _unparsed(_parser: Any, value: Any) -> Any:
     return value
 
@@ -104,6 +113,8 @@ BROKEN: dict[str, tuple[Any, str, Any]] = {
     "parser": (fast_chain.StrOutputParser, "texts", _twice),
     "prompt": (silent_steps, "_format_prompt", _forgetful),
     "model": (silent_steps, "_chunks", _silent_error),
+    "fallbacks": (silent_steps, "_first_that_works", _none),
+    "configurable": (fast_chain, "_stream_choice", _fails),
     "handlers": (handlers.Hops, "_deliver", lambda self: self._waiting.clear()),
     "call": (silent_calls, "_parsed", _unparsed),
 }
@@ -124,10 +135,6 @@ async def test_a_piece_that_differs_is_off_and_named(
     assert self_check.SAVES[piece] in record.getMessage()
     assert _on() == {name: name != piece for name in WATCHED}
     assert "".join(await chunks_of(chain, TOPIC)) == "Cats purr."
-
-
-def _fails(*_: Any, **__: Any) -> Any:
-    raise LookupError("gone")
 
 
 def test_a_piece_that_raises_is_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnablePassthrough
+from langchain_core.runnables import ConfigurableField, Runnable, RunnablePassthrough
 from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import PrivateAttr
 
@@ -92,6 +92,13 @@ class Script(BaseChatModel):
         return seen
 
 
+class Mute(Script):
+    """A script that fails before its first chunk."""
+
+    def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        raise RuntimeError("not a chunk")
+
+
 @dataclass(frozen=True)
 class CannedChain:
     """One chain, its model and its input.
@@ -118,11 +125,14 @@ def canned_chains() -> list[CannedChain]:
         tags=["bound"], metadata={"team": "canned"}, run_name="bound"
     )
     retrieval = RunnablePassthrough.assign(context=itemgetter("topic")) | _PROMPT | model | StrOutputParser()
+    choice = failing.configurable_alternatives(ConfigurableField("model"), default_key="a", b=model)
     return [
         CannedChain("text", model, text, ("chunks", "events", "tokens", "answer")),
         CannedChain("messages", model, _PROMPT | model, ("chunks", "answer")),
         CannedChain("bound", model, bound, ("chunks", "calls", "answer")),
         CannedChain("retrieval", model, retrieval, ("chunks",)),
+        CannedChain("fallbacks", model, _PROMPT | Mute().with_fallbacks([failing, model]), ("chunks",)),
+        CannedChain("configurable", failing, _PROMPT | choice, ("chunks",)),
         CannedChain("failing model", failing, _PROMPT | failing | StrOutputParser(), ("chunks", "calls", "answer")),
         CannedChain("failing prompt", model, text, ("chunks", "answer"), {}),
         CannedChain("waiting", waiting, _PROMPT | waiting | StrOutputParser(), ("cancelled",)),

@@ -23,14 +23,21 @@ from langchain_core.runnables import (
     base,
 )
 from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
+from langchain_core.runnables.configurable import (
+    DynamicRunnable,
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
+)
 from pydantic import PrivateAttr
 
 from streamserve.lcel.handlers import stand_in
 from streamserve.lcel.self_check import Pieces, passed
 from streamserve.lcel.silent_calls import SilentCall, bound_call, parser_call, silent_call
-from streamserve.lcel.silent_steps import Silent, silent
+from streamserve.lcel.silent_steps import Silent, once, silent, with_fallbacks
 from streamserve.lcel.traced_stream import Stream, close, is_observed, stream_whole, traced
 from streamserve.private_names.langchain_core import ModelBinding
+
+_CONFIGURABLE = (RunnableConfigurableAlternatives, RunnableConfigurableFields)
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -92,7 +99,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         return traced(self, input, pipe, config, name=self.name, defers_inputs=defers_inputs, prepare=self._prepare)
 
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
-        return self.atransform(_once(input), config, **kwargs)
+        return self.atransform(once(input), config, **kwargs)
 
     def astream_in_own_task(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream:
         """As `astream`, for a caller that iterates it in a task of its own: the context may change."""
@@ -100,7 +107,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         if stream is not None:
             return stream
         pipe = partial(self._pipe, kwargs)
-        return traced(self, _once(input), pipe, config, name=self.name, in_own_task=True, prepare=self._prepare)
+        return traced(self, once(input), pipe, config, name=self.name, in_own_task=True, prepare=self._prepare)
 
     def without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
         """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run."""
@@ -108,9 +115,9 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
             return None
         if is_observed(AsyncCallbackManager.configure()):  # tags and metadata would be merged for no handler
             return None
-        stream: Stream = _once(input)
+        stream: Stream = once(input)
         for step in cast("list[Silent]", self._silent):
-            following = step(stream, kwargs)
+            following = step(stream, kwargs, config)
             if following is None:
                 return None
             stream, kwargs = following, {}
@@ -122,7 +129,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     ) -> Stream:
         observed = is_observed(run)
         for number, (step, silent_step) in enumerate(zip(self.steps, self._silent, strict=True), 1):
-            stream = silent_step(inputs, kwargs) if silent_step is not None and not observed else None
+            stream = silent_step(inputs, kwargs, config) if silent_step is not None and not observed else None
             if stream is None:
                 config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
                 stream = _transform(step, inputs, config, kwargs)
@@ -205,18 +212,28 @@ def _silent(step: Runnable[Any, Any], on: Pieces) -> Silent | None:
         return step.texts
     if type(step) is RunnableBinding:
         inner = None if step.config or step.config_factories else _silent(step.bound, on)
-        return inner and (lambda inputs, kwargs: inner(inputs, {**step.kwargs, **kwargs}))
+        return inner and (lambda inputs, kwargs, config: inner(inputs, {**step.kwargs, **kwargs}, config))
+    if type(step) is RunnableWithFallbacks and "fallbacks" in on:
+        return with_fallbacks(step, [_silent(each, on) for each in step.runnables])
+    if type(step) in _CONFIGURABLE and "configurable" in on:
+        return partial(_stream_choice, cast(DynamicRunnable[Any, Any], step), on)
     return silent(step, on)
+
+
+def _stream_choice(
+    step: DynamicRunnable[Any, Any], on: Pieces, inputs: Stream, kwargs: dict[str, Any], config: RunnableConfig
+) -> Stream | None:
+    if step.config:  # the steps below would have it
+        return None
+    chosen, _ = step.prepare(config)
+    stream = _silent(rebuilt(chosen, on), on)
+    return stream and stream(inputs, kwargs, config)
 
 
 def bound_config(binding: base.RunnableBindingBase[Any, Any], *configs: RunnableConfig | None) -> RunnableConfig:
     """Return configs merged with that of a binding."""
     merged = merge_configs(binding.config, *configs)
     return merge_configs(merged, *(make(merged) for make in binding.config_factories))
-
-
-async def _once(value: Any) -> AsyncIterator[Any]:
-    yield value
 
 
 def _transform(step: Runnable[Any, Any], inputs: Stream, config: RunnableConfig, kwargs: dict[str, Any]) -> Stream:

@@ -25,7 +25,7 @@ _ON_TOKEN = "on_llm_new_token"  # noqa: S105
 PAUSE = 0.01
 # Tokens that may wait for a slow handler, whose stream then waits for it, as it does upstream for each token.
 MOST = 64
-_UNUSED = (BaseCallbackHandler.on_llm_new_token, AsyncCallbackHandler.on_llm_new_token)
+_UNUSED = [getattr(kind, _ON_TOKEN, None) for kind in (BaseCallbackHandler, AsyncCallbackHandler)]
 
 
 def stand_in(run: AsyncCallbackManagerForChainRun) -> None:
@@ -83,7 +83,7 @@ class Hops:
             return found
         if name != _ON_TOKEN:
             return partial(self._apart, found)
-        if getattr(found, "__func__", None) in _UNUSED:
+        if getattr(found, "__func__", found) in _UNUSED:
             return _nothing
         return found if inspect.iscoroutinefunction(found) else partial(self._later, found)
 

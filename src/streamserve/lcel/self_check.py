@@ -38,6 +38,8 @@ SAVES = {
     "parser": "about 200 us of CPU per token of a chain that ends with a text parser",
     "prompt": "the run of a prompt per request",
     "model": "about 30 us of CPU per token of a chat model",
+    "fallbacks": "about 30 us of CPU per token of a model with fallbacks",
+    "configurable": "about 15 us of CPU per token of a configurable model",
     "handlers": "about 40 us of CPU per token for each handler that is not inline",
     "call": "the runs of the steps per call of /invoke",
 }

@@ -4,14 +4,14 @@ Only steps that run no code but langchain-core's and their provider's can be sil
 chunks are not kept and added up for a callback handler that is not there.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from langchain_core import prompts
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 
@@ -19,8 +19,8 @@ from streamserve.lcel.self_check import Pieces
 from streamserve.lcel.traced_stream import NOTHING, Stream, close, gather
 from streamserve.private_names.langchain_core import chunks_of, messages_of, metadata_of, prompt_value, streams
 
-# Makes a step's stream of its inputs and arguments; None: with these it cannot be silent.
-Silent = Callable[[Stream, dict[str, Any]], Stream | None]
+# Makes a step's stream of its inputs, its arguments and the config; None: with these it cannot be silent.
+Silent = Callable[[Stream, dict[str, Any], RunnableConfig], Stream | None]
 
 # Of one text each.
 _TEMPLATES = (
@@ -52,7 +52,7 @@ def is_plain(prompt: prompts.ChatPromptTemplate) -> bool:
 
 
 async def _format_prompt(
-    prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs: dict[str, Any]
+    prompt: prompts.ChatPromptTemplate, inputs: Stream, _kwargs: dict[str, Any], _config: RunnableConfig
 ) -> AsyncIterator[Any]:
     try:
         whole = await gather(inputs)
@@ -66,7 +66,9 @@ def _streams_as_its_base(kind: type[BaseChatModel]) -> bool:
     return kind.astream is BaseChatModel.astream and kind.atransform is Runnable.atransform
 
 
-def _stream_model(model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any]) -> Stream | None:
+def _stream_model(
+    model: BaseChatModel, inputs: Stream, kwargs: dict[str, Any], _config: RunnableConfig
+) -> Stream | None:
     if model.callbacks or model.verbose or model.output_version == "v1":
         return None
     others = {name: value for name, value in kwargs.items() if name != "stop"}
@@ -110,3 +112,63 @@ async def _chunks(
     finally:
         await close(stream)
         await close(inputs)
+
+
+def with_fallbacks(step: RunnableWithFallbacks[Any, Any], ways: Sequence[Silent | None]) -> Silent | None:
+    """Return how a step with fallbacks streams without a run.
+
+    Args:
+        step: the step.
+        ways: how the step itself and each of its fallbacks stream without a run.
+    """
+    if step.exception_key is not None or None in ways:
+        return None
+    return partial(_stream_first, step, cast("Sequence[Silent]", ways))
+
+
+def _stream_first(
+    step: RunnableWithFallbacks[Any, Any],
+    ways: Sequence[Silent],
+    inputs: Stream,
+    kwargs: dict[str, Any],
+    config: RunnableConfig,
+) -> Stream | None:
+    if any(way(inputs, kwargs, config) is None for way in ways):
+        return None
+    return _first_that_works(step, ways, inputs, kwargs, config)
+
+
+async def _first_that_works(
+    step: RunnableWithFallbacks[Any, Any],
+    ways: Sequence[Silent],
+    inputs: Stream,
+    kwargs: dict[str, Any],
+    config: RunnableConfig,
+) -> AsyncIterator[Any]:
+    stream, error, chunk = None, None, None
+    try:
+        given = await gather(inputs)
+        if given is NOTHING:
+            return
+        for way in ways:
+            stream = cast(Stream, way(once(given), kwargs, config))
+            try:
+                chunk = await anext(stream)
+            except step.exceptions_to_handle as failure:
+                error = error or failure
+            else:
+                error = None
+                break
+        if error is not None:
+            raise error
+        yield chunk
+        async for chunk in cast(Stream, stream):
+            yield chunk
+    finally:
+        await close(stream)
+        await close(inputs)
+
+
+async def once(value: Any) -> AsyncIterator[Any]:
+    """Yield one value."""
+    yield value

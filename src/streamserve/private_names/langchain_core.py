@@ -62,6 +62,17 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
         "langchain_core.language_models.chat_models:_gen_info_and_msg_metadata",
         "langchain_core.language_models._utils:_normalize_messages",
     ),
+    "fallbacks": (
+        "langchain_core.runnables:Runnable.atransform",
+        "langchain_core.runnables.fallbacks:RunnableWithFallbacks.astream",
+    ),
+    "configurable": (
+        "langchain_core.runnables.configurable:DynamicRunnable.astream",
+        "langchain_core.runnables.configurable:DynamicRunnable.atransform",
+        "langchain_core.runnables.configurable:DynamicRunnable.prepare",
+        "langchain_core.runnables.configurable:RunnableConfigurableAlternatives._prepare",
+        "langchain_core.runnables.configurable:RunnableConfigurableFields._prepare",
+    ),
     "handlers": (
         "langchain_core.callbacks.manager:ahandle_event",
         "langchain_core.callbacks.manager:handle_event",
