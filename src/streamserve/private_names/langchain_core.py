@@ -65,6 +65,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "fallbacks": (
         "langchain_core.runnables:Runnable.atransform",
         "langchain_core.runnables.fallbacks:RunnableWithFallbacks.astream",
+        "langchain_core.runnables.utils:coro_with_context",
     ),
     "configurable": (
         "langchain_core.runnables.configurable:DynamicRunnable.astream",
