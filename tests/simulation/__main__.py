@@ -15,8 +15,8 @@ from multiprocessing import get_context
 from tests.simulation.campaign import KINDS, VISITS, Case, at_every_place, by_seed, fault_of, places, prepare
 from tests.simulation.scenarios import SCENARIOS
 
-# Worlds that one process runs: what killed workers leave is kept until it ends.
-PER_PROCESS = 60
+# Worlds that one process runs: what killed workers leave is kept until it ends, and each new process warms up.
+PER_PROCESS = 300
 # Worlds after which a line tells how far the campaign is.
 PROGRESS = 3000
 

@@ -47,6 +47,10 @@ class SharedSaver(BaseCheckpointSaver[Any]):
         super().__init__()
         self.memory = InMemorySaver()
 
+    def clear(self) -> None:
+        """Forget all checkpoints, for the next world."""
+        self.memory = InMemorySaver()
+
     async def aget_tuple(self, config: Any) -> Any:
         """Return a checkpoint."""
         await asyncio.sleep(0)

@@ -15,7 +15,9 @@ import orjson
 
 from streamserve.errors import ServeError
 from streamserve.runs.run import Run
-from streamserve.stores import MemoryStore, RunRecord
+from streamserve.stores import MemoryStore, RunRecord, RunStore
+from streamserve.stores.redis import RedisStore
+from streamserve.stores.sqlite import SqliteStore
 from tests.simulation.chains import STAGE
 from tests.simulation.loop import PROCESS
 
@@ -55,6 +57,7 @@ async def hold_in_store(world: World) -> None:
         assert runs.busy == 0, f"{worker.name} counts {runs.busy} runs"
         assert len(runs._readers) == 0, f"{worker.name} has {len(runs._readers)} readers"
         assert not worker.requests, f"{worker.name} has open requests: {worker.requests}"
+        assert not _held(runs.store), f"{worker.name} holds {_held(runs.store)}"
         assert not worker.lost_duties, f"{worker.name} has ended {worker.lost_duties}"
     if world.redis is not None:
         _no_key_is_left(world, world.redis)
@@ -70,6 +73,13 @@ async def hold_in_store(world: World) -> None:
         with world.file() as connection:
             _are_counted(connection, {worker.runs.store._worker.name for worker in world.workers})  # type: ignore[attr-defined]
     assert not open_generators(), f"open generators: {open_generators()}"
+
+
+def _held(store: RunStore) -> list[str]:
+    """Return the runs that a store counts as its worker's, or keeps the newest blocks of for readers."""
+    if isinstance(store, RedisStore):
+        return [*store._worker.owned, *store._worker.pending_discard, *store._tails]
+    return [*store._own, *store._tails] if isinstance(store, SqliteStore) else []
 
 
 def _no_key_is_left(world: World, redis: Redis) -> None:
@@ -152,9 +162,7 @@ def nothing_is_left(world: World) -> None:
     current = asyncio.current_task()
     tasks = [task for task in world.loop.tasks if task is not current and _is_alive(task.process)]
     assert not tasks, f"tasks left: {tasks}"
-    timers = [
-        handle for handle in world.loop._scheduled if not handle.cancelled() and _is_alive(handle._context.get(PROCESS))
-    ]
+    timers = [timer for timer in world.loop.timers if _is_alive(timer._context.get(PROCESS))]
     assert not timers, f"timers left: {timers}"
 
 

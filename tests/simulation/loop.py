@@ -41,26 +41,24 @@ class Stuck(AssertionError):
 
 
 class SimulatedFuture(asyncio.Future[Any]):
-    """A future whose hash is its number: sets of futures have one order in all processes."""
+    """A future whose hash is its number in its world: sets of futures have one order in all processes."""
 
-    _numbers = count()
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.number = next(self._numbers)
+    def __init__(self, *, loop: SimulatedLoop) -> None:
+        super().__init__(loop=loop)
+        self.number = next(loop.numbers)
 
     def __hash__(self) -> int:
         return self.number
 
 
 class SimulatedTask(asyncio.Task[Any]):
-    """A task whose hash is its number."""
+    """A task whose hash is its number in its world."""
 
-    def __init__(self, work: Any, **options: Any) -> None:
-        self.number = next(SimulatedFuture._numbers)
+    def __init__(self, work: Any, *, loop: SimulatedLoop, **options: Any) -> None:
+        self.number = next(loop.numbers)
         context = options.get("context")
         self.process = context.get(PROCESS) if context is not None else PROCESS.get()
-        super().__init__(work, **options)
+        super().__init__(work, loop=loop, **options)
 
     def __hash__(self) -> int:
         return self.number
@@ -84,7 +82,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._random = random
         self._shuffles = shuffles
         self._wrap = wrap
+        self.numbers = count()
         self._now = 0.0
+        # Those that come at the same time keep the order of their calls.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timer_numbers = count()
         self._kept: list[asyncio.Handle] = []
         # Not asyncio.all_tasks, which looks at those of all worlds of this process.
         self._tasks: list[SimulatedTask] = []
@@ -107,8 +109,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Return a new future."""
         return SimulatedFuture(loop=self)
 
-    def _task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-        task = SimulatedTask(self._wrap(work), loop=loop, **options)
+    def _task(self, _loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+        task = SimulatedTask(self._wrap(work), loop=self, **options)
         self._tasks.append(task)
         return task
 
@@ -117,6 +119,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """The tasks that have not ended."""
         self._tasks = [task for task in self._tasks if not task.done()]
         return self._tasks
+
+    @property
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """The timers that have neither come nor been cancelled."""
+        return [timer for _, _, timer in self._timers if not timer.cancelled()]
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+        """Call a function at a virtual time."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
+        return timer
 
     def _note_error(self, _loop: Any, context: dict[str, Any]) -> None:
         self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
@@ -198,40 +211,47 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         self._take_due()
         if not self._ready:
-            if not self._scheduled:
+            if not self._timers:
                 raise Stuck(f"nothing happens any more at {self._now:.3f} s")
-            self._now = max(self._now, self._scheduled[0].when())
+            self._now = max(self._now, self._timers[0][0])
             self._take_due()
         if self._ready:
             self._step(self._choose())
 
     def _take_due(self) -> None:
-        while self._scheduled and (self._scheduled[0].cancelled() or self._scheduled[0].when() <= self._now):
-            handle = heapq.heappop(self._scheduled)
-            handle._scheduled = False
+        timers = self._timers
+        while timers and (timers[0][0] <= self._now or timers[0][2].cancelled()):
+            handle = heapq.heappop(timers)[2]
             if not handle.cancelled():
                 self._ready.append(handle)
 
     def _choose(self) -> asyncio.Handle:
-        if not self._shuffles or len(self._ready) == 1:
-            return self._ready.popleft()
+        ready = self._ready
+        if not self._shuffles or len(ready) == 1:
+            return ready.popleft()
         # Plain callbacks keep their order, which asyncio promises; a task may be late by any number of them.
-        plain = next((place for place, handle in enumerate(self._ready) if not _is_step(handle)), None)
-        places = [place for place, handle in enumerate(self._ready) if _is_step(handle) or place == plain]
+        places, seen_plain = [], False
+        for place, handle in enumerate(ready):
+            if isinstance(getattr(handle._callback, "__self__", None), asyncio.Task):
+                places.append(place)
+            elif not seen_plain:
+                seen_plain = True
+                places.append(place)
         place = places[self._random.randrange(len(places))]
-        handle = self._ready[place]
-        del self._ready[place]
+        handle = ready[place]
+        del ready[place]
         return handle
 
     def _step(self, handle: asyncio.Handle) -> None:
-        if handle.cancelled():
+        if handle._cancelled:
             return
-        process = _context(handle).get(PROCESS)
-        if process is not None and process.killed:
-            return
-        if process is not None and process.frozen:
-            self._kept.append(handle)
-            return
+        process = handle._context.get(PROCESS)
+        if process is not None:
+            if process.killed:
+                return
+            if process.frozen:
+                self._kept.append(handle)
+                return
         self.steps += 1
         self._now += self._random.random() * STEP
         handle._run()
@@ -256,14 +276,6 @@ def _hand_over(outcome: Future[Any], future: Future[Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(outcome.result())
-
-
-def _is_step(handle: asyncio.Handle) -> bool:
-    return isinstance(getattr(handle._callback, "__self__", None), asyncio.Task)
-
-
-def _context(handle: asyncio.Handle) -> Context:
-    return handle._context
 
 
 class Place(NamedTuple):

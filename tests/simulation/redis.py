@@ -100,13 +100,21 @@ class Wire:
                 left -= 1
         return data
 
-    def messages(self, *commands: Sequence[Any]) -> bytes:
-        """Send commands on a subscriber's connection, and return the bytes of all messages until now."""
-        self._socket.sendall(b"".join(pack_command(tuple(command)) for command in (*commands, (b"PING",))))
+    def subscribe(self, command: Sequence[Any]) -> bytes:
+        """Send a command on a subscriber's connection, and return the bytes of all messages until now."""
+        self._socket.sendall(pack_command(tuple(command)) + pack_command((b"PING",)))
         data = b""
         while not data.endswith(PONG):
             data += self._recv()
         return data.removesuffix(PONG)
+
+    def messages(self) -> bytes:
+        """Return the bytes that the server has sent to a subscriber since the last call."""
+        data = b""
+        with suppress(BlockingIOError):
+            while got := os.read(self._socket.fileno(), 2**16):  # a socket with a time limit does not block
+                data += got
+        return data
 
     def _recv(self) -> bytes:
         data = self._socket.recv(2**16)
@@ -134,6 +142,8 @@ class Redis:
         self.context = copy_context()
         # The script that carries out what a script of ours says, by the hash of ours.
         self._scripts: dict[bytes, bytes] = {}
+        # The scripts that publish nothing, and their hashes.
+        self._silent: set[bytes] = set()
         self._path = _server(os.getpid())
         self._own = Wire(self._path)
         self._own.call(("FLUSHALL",), ("SCRIPT", "FLUSH"))
@@ -180,13 +190,13 @@ class Redis:
         name = command[0].upper()
         if name in (b"SUBSCRIBE", b"UNSUBSCRIBE"):
             link.subscribed = True
-            return link.wire.messages(command)
+            return link.wire.subscribe(command)
         answer = link.wire.call(self._ticking(), self._translated(name, command)).removeprefix(TICKED)
         if name == b"PEXPIRE" or (name == b"SET" and b"PX" in command):
             self._own.call(("ZADD", "world:expiry", str(int(self.clock()) * 1000 + int(command[-1])), command[1]))
         if name in WITHOUT_ORDER:
             answer = self._in_any_order(answer)
-        if name in PUBLISHING:
+        if name in PUBLISHING and command[1] not in self._silent:
             self._deliver_messages()
         return answer
 
@@ -206,6 +216,8 @@ class Redis:
     def _of_world(self, source: bytes) -> bytes:
         assert CALL in source, "a script calls Redis by another name than the world knows"
         found = source.replace(CALL, WORLD_CALL)
+        if b"'PUBLISH'" not in source:
+            self._silent |= {source, _sha(source)}
         self._scripts[_sha(source)] = _sha(found)
         return found
 
@@ -217,6 +229,8 @@ class Redis:
         return b"*%d\r\n" % len(members) + b"".join(b"$%d\r\n%b\r\n" % (len(each), each) for each in members)
 
     def _deliver_messages(self) -> None:
+        # The server writes to all connections at the end of a turn of its loop; this answer belongs to the next turn.
+        self._own.call(("PING",))
         for link in list(self.links):
             if link.subscribed and (messages := link.wire.messages()):
                 link.answer(messages)

@@ -290,7 +290,7 @@ def message(text: str, thread: str) -> dict[str, Any]:
 
 def thread_of(world: World) -> str:
     """Return the name of a thread of this world."""
-    return f"thread-{world.seed}-{world.number}"
+    return f"thread-{world.seed}"
 
 
 async def _two_on_a_thread(world: World, chain: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import itertools
 import logging
 import os
 import random
@@ -16,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,7 +46,7 @@ from streamserve.stores.sqlite.schema import connect
 from streamserve.telemetry import loop_monitor
 from tests.fakes import registry_of
 from tests.simulation import invariants
-from tests.simulation.chains import STAGE, chains
+from tests.simulation.chains import SAVER, STAGE, chains
 from tests.simulation.database import Faults, simulated
 from tests.simulation.loop import SYNC_DELAY, Points, SimulatedLoop, Watched
 from tests.simulation.network import CALM, Network, Weather
@@ -96,7 +96,8 @@ def _empty_file() -> bytes:
         return path.read_bytes()
 
 
-_NUMBERS = itertools.count()
+# redis-py reads its own version from a file for each connection.
+_version = lru_cache(metadata.version)
 # Tasks of killed processes, kept until this process ends.
 GRAVE: list[Any] = []
 
@@ -140,7 +141,6 @@ class World:
         self.networks: list[Network] = []
         # Seconds by which the wall clock was set forward.
         self.wall_offset = 0.0
-        self.number = next(_NUMBERS)
         self.trace: list[str] = []
         self.logged: list[str] = []
         self._count = workers
@@ -351,15 +351,15 @@ class World:
                 await worker.stopped()
             if not worker.listening:
                 await self.start_worker(place)
-        await asyncio.sleep(1.0)  # requests whose connection was cut may still begin a run
+        await asyncio.sleep(0.5)  # requests whose connection was cut may still begin a run
         while invariants.live_runs(self) or invariants.open_generators():  # noqa: ASYNC110 - virtual time
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
         await asyncio.gather(*self._stops)
         # Readers and callers take what is left for them, and sync steps that nobody waits for come to their ends.
         until = self.loop.time() + SYNC_DELAY + 1.0
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         while any(worker.requests for worker in self.workers) and self.loop.time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
 
     def _bury(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         # A task of a killed process never ends; its `finally` must not run when it is garbage.
@@ -380,6 +380,7 @@ class World:
             if self.kind == "redis":
                 self.redis = Redis(self.loop, Random(self.seed + 2), self.faults, self._wall_clock)
                 stack.callback(self.redis.close)
+                stack.enter_context(mock.patch.object(metadata, "version", _version))
                 self.loop.connect = self.redis.connect
             rest = Random(self.seed + 3)
             for target, name, new in (
@@ -396,6 +397,7 @@ class World:
             ):
                 stack.enter_context(mock.patch.object(target, name, new))
             random.seed(self.seed)
+            SAVER.clear()
             STAGE.open.clear()
             STAGE.started.clear()
             STAGE.quits = False

@@ -111,6 +111,22 @@ async def test_a_former_owner_reads_on_and_the_new_one_is_told(
         assert client.keys("*:request") == []
 
 
+async def test_readers_see_the_end_of_a_run_taken_over_unnoticed(
+    server: RedisServer, one: RedisStore, other: RedisStore
+) -> None:
+    await one.acquire(a_run("run"))
+    reader = Follower(one, "run")
+    await one.append("run", 1, 1, [b"a"])
+    await reaches(reader, 1)
+    assert len(await take_over(other, one, server)) == 1
+    assert await other.append("run", 2, 2, [b"lost"], Outcome("lost")) == 3
+    one.give_up("run")  # no append of this worker was refused: it had no answer
+    assert await one.take_over_lost() == []
+    assert "run" not in one._worker.owned
+    await reaches(reader, 2)
+    assert reader.blocks == [b"a", b"lost"]
+
+
 async def test_a_run_that_was_given_up_is_not_created_later(server: RedisServer, one: RedisStore) -> None:
     run = replace(a_run("run"), request=b"request")
     one._worker.pending_discard["run"] = run

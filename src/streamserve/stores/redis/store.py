@@ -65,7 +65,7 @@ class RedisStore(RunStore):
         self._appends = Appends(client, keys)
         self._pieces = Pieces()
         self._idempotency = IdempotencyKeys(client, keys, bounds, self._get)
-        self._worker = Worker(client, keys, lease, self._cancel, self._emptied)
+        self._worker = Worker(client, keys, lease, self._cancel, self._disowned, self._emptied)
         self._retention = Retention(client, keys, bounds, clock, self._purged)
         self._subscriber = Subscriber(
             client, keys, self._worker, self._cancel, lambda run_id: self.on_readers(run_id), self._purged
@@ -163,7 +163,7 @@ class RedisStore(RunStore):
                 stored(result)
             elif result.state != OK:
                 if result.state == FENCED:
-                    self._disown(run_id)
+                    self._worker.disown(run_id)
                 stored(result.refusal(run_id))
             else:
                 is_whole = first_seq + len(blocks) - 1 == result.last_id
@@ -186,7 +186,7 @@ class RedisStore(RunStore):
         except Exception as error:  # the writer waits for the answer, whatever it is
             stored(error)
             return
-        self._disown(run_id)
+        self._worker.disown(run_id)
         stored(answer.last_id + 1)
 
     async def restore(self, run: RunRecord) -> None:
@@ -280,8 +280,7 @@ class RedisStore(RunStore):
             except Exception:  # without heartbeats every run of this process would be lost
                 logger.exception("the lease is not renewed")
 
-    def _disown(self, run_id: str) -> None:
-        self._worker.disown(run_id)
+    def _disowned(self, run_id: str) -> None:
         self._subscriber.disowned(run_id)
 
     def _cancel(self, run_id: str) -> None:

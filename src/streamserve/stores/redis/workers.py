@@ -32,11 +32,18 @@ class Worker:
     Args:
         lease: seconds.
         on_fenced: callback with the id of a run that another worker has taken over.
+        on_disowned: callback with the id of a run that has ended, or that another worker may write from now on.
         on_emptied: callback after Redis has lost its data.
     """
 
     def __init__(
-        self, client: Client, keys: Keys, lease: float, on_fenced: Callable[[str], None], on_emptied: Callable[[], None]
+        self,
+        client: Client,
+        keys: Keys,
+        lease: float,
+        on_fenced: Callable[[str], None],
+        on_disowned: Callable[[str], None],
+        on_emptied: Callable[[], None],
     ) -> None:
         self.id = uuid.uuid4().hex
         self.lease = lease
@@ -47,6 +54,7 @@ class Worker:
         self._client = client
         self._keys = keys
         self._on_fenced = on_fenced
+        self._on_disowned = on_disowned
         self._on_emptied = on_emptied
         self._reads: set[str] = set()
         self._disowned: dict[str, RunRecord | None] = {}
@@ -94,6 +102,7 @@ class Worker:
         """Note that a run has ended or has another owner. The next heartbeat tells Redis."""
         if (run := self.owned.pop(run_id, None)) is not None:
             self._disowned[run_id] = run
+        self._on_disowned(run_id)
 
     async def drop_request(self, run_id: str) -> None:
         """Drop the request of a run that is not to be recovered."""
@@ -180,6 +189,8 @@ class Worker:
             record.request = request
             self.owned[run_id] = record
             records.append(record)
+        elif worker == self.id:
+            self.disown(run_id)  # it ended, or was taken over, while this worker could not write
 
     async def _store_again(self) -> None:
         for record in list(self.owned.values()):
