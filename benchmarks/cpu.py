@@ -115,7 +115,7 @@ def measured(plan: Plan, regime: Regime) -> list[Figure]:
     """Return the costs of a regime's variants, and their ratios."""
     pairs = [pair for pair in regime.pairs if plan.there([pair[0]])]
     for pair in pairs:  # starts the servers, and lets them do their late imports
-        _cost(plan, regime, pair)
+        _used(plan, regime, pair, regime.short)
     rounds = [{" ".join(pair): _tried(plan, regime, pair) for pair in pairs} for _ in range(plan.rounds)]
     costs = {name: [each[name].found for each in rounds] for name in rounds[0]}
     thrown = {name: sum(each[name].thrown for each in rounds) for name in costs}

@@ -19,7 +19,7 @@ from benchmarks.workload import Order
 
 PACKAGES = ("langchain-core", "langserve", "langchain-openai", "fastapi", "pydantic", "uvicorn")
 VARIANTS = ("langserve", "streamserve")
-CONNECTIONS, CALLS_EACH, TOKENS = 8, 50, 20
+CONNECTIONS, CALLS_EACH, TOKENS = 8, 150, 20
 
 
 class Load(NamedTuple):
