@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.globals import set_debug
+from langchain_core.language_models import BaseChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
@@ -34,7 +35,7 @@ from langsmith import Client, tracing_context
 from streamserve.lcel.fast_chain import RunnableSequence, fast
 from streamserve.lcel.recorder import Recorder, ThreadRecorder, comparable, until_the_end
 from tests.observed import AsyncRecorder, answer_of, calls_of, chunks_of, events_of, outcome, patches_of, runs_of
-from tests.streamed_chains import CASES, AsyncSayer, Case, model, said, shouted, worded
+from tests.streamed_chains import CASES, TOPIC, AsyncSayer, Case, model, said, shouted, worded
 
 pytestmark = pytest.mark.filterwarnings(  # of message histories, which chains still have
     "ignore::langchain_core._api.deprecation.LangChainDeprecationWarning"
@@ -282,13 +283,11 @@ def tracing() -> AbstractContextManager[None]:
 def test_a_sequence_is_a_run_while_a_handler_observes_all(observing: Callable[[], Any]) -> None:
     with observing():
         assert without_runs(CASES["text"]) is None
-        assert answer_without_runs(CASES["text"]) is None
     assert without_runs(CASES["text"]) is not None
 
 
 def test_a_sequence_is_a_run_if_its_config_has_callbacks() -> None:
     assert without_runs(CASES["text"], callbacks=[AsyncRecorder()]) is None
-    assert answer_without_runs(CASES["text"], callbacks=[AsyncRecorder()]) is None
 
 
 async def test_nested_model_calls_belong_to_the_sequence() -> None:
@@ -313,6 +312,50 @@ async def test_nested_model_calls_belong_to_the_sequence() -> None:
     as_run, without = ({**each, "callbacks": each["callbacks"].parent_run_id} for each in configs)
     assert without == as_run
     assert (without["callbacks"], without["tags"], without["metadata"]) == (whole, ["tag"], {"of": "whole"})
+
+
+async def test_a_step_with_a_handler_of_its_own_is_observed_the_same() -> None:
+    async def calls(chain: Callable[[Runnable[Any, Any]], Runnable[Any, Any]]) -> list[Any]:
+        recorder = Recorder()
+        listened = RunnableLambda(said).with_config(callbacks=[recorder])
+        await chain(CASES["messages"].make() | listened | StrOutputParser()).ainvoke(TOPIC, {"tags": ["asked"]})
+        return comparable(recorder.calls)
+
+    declared = await calls(lambda chain: chain)
+    assert declared
+    assert await calls(fast) == declared
+
+
+async def has_run_of_model(case: Case, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether a call of a case's chain makes a run for its model."""
+    generated, generate = [], BaseChatModel.agenerate
+
+    async def agenerate(*args: Any, **kwargs: Any) -> Any:
+        generated.append(args)
+        return await generate(*args, **kwargs)
+
+    chain = fast(case.make())
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseChatModel, "agenerate", agenerate)
+        await answer_of(chain, copy.deepcopy(case.value), {})
+    return bool(generated)
+
+
+PARTLY = ("retrieval", "a function", "a prompt for one variable", "json")
+
+
+@pytest.mark.parametrize("name", [*PARTLY, "fallbacks inside", "a retry"])
+async def test_only_the_steps_that_need_a_run_have_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await has_run_of_model(CASES[name], monkeypatch) == (name not in PARTLY)
+
+
+@pytest.mark.parametrize("observing", [debugging, collect_runs, tracing])
+async def test_an_answer_has_runs_while_a_handler_observes_all(
+    observing: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with observing():
+        assert await has_run_of_model(CASES["text"], monkeypatch)
+    assert not await has_run_of_model(CASES["text"], monkeypatch)
 
 
 async def test_a_model_called_in_an_answer_belongs_to_the_sequence() -> None:

@@ -35,6 +35,7 @@ class ChainRequest(Request):
     def __init__(self, scope: Scope, receive: Receive, settings: Settings) -> None:
         super().__init__(scope, receive)
         self._settings = settings
+        self._is_small: bool | None = None
 
     async def json(self) -> Any:
         """Return the parsed body.
@@ -54,10 +55,10 @@ class ChainRequest(Request):
 
     async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work with the body or with what comes of it, in an OS thread and this context if the body is large."""
-        body = await self.body()
-        if len(body) < LARGE_WITH_MANY or (len(body) < LARGE and body.count(b",") < MANY):
-            return work(*args, **kwargs)
-        return await off_loop(work, *args, **kwargs)
+        if self._is_small is None:
+            body = await self.body()
+            self._is_small = len(body) < LARGE_WITH_MANY or (len(body) < LARGE and body.count(b",") < MANY)
+        return work(*args, **kwargs) if self._is_small else await off_loop(work, *args, **kwargs)
 
 
 async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -5,9 +5,11 @@ The classes have upstream's names, because runs are named after them. Unlike ups
 where there it is a subclass of `str`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import cache, partial
 from typing import Any, Self, cast
+from uuid import UUID
 
 from langchain_core import output_parsers
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
@@ -22,7 +24,13 @@ from langchain_core.runnables import (
     RunnableWithFallbacks,
     base,
 )
-from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
+from langchain_core.runnables.config import (
+    ensure_config,
+    merge_configs,
+    patch_config,
+    set_config_context,
+    var_child_runnable_config,
+)
 from langchain_core.runnables.configurable import (
     DynamicRunnable,
     RunnableConfigurableAlternatives,
@@ -34,7 +42,7 @@ from streamserve.lcel.handlers import stand_in
 from streamserve.lcel.self_check import Pieces, passed
 from streamserve.lcel.silent_calls import SilentCall, bound_call, parser_call, silent_call
 from streamserve.lcel.silent_steps import Silent, once, silent, with_fallbacks
-from streamserve.lcel.traced_stream import Stream, close, is_observed, stream_whole, traced
+from streamserve.lcel.traced_stream import Stream, close, is_observed, start_run, stream_whole, traced
 from streamserve.private_names.langchain_core import ModelBinding
 
 _CONFIGURABLE = (RunnableConfigurableAlternatives, RunnableConfigurableFields)
@@ -67,8 +75,8 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     # How each step streams without a run, None for a step that needs one.
     _silent: list[Silent | None] = PrivateAttr(default_factory=list)
 
-    # How the steps are called without a run, None if one of them needs one.
-    _calls: list[SilentCall] | None = PrivateAttr(default=None)
+    # How each step is called without a run, None for a step that needs one; empty: all are called as upstream.
+    _calls: list[SilentCall | None] = PrivateAttr(default_factory=list)
     # What is done with the run of a stream before its steps begin.
     _prepare: Callable[[AsyncCallbackManagerForChainRun], None] | None = PrivateAttr(default=None)
 
@@ -76,22 +84,34 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         """Return this sequence, in which steps now work without a run if these pieces allow it."""
         self._silent = [_silent(step, on) for step in self.steps]
         self._prepare = stand_in if "handlers" in on else None
-        calls = [_silent_call(step) for step in self.steps] if "call" in on else [None]
-        self._calls = None if None in calls else cast("list[SilentCall]", calls)
+        calls = [_silent_call(step) for step in self.steps] if "call" in on else []
+        self._calls = calls if any(calls) else []
         return self
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        answer = self.answer_without_runs(input, ensure_config(config), **kwargs)
-        return await (super().ainvoke(input, config, **kwargs) if answer is None else answer)
+        own = ensure_config(config)
+        if not self._calls or is_observed(AsyncCallbackManager.configure(own.get("callbacks"))):
+            return await super().ainvoke(input, config, **kwargs)
+        answer = self.answer_without_runs(input, own, **kwargs)
+        return await (self._answer_in_run(input, own, kwargs) if answer is None else answer)
 
     def answer_without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Coroutine[Any, Any, Any] | None:
-        """Return the answer without any run, yet to be awaited; None: it is observed, or a step needs a run."""
-        calls = self._calls
-        if calls is None or not all(call.is_possible() for call in calls):
+        """Return the answer of an unobserved call without any run, yet to be awaited; None: a step needs a run."""
+        if not self._calls or not all(call is not None and call.is_possible() for call in self._calls):
             return None
-        if is_observed(AsyncCallbackManager.configure(config.get("callbacks"))):
-            return None
-        return _answer(calls, input, config, kwargs)
+        return _answer(cast("list[SilentCall]", self._calls), input, config, kwargs)
+
+    async def _answer_in_run(self, value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:
+        run = await start_run(self, config)
+        for number, (step, call) in enumerate(zip(self.steps, self._calls, strict=True), 1):
+            config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
+            if call is not None and call.is_possible():
+                value = await _called(call, value, kwargs, config, run.run_id)
+            else:
+                with set_config_context(config) as context:
+                    value = await asyncio.create_task(step.ainvoke(value, config, **kwargs), context=context)
+            kwargs = {}
+        return value
 
     def atransform(self, input: Stream, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         defers_inputs = kwargs.pop("defers_inputs", False)
@@ -183,13 +203,20 @@ def _text(parser: StrOutputParser, chunk: Any) -> str:
 
 
 async def _answer(calls: Sequence[SilentCall], value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:
-    above = var_child_runnable_config.set(_below(config))
+    below = _below(config)
+    for call in calls:
+        value, kwargs = await _called(call, value, kwargs, below, config.get("run_id")), {}
+    return value
+
+
+async def _called(
+    call: SilentCall, value: Any, kwargs: dict[str, Any], config: RunnableConfig, run_id: UUID | None
+) -> Any:
+    above = var_child_runnable_config.set(config)
     try:
-        for step in calls:
-            value, kwargs = await step.call(value, {**step.bound, **kwargs}, config.get("run_id")), {}
+        return await call.call(value, {**call.bound, **kwargs}, run_id)
     finally:
         var_child_runnable_config.reset(above)
-    return value
 
 
 def _below(config: RunnableConfig) -> RunnableConfig:

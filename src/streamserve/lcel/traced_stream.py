@@ -71,7 +71,7 @@ async def traced(
     source, stream = aiter(inputs), NOTHING
     first = await anext(source, NOTHING)  # the step before starts first
     config = patch_config(config, run_name=(config or {}).get("run_name") or name)
-    run = await _start_run(step, config, run_type=run_type, defers_inputs=defers_inputs)
+    run = await start_run(step, config, run_type=run_type, defers_inputs=defers_inputs)
     observed = is_observed(run)
     if observed and prepare is not None:
         prepare(run)
@@ -104,7 +104,7 @@ async def traced(
         await close(source)
 
 
-async def _start_run(step: Runnable[Any, Any], config: RunnableConfig, **about: Any) -> AsyncCallbackManagerForChainRun:
+async def start_run(step: Runnable[Any, Any], config: RunnableConfig, **about: Any) -> AsyncCallbackManagerForChainRun:
     """Start the step's run; take its id out of the config, so that no other run has it."""
     name, run_id = config.get("run_name") or step.get_name(), config.pop("run_id", None)
     manager = get_async_callback_manager_for_config(config)
