@@ -24,7 +24,9 @@ CHANGES = {
     "an extra chunk of a model": Change(
         r"^( +)yield msg_chunk$", r"\1yield msg_chunk\n\1yield msg_chunk", frozenset({"model"})
     ),
-    "another type of a parser's run": Change(r'run_type="parser"', 'run_type="chain"', frozenset({"parser"})),
+    "another type of a parser's run": Change(
+        r'run_type="parser"', 'run_type="chain"', frozenset({"parser", "json", "tools"})
+    ),
     "another order of a prompt's messages": Change(
         r"\[p\.to_messages\(\) for p in prompts\]", "[p.to_messages()[::-1] for p in prompts]", frozenset({"call"})
     ),
@@ -34,7 +36,10 @@ CHANGES = {
         "**{**self.kwargs, **kwargs, 'bound': True}",
         frozenset({"binding", "call"}),
     ),
-    "another input of a stream's run": Change(r'\{"input": ""\}', '{"input": "-"}', frozenset({"sequence", "parser"})),
+    "other characters around JSON": Change(r"^_json_strip_chars = .*", '_json_strip_chars = " "', frozenset({"json"})),
+    "another input of a stream's run": Change(
+        r'\{"input": ""\}', '{"input": "-"}', frozenset({"sequence", "parser", "json", "tools"})
+    ),
 }
 
 

@@ -18,7 +18,15 @@ from langchain_core.tracers.context import collect_runs
 
 from streamserve import fast_paths
 from streamserve.fast_paths import noted
-from streamserve.lcel import fast_chain, handlers, self_check, silent_calls, silent_steps
+from streamserve.lcel import (
+    fast_chain,
+    handlers,
+    json_parsers,
+    self_check,
+    silent_calls,
+    silent_steps,
+    tool_parsers,
+)
 from streamserve.lcel.fast_chain import fast, pieces, rebuilt
 from streamserve.lcel.recorder import comparable
 from streamserve.private_names.langchain_core import WATCHED, watched
@@ -75,6 +83,15 @@ async def _twice(_: Any, chunks: Any, *__: Any) -> AsyncIterator[Any]:
         yield chunk.content
 
 
+def _repeated(values: Any) -> Any:
+    async def twice(self: Any, chunks: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async for value in values(self, chunks, *args, **kwargs):
+            yield value
+            yield value
+
+    return twice
+
+
 def _without_arguments(self: Any, input: Any, config: Any = None, **_: Any) -> Any:
     return self.bound.atransform(input, config)
 
@@ -111,6 +128,8 @@ BROKEN: dict[str, tuple[Any, str, Any]] = {
     "sequence": (fast_chain.RunnableSequence, "atransform", _unnamed),
     "binding": (fast_chain.RunnableBinding, "atransform", _without_arguments),
     "parser": (fast_chain.StrOutputParser, "texts", _twice),
+    "json": (json_parsers.JsonOutputParser, "values", _repeated(json_parsers.JsonOutputParser.values)),
+    "tools": (tool_parsers.JsonOutputToolsParser, "values", _repeated(tool_parsers.JsonOutputToolsParser.values)),
     "prompt": (silent_steps, "_format_prompt", _forgetful),
     "model": (silent_steps, "_chunks", _silent_error),
     "fallbacks": (silent_steps, "_first_that_works", _none),

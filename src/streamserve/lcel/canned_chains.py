@@ -9,16 +9,32 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.output_parsers import StrOutputParser
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
+from langchain_core.output_parsers.openai_tools import (
+    JsonOutputKeyToolsParser,
+    JsonOutputToolsParser,
+)
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, Runnable, RunnablePassthrough
 from langchain_core.runnables.config import var_child_runnable_config
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
+
+
+def _parts(*texts: str) -> list[ToolCallChunk]:
+    return [tool_call_chunk(name=None, args=text, id=None, index=0) for text in texts]
+
 
 _CALL = tool_call_chunk(name="search", args='{"q": "cats"}', id="call-1", index=0)
+_FIRST = JsonOutputKeyToolsParser(key_name="Search", first_tool_only=True)
 _USAGE = UsageMetadata(input_tokens=3, output_tokens=2, total_tokens=5)
+# Cut within a text, an escape, a number, a name and a pair of halves.
+_JSON = ("```json\n", '{"q": "caf\\u00', "e9 `", '", "n": [1', '.5, "\\ud83d', '\\ude00", nul', "l]}", "\n```")
+_CALLS = (
+    tool_call_chunk(name="Search", args=None, id="call-1", index=0),
+    *_parts('{"q', '": "ca', 'ts", "n', '": [1, 2', "]}"),
+)
 _PROMPT = ChatPromptTemplate.from_messages([("system", "Answer."), ("user", "{topic}")])
 
 
@@ -99,6 +115,30 @@ class Mute(Script):
         raise RuntimeError("not a chunk")
 
 
+class Writer(Script):
+    """A script that streams these texts, or else parts of tool calls.
+
+    Args:
+        texts: the texts; none: the tool calls.
+    """
+
+    texts: tuple[str, ...] = ()
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = [AIMessageChunk(content=text) for text in self.texts] or [
+            AIMessageChunk(content="", tool_call_chunks=[part]) for part in _CALLS
+        ]
+        for chunk in chunks:
+            yield ChatGenerationChunk(message=chunk)
+
+
+class Search(BaseModel):
+    """The canned JSON as an object."""
+
+    q: str
+    n: Any = None
+
+
 @dataclass(frozen=True)
 class CannedChain:
     """One chain, its model and its input.
@@ -120,6 +160,7 @@ def canned_chains() -> list[CannedChain]:
     Each way costs two milliseconds at the start, so none is here that takes the same turns as another.
     """
     model, failing, waiting = Script(), Script(fails=True), Script(waits=True)
+    writer, caller = Writer(texts=_JSON), Writer()
     text = _PROMPT | model | StrOutputParser()
     bound = (_PROMPT | model.bind(stop=["."], seed=1) | StrOutputParser()).with_config(
         tags=["bound"], metadata={"team": "canned"}, run_name="bound"
@@ -135,5 +176,9 @@ def canned_chains() -> list[CannedChain]:
         CannedChain("configurable", failing, _PROMPT | choice, ("chunks",)),
         CannedChain("failing model", failing, _PROMPT | failing | StrOutputParser(), ("chunks", "calls", "answer")),
         CannedChain("failing prompt", model, text, ("chunks", "answer"), {}),
+        CannedChain("json", writer, _PROMPT | writer | JsonOutputParser(), ("chunks", "calls")),
+        CannedChain("object", writer, _PROMPT | writer | PydanticOutputParser(pydantic_object=Search), ("chunks",)),
+        CannedChain("tool", caller, _PROMPT | caller | _FIRST, ("chunks", "calls")),
+        CannedChain("tools", caller, _PROMPT | caller | JsonOutputToolsParser(return_id=True), ("chunks",)),
         CannedChain("waiting", waiting, _PROMPT | waiting | StrOutputParser(), ("cancelled",)),
     ]

@@ -1,20 +1,16 @@
 """The chain to stream in place of a declared one: the same steps and runs with less work per chunk.
 
-Sequences, bindings, maps, branches, fallbacks and the string parser are rebuilt; other steps stream as they always do.
-The classes have upstream's names, because runs are named after them. Unlike upstream, the parser gives plain strings,
-where there it is a subclass of `str`.
+Sequences, bindings, maps, branches, fallbacks and the parsers of texts, JSON and tool calls are rebuilt; other steps
+stream as they always do. The classes have upstream's names, because runs are named after them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import cache, partial
 from typing import Any, Self, cast
-from uuid import UUID
 
 from langchain_core import output_parsers
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun
-from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import (
     Runnable,
     RunnableAssign,
@@ -39,13 +35,17 @@ from langchain_core.runnables.configurable import (
 from pydantic import PrivateAttr
 
 from streamserve.lcel.handlers import stand_in
+from streamserve.lcel.readings import Changes
 from streamserve.lcel.self_check import Pieces, passed
-from streamserve.lcel.silent_calls import SilentCall, bound_call, parser_call, silent_call
+from streamserve.lcel.silent_calls import SilentCall, answer, below, bound_call, called, parser_call, silent_call
 from streamserve.lcel.silent_steps import Silent, once, silent, with_fallbacks
+from streamserve.lcel.structured import PARSERS, silent_parser, tells_changes
+from streamserve.lcel.text_parser import StrOutputParser
 from streamserve.lcel.traced_stream import Stream, close, is_observed, start_run, stream_whole, traced
 from streamserve.private_names.langchain_core import ModelBinding
 
 _CONFIGURABLE = (RunnableConfigurableAlternatives, RunnableConfigurableFields)
+_NONE: Mapping[str, Any] = {}
 
 
 def fast(chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -74,6 +74,8 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
 
     # How each step streams without a run, None for a step that needs one.
     _silent: list[Silent | None] = PrivateAttr(default_factory=list)
+    # Whether the last step can tell the changes that led to each chunk.
+    _tells_changes: bool = PrivateAttr(default=False)
 
     # How each step is called without a run, None for a step that needs one; empty: all are called as upstream.
     _calls: list[SilentCall | None] = PrivateAttr(default_factory=list)
@@ -86,6 +88,7 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         self._prepare = stand_in if "handlers" in on else None
         calls = [_silent_call(step) for step in self.steps] if "call" in on else []
         self._calls = calls if any(calls) else []
+        self._tells_changes = tells_changes(self.last)
         return self
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
@@ -99,14 +102,14 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
         """Return the answer of an unobserved call without any run, yet to be awaited; None: a step needs a run."""
         if not self._calls or not all(call is not None and call.is_possible() for call in self._calls):
             return None
-        return _answer(cast("list[SilentCall]", self._calls), input, config, kwargs)
+        return answer(cast("list[SilentCall]", self._calls), input, config, kwargs)
 
     async def _answer_in_run(self, value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:
         run = await start_run(self, config)
         for number, (step, call) in enumerate(zip(self.steps, self._calls, strict=True), 1):
             config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
             if call is not None and call.is_possible():
-                value = await _called(call, value, kwargs, config, run.run_id)
+                value = await called(call, value, kwargs, config, run.run_id)
             else:
                 with set_config_context(config) as context:
                     value = await asyncio.create_task(step.ainvoke(value, config, **kwargs), context=context)
@@ -121,34 +124,54 @@ class RunnableSequence(base.RunnableSequence[Any, Any]):
     def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Stream:
         return self.atransform(once(input), config, **kwargs)
 
-    def astream_in_own_task(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream:
-        """As `astream`, for a caller that iterates it in a task of its own: the context may change."""
-        stream = self.without_runs(input, config, **kwargs)
+    def astream_in_own_task(
+        self, input: Any, config: RunnableConfig, *, changes: Changes | None = None, **kwargs: Any
+    ) -> Stream:
+        """As `astream`, for a caller that iterates it in a task of its own: the context may change.
+
+        Args:
+            changes: takes the changes that led to each chunk, if the last step tells them; with them, a chunk may
+                grow after it was yielded.
+        """
+        last = {"changes": changes} if changes is not None and self._tells_changes else {}
+        stream = self.without_runs(input, config, last, **kwargs)
         if stream is not None:
             return stream
-        pipe = partial(self._pipe, kwargs)
+        pipe = partial(self._pipe, kwargs, last=last)
         return traced(self, once(input), pipe, config, name=self.name, in_own_task=True, prepare=self._prepare)
 
-    def without_runs(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Stream | None:
-        """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run."""
+    def without_runs(
+        self, input: Any, config: RunnableConfig, last: Mapping[str, Any] = _NONE, **kwargs: Any
+    ) -> Stream | None:
+        """Return the stream without any run, in the caller's context; None: it is observed, or a step needs a run.
+
+        Args:
+            last: the arguments of the last step.
+        """
         if None in self._silent or config.get("callbacks"):
             return None
         if is_observed(AsyncCallbackManager.configure()):  # tags and metadata would be merged for no handler
             return None
         stream: Stream = once(input)
-        for step in cast("list[Silent]", self._silent):
-            following = step(stream, kwargs, config)
+        for number, step in enumerate(cast("list[Silent]", self._silent), 1):
+            following = step(stream, {**kwargs, **last} if number == len(self._silent) else kwargs, config)
             if following is None:
                 return None
             stream, kwargs = following, {}
-        var_child_runnable_config.set(_below(config))
+        var_child_runnable_config.set(below(config))
         return stream
 
     def _pipe(
-        self, kwargs: dict[str, Any], inputs: Stream, run: AsyncCallbackManagerForChainRun, config: RunnableConfig
+        self,
+        kwargs: dict[str, Any],
+        inputs: Stream,
+        run: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        last: Mapping[str, Any] = _NONE,
     ) -> Stream:
         observed = is_observed(run)
         for number, (step, silent_step) in enumerate(zip(self.steps, self._silent, strict=True), 1):
+            kwargs = {**kwargs, **last} if number == len(self._silent) else kwargs
             stream = silent_step(inputs, kwargs, config) if silent_step is not None and not observed else None
             if stream is None:
                 config = patch_config(config, callbacks=run.get_child(f"seq:step:{number}"))
@@ -176,56 +199,6 @@ class RunnableBinding(base.RunnableBinding[Any, Any]):
             await close(stream)
 
 
-class StrOutputParser(output_parsers.StrOutputParser):
-    """The string parser without a thread per chunk."""
-
-    def atransform(self, input: Stream, config: RunnableConfig | None = None, **_: Any) -> Stream:
-        return traced(self, input, self.texts, config, run_type="parser")
-
-    async def texts(self, chunks: Stream, *_: Any) -> AsyncIterator[str]:
-        """Stream the text of each chunk."""
-        try:
-            async for chunk in chunks:
-                yield _text(self, chunk)
-        finally:
-            await close(chunks)
-
-
-def _text(parser: StrOutputParser, chunk: Any) -> str:
-    kind = type(chunk)
-    if kind is str:
-        return cast(str, chunk)
-    if kind is AIMessageChunk and type(chunk.content) is str:
-        return chunk.content
-    if isinstance(chunk, BaseMessage):
-        return parser.parse_result([ChatGeneration(message=chunk)])
-    return parser.parse_result([Generation(text=chunk)])
-
-
-async def _answer(calls: Sequence[SilentCall], value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:
-    below = _below(config)
-    for call in calls:
-        value, kwargs = await _called(call, value, kwargs, below, config.get("run_id")), {}
-    return value
-
-
-async def _called(
-    call: SilentCall, value: Any, kwargs: dict[str, Any], config: RunnableConfig, run_id: UUID | None
-) -> Any:
-    above = var_child_runnable_config.set(config)
-    try:
-        return await call.call(value, {**call.bound, **kwargs}, run_id)
-    finally:
-        var_child_runnable_config.reset(above)
-
-
-def _below(config: RunnableConfig) -> RunnableConfig:
-    """Return the config below an unobserved run: what a model calls by itself is a part of that run."""
-    runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
-    named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
-    return cast(RunnableConfig, {**named, "callbacks": runs})
-
-
 def _silent_call(step: Runnable[Any, Any]) -> SilentCall | None:
     if isinstance(step, base.RunnableBinding) and type(step) in (RunnableBinding, base.RunnableBinding, ModelBinding):
         return None if step.config or step.config_factories else bound_call(_silent_call(step.bound), step.kwargs)
@@ -244,7 +217,7 @@ def _silent(step: Runnable[Any, Any], on: Pieces) -> Silent | None:
         return with_fallbacks(step, [_silent(each, on) for each in step.runnables])
     if type(step) in _CONFIGURABLE and "configurable" in on:
         return partial(_stream_choice, cast(DynamicRunnable[Any, Any], step), on)
-    return silent(step, on)
+    return silent_parser(step) or silent(step, on)
 
 
 def _stream_choice(
@@ -314,4 +287,5 @@ _REBUILDS: dict[type[Any], Callable[[Any, Pieces], Runnable[Any, Any]]] = {
     RunnableBranch: _branch,
     RunnableWithFallbacks: _fallbacks,
     output_parsers.StrOutputParser: _parser,
+    **PARSERS,
 }

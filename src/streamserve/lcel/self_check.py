@@ -36,6 +36,8 @@ SAVES = {
     "sequence": "about 50 us of CPU per token of a sequence",
     "binding": "about 30 us of CPU per token of a bound model",
     "parser": "about 200 us of CPU per token of a chain that ends with a text parser",
+    "json": "a parse of the whole text so far per token of JSON",
+    "tools": "a sum of all messages and a parse of all arguments so far per token of a tool call",
     "prompt": "the run of a prompt per request",
     "model": "about 30 us of CPU per token of a chat model",
     "fallbacks": "about 30 us of CPU per token of a model with fallbacks",

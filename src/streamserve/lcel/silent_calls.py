@@ -4,16 +4,17 @@ Only steps that run no code but langchain-core's and their provider's can be sil
 model is given has no tags and no metadata, which only a handler would see.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from langchain_core import output_parsers, prompts
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
 
 from streamserve.lcel.silent_steps import is_plain, without_formats
@@ -80,3 +81,29 @@ async def _answered(model: BaseChatModel, value: Any, kwargs: dict[str, Any], ru
     )
     result = await answer_of(model, messages_of(model, value), stop, run, **others)
     return result.generations[0].message
+
+
+async def answer(calls: Sequence[SilentCall], value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:
+    """Return the answer of silent steps, one after the other."""
+    child = below(config)
+    for call in calls:
+        value, kwargs = await called(call, value, kwargs, child, config.get("run_id")), {}
+    return value
+
+
+async def called(
+    call: SilentCall, value: Any, kwargs: dict[str, Any], config: RunnableConfig, run_id: UUID | None
+) -> Any:
+    """Return the answer of one silent step, below a config."""
+    above = var_child_runnable_config.set(config)
+    try:
+        return await call.call(value, {**call.bound, **kwargs}, run_id)
+    finally:
+        var_child_runnable_config.reset(above)
+
+
+def below(config: RunnableConfig) -> RunnableConfig:
+    """Return the config below an unobserved run: what a model calls by itself is a part of that run."""
+    runs = AsyncCallbackManager(handlers=[], parent_run_id=cast(Any, config.get("run_id")))
+    named = {name: value for name, value in config.items() if name not in ("run_id", "run_name")}
+    return cast(RunnableConfig, {**named, "callbacks": runs})

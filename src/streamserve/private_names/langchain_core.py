@@ -25,6 +25,13 @@ _RUN = (
     "langchain_core.messages:AIMessageChunk.__add__",
     "langchain_core.messages.ai:add_ai_message_chunks",
 )
+_PARSER = (
+    *_RUN,
+    "langchain_core.output_parsers:BaseTransformOutputParser.atransform",
+    "langchain_core.output_parsers:BaseCumulativeTransformOutputParser._atransform",
+    "langchain_core.output_parsers.base:BaseOutputParser.aparse_result",
+    "langchain_core.utils.json:parse_partial_json",
+)
 # The functions that each piece rewrites or relies on: module and name.
 WATCHED: Mapping[str, tuple[str, ...]] = {
     "sequence": (
@@ -46,6 +53,20 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
         "langchain_core.output_parsers:BaseTransformOutputParser._atransform",
         "langchain_core.output_parsers.base:BaseOutputParser.parse_result",
         "langchain_core.output_parsers:StrOutputParser.parse",
+    ),
+    "json": (
+        *_PARSER,
+        "langchain_core.output_parsers:JsonOutputParser.parse_result",
+        "langchain_core.output_parsers:PydanticOutputParser.parse_result",
+        "langchain_core.utils.json:parse_json_markdown",
+    ),
+    "tools": (
+        *_PARSER,
+        "langchain_core.output_parsers.openai_tools:JsonOutputToolsParser.parse_result",
+        "langchain_core.output_parsers.openai_tools:JsonOutputKeyToolsParser.parse_result",
+        "langchain_core.output_parsers.openai_tools:PydanticToolsParser.parse_result",
+        "langchain_core.messages:AIMessageChunk.init_tool_calls",
+        "langchain_core.utils._merge:merge_lists",
     ),
     "prompt": (
         "langchain_core.runnables:Runnable.atransform",
