@@ -83,11 +83,14 @@ def _held(store: RunStore) -> list[str]:
 
 
 def _no_key_is_left(world: World, redis: Redis) -> None:
-    """Check that Redis keeps no request of a run that has ended, unless a worker died, perhaps at that moment."""
+    """Check that Redis keeps no request of an ended run, and counts each, unless a worker died at that moment."""
     if any(worker.killed or worker.stopping for worker in [*world.workers, *world.past]):
         return
     requests = redis.ask("KEYS", "streamserve:{*}:request")
     assert not requests, f"requests are left: {requests}"
+    counted = {name.decode() for name in redis.ask("HKEYS", "streamserve:{ended}:info")}
+    uncounted = [record.run_id for record in world.records() if not record.purged and record.run_id not in counted]
+    assert not uncounted, f"no reaper will drop {uncounted}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from streamserve.stores import Fenced, Outcome, StoreDown
 from streamserve.stores.base import Slice
+from streamserve.stores.bounds import DEFAULT_BOUNDS
 from streamserve.stores.redis import RedisStore, retention, scripts, subscriber, workers
 from streamserve.stores.redis import store as store_module
 from streamserve.stores.redis.idempotency import KEY_SLACK
@@ -146,6 +147,21 @@ async def test_a_worker_that_dies_at_a_runs_end_leaves_no_request(
         client.hset("streamserve:{run}:run", "status", "done")
         assert await take_over(other, one, server) == []
         assert client.exists("streamserve:{run}:request") == 0
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+async def test_a_run_that_ended_uncounted_is_counted_later(
+    server: RedisServer, one: RedisStore, other: RedisStore, is_dead: bool
+) -> None:
+    await one.acquire(a_run("run"))
+    await one.append("run", 1, 1, [b"end"], DONE)
+    with server.client() as client:
+        client.delete(*client.keys("streamserve:{ended}:*"))  # as if Redis went away after the end was stored
+        one.give_up("run")
+        assert await (take_over(other, one, server) if is_dead else one.take_over_lost()) == []
+        assert client.zrange("streamserve:{ended}:order", 0, -1) == [b"run"]
+    await other.reap(one._clock() + 10 * retention.SLACK + DEFAULT_BOUNDS.retention)
+    assert (await other.read("run", 0, 9)).blocks == ()
 
 
 async def test_a_worker_that_wakes_learns_which_runs_it_has_lost(

@@ -182,11 +182,14 @@ return 1
 """)
 
 # KEYS run, request. ARGV the dead worker, the new owner. Returns the record; nothing if the dead worker does not own
-# the run. A worker that died just after the end of a run has left its request.
+# the run; of a run that has ended, the bytes of its blocks: a worker that died then left its request, and may not have
+# counted it.
 TAKE = _script("""
-local run = call('HMGET', KEYS[1], 'status', 'worker')
-if not run[1] or ended(run[1]) then call('UNLINK', KEYS[2]) end
-if not run[1] or ended(run[1]) or run[2] ~= ARGV[1] then return {} end
+local run = call('HMGET', KEYS[1], 'status', 'worker', 'purged', 'size')
+local over = not run[1] or ended(run[1])
+if over then call('UNLINK', KEYS[2]) end
+if not run[1] or run[2] ~= ARGV[1] or (over and run[3] == '1') then return {} end
+if over then return {run[4] or '0'} end
 call('HINCRBY', KEYS[1], 'attempt', 1)
 call('HSET', KEYS[1], 'worker', ARGV[2])
 return call('HGETALL', KEYS[1])

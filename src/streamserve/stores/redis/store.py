@@ -65,8 +65,8 @@ class RedisStore(RunStore):
         self._appends = Appends(client, keys)
         self._pieces = Pieces()
         self._idempotency = IdempotencyKeys(client, keys, bounds, self._get)
-        self._worker = Worker(client, keys, lease, self._cancel, self._disowned, self._emptied)
         self._retention = Retention(client, keys, bounds, clock, self._purged)
+        self._worker = Worker(client, keys, lease, self._cancel, self._disowned, self._retention.ended, self._emptied)
         self._subscriber = Subscriber(
             client, keys, self._worker, self._cancel, lambda run_id: self.on_readers(run_id), self._purged
         )

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from streamserve.stores.base import RunRecord, StoreDown
@@ -33,6 +33,7 @@ class Worker:
         lease: seconds.
         on_fenced: callback with the id of a run that another worker has taken over.
         on_disowned: callback with the id of a run that has ended, or that another worker may write from now on.
+        on_ended: counts a run that has ended, with the bytes of its blocks, unless it is counted already.
         on_emptied: callback after Redis has lost its data.
     """
 
@@ -43,6 +44,7 @@ class Worker:
         lease: float,
         on_fenced: Callable[[str], None],
         on_disowned: Callable[[str], None],
+        on_ended: Callable[[str, int], Awaitable[None]],
         on_emptied: Callable[[], None],
     ) -> None:
         self.id = uuid.uuid4().hex
@@ -55,6 +57,7 @@ class Worker:
         self._keys = keys
         self._on_fenced = on_fenced
         self._on_disowned = on_disowned
+        self._on_ended = on_ended
         self._on_emptied = on_emptied
         self._reads: set[str] = set()
         self._disowned: dict[str, RunRecord | None] = {}
@@ -184,12 +187,14 @@ class Worker:
         self._pending_takeover.add(run_id)
         keys = [self._keys.run(run_id, what) for what in ("run", "request")]
         flat = await self._client.run(scripts.TAKE, keys, worker, self.id)
-        self._pending_takeover.discard(run_id)
-        if (record := record_of(flat)) is not None:
+        if len(flat) == 1:
+            await self._on_ended(run_id, int(flat[0]))
+        elif (record := record_of(flat)) is not None:
             record.request = request
             self.owned[run_id] = record
             records.append(record)
-        elif worker == self.id:
+        self._pending_takeover.discard(run_id)
+        if len(flat) <= 1 and worker == self.id:
             self.disown(run_id)  # it ended, or was taken over, while this worker could not write
 
     async def _store_again(self) -> None:
