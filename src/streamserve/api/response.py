@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from streamserve.api.reader import Reader
+from streamserve.api.renderings import Form, Rendering
 from streamserve.errors import RunExpired, ServeError, StoreUnavailable
 from streamserve.http.intake import BODY
 from streamserve.runs.runs import Runs
@@ -39,15 +40,28 @@ class StreamResponse(Response):
         after: the cursor; 0 for all blocks.
         base: the path of `/runs/{id}` as the reader sees it.
         resumed: True to name the cursor in the header Run-Replay-From. Default: False.
+        form: the form of chunks that the store has as patches. Default: whole chunks.
+        joins: True if the reader does not have the chunk at its cursor. Default: False.
     """
 
     background = None
     status_code = 200
 
-    def __init__(self, runs: Runs, run_id: str, after: int, base: str, *, resumed: bool = False) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        run_id: str,
+        after: int,
+        base: str,
+        *,
+        resumed: bool = False,
+        form: Form = "whole",
+        joins: bool = False,
+    ) -> None:
         self._runs = runs
         self._run_id = run_id
         self._cursor = after
+        self._rendering = Rendering(runs.store, run_id, form, joins=joins)
         self._unreachable_since: float | None = None
         headers = {**run_headers(run_id, base), **HEADERS}
         if resumed:
@@ -108,8 +122,9 @@ class StreamResponse(Response):
         if not store.immediate:
             return KEEP_ALIVE
         blocks, _ = await store.read(self._run_id, self._cursor, 1)
+        opening = [await self._rendering.block(self._cursor + 1, block) for block in blocks]
         self._cursor += len(blocks)
-        return KEEP_ALIVE + b"".join(blocks)
+        return KEEP_ALIVE + b"".join(opening)
 
     async def _follow(self, send: Send, reader: Reader) -> None:
         loop = asyncio.get_running_loop()
@@ -160,14 +175,33 @@ class StreamResponse(Response):
             if at_end and not blocks:
                 await reader.send(send, await self._expiry(), more=False)
                 return True
-            left = len(blocks)
-            for write in writes(blocks) if left > 1 else (blocks,) if blocks else ():
-                left -= len(write)
-                await reader.send(send, b"".join(write), more=left > 0 or not at_end)
-                self._cursor += len(write)
+            if self._rendering.passes(blocks):
+                left = len(blocks)
+                for write in writes(blocks) if left > 1 else (blocks,) if blocks else ():
+                    left -= len(write)
+                    await reader.send(send, b"".join(write), more=left > 0 or not at_end)
+                    self._cursor += len(write)
+            else:
+                await self._send_rendered(send, reader, blocks, at_end=at_end)
             # Later blocks have woken the reader already.
             if at_end or not blocks or (store.immediate and len(blocks) < BATCH):
                 return at_end
+
+    async def _send_rendered(self, send: Send, reader: Reader, blocks: Sequence[bytes], *, at_end: bool) -> None:
+        # Each block may be far larger than its patch, so each is made only when the blocks before it are sent.
+        write = [await self._rendering.block(self._cursor + 1, blocks[0])]
+        size = len(write[0])
+        for number, block in enumerate(blocks[1:], self._cursor + 2):
+            rendered = await self._rendering.block(number, block)
+            if size + len(rendered) > WRITE_BYTES:
+                await reader.send(send, b"".join(write))
+                self._cursor += len(write)
+                write, size = [], 0
+            write.append(rendered)
+            size += len(rendered)
+            await self._rendering.breathe()
+        await reader.send(send, b"".join(write), more=not at_end)
+        self._cursor += len(write)
 
     async def _expiry(self) -> bytes:
         # A reader slower than the retention gets an error: without it, it would take the stream for complete.
@@ -190,12 +224,16 @@ def writes(blocks: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield blocks[first:]
 
 
-def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
+def resume(
+    runs: Runs, record: RunRecord, cursor: int, base: str, form: Form = "whole", *, joins: bool = False
+) -> Response:
     """Return the answer to a reader that resumes a run.
 
     Args:
         cursor: the sequence number of the last block that the reader has.
         base: the path of `/runs/{id}` as the reader sees it.
+        form: the form of chunks that the store has as patches.
+        joins: whether the reader does not have the chunk at its cursor (default false).
 
     Raises:
         RunExpired: The blocks after the cursor are past their retention.
@@ -203,7 +241,8 @@ def resume(runs: Runs, record: RunRecord, cursor: int, base: str) -> Response:
     if end := at_end(record, cursor, base):
         return end
     runs.observer.resumed(record.chain)
-    return StreamResponse(runs, record.run_id, min(cursor, record.last_id), base, resumed=True)
+    after = min(cursor, record.last_id)
+    return StreamResponse(runs, record.run_id, after, base, resumed=True, form=form, joins=joins)
 
 
 def at_end(record: RunRecord, cursor: int, base: str) -> Response | None:

@@ -8,6 +8,7 @@ from streamserve.api.access import last_event_id, parse_cursor, principal_of, ru
 from streamserve.api.openapi import EVENT_STREAM
 from streamserve.api.polling import blocks_answer
 from streamserve.api.records import output_answer, state_answer
+from streamserve.api.renderings import form_of
 from streamserve.api.response import resume
 from streamserve.api.services import services_of
 from streamserve.api.waiting import MAX_WAIT, wait_for_end, while_connected
@@ -86,7 +87,8 @@ async def stream(
     The cursor is `Last-Event-ID`, else `after`, else the start of the run.
     """
     record = await _find(run_id, request)
-    return resume(services_of(request).runs, record, _cursor(request, record, after), runs_base(request, run_id))
+    cursor, base, runs = _cursor(request, record, after), runs_base(request, run_id), services_of(request).runs
+    return resume(runs, record, cursor, base, form_of(request), joins=_joins(request))
 
 
 async def blocks(run_id: str, request: Request, after: After = "", wait: Wait = 0) -> Response:
@@ -95,7 +97,13 @@ async def blocks(run_id: str, request: Request, after: After = "", wait: Wait = 
     If there are none yet, wait for the first one. The cursor is that of the stream.
     """
     record = await _find(run_id, request)
-    return await blocks_answer(request, services_of(request).runs, record, _cursor(request, record, after), wait)
+    cursor, runs = _cursor(request, record, after), services_of(request).runs
+    return await blocks_answer(request, runs, record, cursor, wait, joins=_joins(request))
+
+
+def _joins(request: Request) -> bool:
+    """Return whether the reader does not have the chunk at its cursor: it has read no block before."""
+    return last_event_id(request) is None
 
 
 def _cursor(request: Request, record: RunRecord, after: str) -> int:

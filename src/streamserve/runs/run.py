@@ -20,7 +20,7 @@ from streamserve.runs.sync_calls import SyncCalls, current_calls
 from streamserve.runs.terminal import terminal
 from streamserve.runs.writer import Writer
 from streamserve.stores import Fenced, Outcome, RunRecord, RunStore, StoreDown
-from streamserve.wire.blocks import data_block, metadata_block
+from streamserve.wire.blocks import data_block, metadata_block, patch_block
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ CANCEL_AGAIN = 0.1
 # Bytes of a chunk from which on it has turns of the event loop for itself: its JSON, its block, and the next chunk.
 LARGE = 64 * 2**10
 
-# LangServe's events: a dict with `event` and, except for `end`, `data`.
+# The blocks of a chain's events.
+_BLOCKS: dict[str, Callable[[int, bytes], bytes]] = {"data": data_block, "patch": patch_block}
+
+# LangServe's events, and `patch`: a dict with `event` and, except for `end`, `data`.
 Events = AsyncGenerator[dict[str, Any], None]
 
 
@@ -236,8 +239,8 @@ class Run:
             large = len(item.get("data", b"")) >= LARGE
             if large:
                 await self._yield_to_loop()
-            if item["event"] == "data":
-                if self._write_data(item["data"]):
+            if item["event"] in _BLOCKS:
+                if self._write_data(_BLOCKS[item["event"]], item["data"]):
                     await self._drain()
             elif item["event"] == "end":
                 complete = True
@@ -264,12 +267,12 @@ class Run:
             # The chain never waits, so the cancellation is raised inside it here.
             await self._events.athrow(asyncio.CancelledError())
 
-    def _write_data(self, data: bytes) -> bool:
+    def _write_data(self, block_of: Callable[[int, bytes], bytes], data: bytes) -> bool:
         # True: the writer must drain before the next block.
         if self._on_block is not None:
             self._on_block()
         number = self._writer.next_seq
-        block = data_block(number, data)
+        block = block_of(number, data)
         self._bytes += len(block)
         if self._failure is not None:
             return False

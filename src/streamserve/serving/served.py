@@ -24,6 +24,7 @@ from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_
 from streamserve.graphs.thread_heads import starting_config
 from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
 from streamserve.lcel.plans import plan_of
+from streamserve.lcel.readings import Changes
 from streamserve.lcel.traced_stream import close
 from streamserve.lcel.whole import Kept, Plan, Streamed
 from streamserve.serving.at_once import at_once, has_own_batch
@@ -123,9 +124,10 @@ class ServedRunnable(ServedSchemas):
 
         Args:
             kwargs: beside the chain's arguments, `in_blocks`: whether the chunks are the run's blocks, of which the
-                output can be made later (default true).
+                output can be made later (default true); and `changes`: takes the changes that led to each chunk, if
+                the chain tells them.
         """
-        in_blocks = kwargs.pop("in_blocks", True)
+        in_blocks, changes = kwargs.pop("in_blocks", True), kwargs.pop("changes", None)
         keep = keep_output if in_blocks else keep_output_if_json
         call = current_call.get() or Call()
         call.phase, call.task = "chain", asyncio.current_task()
@@ -137,7 +139,7 @@ class ServedRunnable(ServedSchemas):
             return
         own = self._own_config(config)
         whole = self._whole(own, in_blocks)
-        stream = self._stream(input, own, {**self.kwargs, **kwargs})
+        stream = self._stream(input, own, {**self.kwargs, **kwargs}, changes)
         try:
             async for chunk in stream:
                 if whole is not None:
@@ -157,10 +159,12 @@ class ServedRunnable(ServedSchemas):
     def _plan(self) -> Plan:
         return plan_of(self.bound, {})
 
-    def _stream(self, input: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+    def _stream(
+        self, input: Any, config: RunnableConfig, kwargs: dict[str, Any], changes: Changes | None
+    ) -> AsyncIterator[Any]:
         chain = self._fast
         if type(chain) is RunnableSequence:  # in the task of a run, whose context is its own
-            return chain.astream_in_own_task(input, config, **kwargs)
+            return chain.astream_in_own_task(input, config, changes=changes, **kwargs)
         return chain.astream(input, config, **kwargs)
 
     async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:

@@ -10,6 +10,10 @@ from streamserve.wire.serializer import split_types, to_line
 # A bare comment line, without a blank line: after an id, LangServe's client dispatches an event at each blank line.
 KEEP_ALIVE = b": \n"
 
+_PATCH = b"\nevent: patch\ndata: "
+# Bytes of a block within which its event's name stands.
+_HEAD = 48
+
 # Milliseconds before a browser's EventSource reconnects.
 RETRY = 1000
 
@@ -17,6 +21,21 @@ RETRY = 1000
 def data_block(seq: int, data: bytes) -> bytes:
     """Return the block of a chunk; `data` is JSON on one line, with a `types:` line if it needs one."""
     return b"id: %d\nevent: data\ndata: %s\n\n" % (seq, data)
+
+
+def patch_block(seq: int, data: bytes) -> bytes:
+    """Return the block of a chunk that is told by a patch; `data` is as in `data_block`."""
+    return b"id: %d\nevent: patch\ndata: %s\n\n" % (seq, data)
+
+
+def is_patch(block: bytes) -> bool:
+    """Return whether a block has a patch."""
+    return block.find(_PATCH, 0, _HEAD) > 0
+
+
+def patch_of(block: bytes) -> bytes:
+    """Return the data of a block with a patch."""
+    return block.partition(_PATCH)[2][:-2]
 
 
 def metadata_block(seq: int, run_id: str, attempt: int = 1) -> bytes:

@@ -11,9 +11,9 @@ from langchain_core.runnables.config import RunnableConfig
 
 from streamserve_sdk.codec import payload, shapes
 from streamserve_sdk.codec.batch_parts import BatchParts, largest_batch
-from streamserve_sdk.codec.json_text import parse
-from streamserve_sdk.codec.serializer import Serializer, WireSerializer
-from streamserve_sdk.errors import ProtocolError, ServerError
+from streamserve_sdk.codec.chunks import Chunks
+from streamserve_sdk.codec.serializer import Serializer
+from streamserve_sdk.errors import ServerError
 from streamserve_sdk.transport.call import Call
 from streamserve_sdk.transport.clients import HttpClients
 from streamserve_sdk.transport.exchange import send
@@ -21,7 +21,6 @@ from streamserve_sdk.transport.http import aask, aread, ask, read
 from streamserve_sdk.transport.links import endpoint, run_url
 from streamserve_sdk.transport.retry import RetryPolicy
 from streamserve_sdk.transport.session import STREAM_HEADERS, StreamSession
-from streamserve_sdk.transport.sse import ServerSentEvent
 from streamserve_sdk.transport.wire import JSON_HEADERS, Request
 
 OnRun = Callable[[str], None]
@@ -204,6 +203,7 @@ class ChainClient:
             location=run_url(self.runs_url, run_id, "/stream"),
             run_id=run_id,
             last_id=after,
+            joined_at=after,
             polling=self._polling,
             passes=self._passes,
             detach=detach,
@@ -221,20 +221,21 @@ class ChainClient:
             StreamServeError: the stream failed.
         """
         try:
+            chunk_of = Chunks(self.serializer, shape, session).of
             with closing(read(self.clients, session)) as reads:
                 for blocks in reads:
-                    for block in blocks:
-                        yield shapes.with_types(shape, block.types)(self._decoded(block, session))
+                    yield from map(chunk_of, blocks)
         finally:
             self._learn(session)
 
     async def achunks(self, session: StreamSession, shape: Shape) -> AsyncGenerator[Any]:
         """Yield the decoded chunks of a session; arguments and errors are those of `chunks`."""
         try:
+            chunk_of = Chunks(self.serializer, shape, session).of
             async with aclosing(aread(self.clients, session)) as reads:
                 async for blocks in reads:
                     for block in blocks:
-                        yield shapes.with_types(shape, block.types)(self._decoded(block, session))
+                        yield chunk_of(block)
         finally:
             self._learn(session)
 
@@ -283,15 +284,6 @@ class ChainClient:
         parts.refused(error)
         # A limit in bytes depends on the inputs, so only one in inputs is kept for the next batch.
         self._largest_batch = largest_batch(error) or self._largest_batch
-
-    def _decoded(self, block: ServerSentEvent, session: StreamSession) -> Any:
-        try:
-            if block.types and isinstance(self.serializer, WireSerializer):
-                types = parse(block.types)
-                return self.serializer.loadd(parse(block.data, types), types)
-            return self.serializer.loads(block.data)
-        except ValueError as error:
-            raise ProtocolError(f"a block has no JSON: {error}", position=session.position) from error
 
     def _learn(self, session: StreamSession) -> None:
         if session.answered:

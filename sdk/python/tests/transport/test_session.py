@@ -19,7 +19,7 @@ from streamserve_sdk import (
     ThreadBusy,
 )
 from streamserve_sdk.transport import sse
-from streamserve_sdk.transport.polling import PASSED, PAUSE
+from streamserve_sdk.transport.polling import ACCEPT, PASSED, PAUSE
 from streamserve_sdk.transport.session import StreamSession
 from streamserve_sdk.transport.wire import Reply, Request
 
@@ -311,7 +311,7 @@ def polled(stream: StreamSession, *blocks: tuple[int, str, str]) -> list[int]:
 def test_polls_bring_the_blocks_of_a_stream():
     stream = session(polling=True)
     request = stream.request()
-    assert (request.method, request.url, request.headers["Accept"]) == ("POST", f"{BASE}?wait=0", "application/json")
+    assert (request.method, request.url, request.headers["Accept"]) == ("POST", f"{BASE}?wait=0", ACCEPT)
     assert polled(stream, (1, "metadata", "{}"), (2, "data", "2")) == [2]
     assert (stream.reading, stream.delay, stream.passes) == (False, PAUSE, False)
     request = stream.request()

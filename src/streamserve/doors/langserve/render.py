@@ -6,9 +6,11 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers.log_stream import RunLogPatch
 
+from streamserve.lcel.readings import Changes
 from streamserve.lcel.traced_stream import close
 from streamserve.runs.run import Events
 from streamserve.serving.served import ServedRunnable
+from streamserve.wire.patches import patch_line
 
 Dumps = Callable[[Any], bytes]
 
@@ -31,15 +33,18 @@ async def frames(
     source: Any
     form: Callable[[Any], Any] | None = None
     shown = endpoint == "stream" or served.shows_steps
+    changes = Changes()
     if endpoint == "stream":
-        source = served.astream(given, config)
+        source = served.astream(given, config, changes=changes)
     elif endpoint == "stream_log":
         source, form = served.astream_log(given, config, diff=True, **filters), _operations
     else:
         source, form = served.astream_events(given, config, **filters), _without_internal_keys
     try:
         async for value in source:
-            if shown:
+            if (operations := changes.take()) is not None:
+                yield {"event": "patch", "data": patch_line(operations)}
+            elif shown:
                 yield {"event": "data", "data": dumps(form(value) if form else value)}
         yield {"event": "end"}
     finally:

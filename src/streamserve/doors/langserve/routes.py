@@ -24,6 +24,7 @@ from streamserve.api.access import idempotency_key, last_event_id, principal_of,
 from streamserve.api.answers import answer
 from streamserve.api.polling import blocks_answer
 from streamserve.api.records import output_answer
+from streamserve.api.renderings import form_of
 from streamserve.api.response import StreamResponse, resume, run_headers
 from streamserve.api.services import Services, services_of
 from streamserve.api.threads.routes import add_thread_routes
@@ -237,7 +238,7 @@ class RunRoute(APIRoute):
         return frames(served, endpoint, given, config, filters, dumps)
 
     async def _stream(self, request: ChainRequest, call: Call, runs: Runs, events: Events) -> Response:
-        order = await self._order(request, call, runs)
+        order, form = await self._order(request, call, runs), form_of(request)
         wait = parse_wait(request) if order.key else None
         record, new = await start(runs, self.door.served, call, order, call.body["input"], events)
         base = runs_base(request, record.run_id)
@@ -247,8 +248,8 @@ class RunRoute(APIRoute):
         if wait is not None:
             return await blocks_answer(request, runs, record, last_event_id(request) or 0, wait)
         if new:
-            return StreamResponse(runs, record.run_id, 0, base)
-        return resume(runs, record, last_event_id(request) or 0, base)
+            return StreamResponse(runs, record.run_id, 0, base, form=form)
+        return resume(runs, record, last_event_id(request) or 0, base, form)
 
     async def _order(self, request: ChainRequest, call: Call, runs: Runs) -> Order:
         key = idempotency_key(request, self.path)

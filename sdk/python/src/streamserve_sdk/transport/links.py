@@ -29,6 +29,19 @@ def with_wait(url: str, seconds: float) -> str:
     return str(httpx.URL(url).copy_set_param("wait", f"{seconds:.3g}"))
 
 
+def from_cursor(url: str, last_id: int, *, joins: bool) -> tuple[str, dict[str, str]]:
+    """Return the URL and the headers of a request for the blocks after a cursor.
+
+    Args:
+        url: the URL of the run's stream or blocks.
+        last_id: the cursor.
+        joins: whether the chunk at the cursor is unknown, so that the next one must come whole.
+    """
+    if joins:
+        return str(httpx.URL(url).copy_set_param("after", str(last_id))), {}
+    return url, {"Last-Event-ID": str(last_id)}
+
+
 def stream_url(requested: str, location: str | None, runs_url: str, run_id: str) -> str:
     """Return the URL of a run's stream.
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import orjson
 
-from streamserve_sdk.transport.links import with_wait
+from streamserve_sdk.transport.links import from_cursor, with_wait
 from streamserve_sdk.transport.sse import BlockError, ServerSentEvent
 from streamserve_sdk.transport.wire import JSON_HEADERS, Request
 
+# Chunks may come as patches.
+ACCEPT = "application/json; patch=append"
 # Seconds without the head or body of an answer after which the client asks whether only the stream is held back, and
 # seconds that it waits for them once more: they may have been under way.
 HELD_AFTER, LATE = 3.0, 0.5
@@ -27,20 +29,21 @@ class HeldBack(Exception):
 def first_poll(first: Request) -> Request:
     """Return the request that starts or joins a run by its key, and asks for the first blocks."""
     url = with_wait(first.url, 0.0)
-    return replace(first, url=url, headers={**first.headers, "Accept": "application/json"}, silence=SILENCE)
+    return replace(first, url=url, headers={**first.headers, "Accept": ACCEPT}, silence=SILENCE)
 
 
-def next_poll(location: str, last_id: int) -> Request:
+def next_poll(location: str, last_id: int, *, joins: bool = False) -> Request:
     """Return the request for the blocks after a cursor.
 
     Args:
         location: the URL of the run's stream.
         last_id: the cursor.
+        joins: whether the chunk at the cursor is unknown; default False.
     """
     url, _, query = location.partition("?")
     blocks = f"{url.removesuffix('/stream')}/blocks{'?' if query else ''}{query}"
-    headers = {**JSON_HEADERS, "Last-Event-ID": str(last_id)}
-    return Request("GET", with_wait(blocks, WAIT), headers, silence=WAIT + SILENCE)
+    url, cursor = from_cursor(with_wait(blocks, WAIT), last_id, joins=joins)
+    return Request("GET", url, {**JSON_HEADERS, "Accept": ACCEPT, **cursor}, silence=WAIT + SILENCE)
 
 
 class PollParser:

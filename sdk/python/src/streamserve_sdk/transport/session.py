@@ -28,16 +28,16 @@ from streamserve_sdk.transport.failures import (
     from_transport,
     run_id_in,
 )
-from streamserve_sdk.transport.links import stream_url
+from streamserve_sdk.transport.links import from_cursor, stream_url
 from streamserve_sdk.transport.polling import PASSED, PAUSE, PollParser, first_poll, next_poll
 from streamserve_sdk.transport.retry import RetryPolicy, retry_after
-from streamserve_sdk.transport.sse import BlockError, EventParser, ServerSentEvent
+from streamserve_sdk.transport.sse import CHUNKS, BlockError, EventParser, ServerSentEvent
 from streamserve_sdk.transport.wire import Reply, Request
 
 logger = logging.getLogger(__name__)
 
 STREAM_HEADERS = {
-    "Accept": "text/event-stream",
+    "Accept": "text/event-stream; patch=append",
     "Accept-Encoding": "identity",
     "Cache-Control": "no-store",
 }
@@ -65,6 +65,7 @@ class StreamSession:
         detach: whether the run continues when its reader leaves early; default False.
         on_run: a function that is called with the run's id as soon as it is known.
         on_attempt: a function that is called with the number of each further attempt, before its first chunk.
+        joined_at: the first cursor. While it stays, the server sends the next chunk whole; default 0.
     """
 
     first: Request | None
@@ -80,6 +81,7 @@ class StreamSession:
     detach: bool = False
     on_run: Callable[[str], None] | None = None
     on_attempt: Callable[[int], None] | None = None
+    joined_at: int = 0
     answered: bool = False
     reading: bool = False
     finished: bool = False
@@ -112,10 +114,11 @@ class StreamSession:
         if self.location is None:
             assert self.first is not None
             return first_poll(self.first) if self.polling else self.first
+        joins = 0 < self.last_id == self.joined_at
         if self.polling:
-            return next_poll(self.location, self.last_id)
-        headers = {**STREAM_HEADERS, "Last-Event-ID": str(self.last_id)}
-        return Request("GET", self.location, headers, silence=self.silence)
+            return next_poll(self.location, self.last_id, joins=joins)
+        url, cursor = from_cursor(self.location, self.last_id, joins=joins)
+        return Request("GET", url, {**STREAM_HEADERS, **cursor}, silence=self.silence)
 
     def cancellation(self) -> Request | None:
         """Return the request that cancels the run of a reader that left, or None if there is no run to cancel."""
@@ -157,7 +160,7 @@ class StreamSession:
         is_first, self._is_silent = self._is_silent, False
         try:
             for event in self._parser.feed(data) if self.reading else ():
-                if event.event == "data" and event.id == str(self.last_id + 1) and self.location is not None:
+                if event.event in CHUNKS and event.id == str(self.last_id + 1) and self.location is not None:
                     # Nearly every block takes this branch, which does in short what the other one does.
                     self.last_id, self._attempts, self._has_ids = self.last_id + 1, 0, True
                     yield event
@@ -242,7 +245,7 @@ class StreamSession:
         if event.id is not None and self.resumable:
             self.last_id += 1
         self._attempts = 0
-        if event.event == "data":
+        if event.event in CHUNKS:
             return True
         if event.event == "end":
             self.reading, self.finished = False, True

@@ -11,10 +11,13 @@ from typing import NamedTuple
 # No token is larger than this: stop before memory runs out.
 MAX_BLOCK_BYTES = 64 * 1024 * 1024
 
+# The events of blocks with chunks: whole, or as what changes from the chunk before.
+CHUNKS = frozenset({"data", "patch"})
+
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")
 # Nearly all blocks begin like this and end with this line. The lines of all others are read one by one.
-_CHUNK = re.compile(rb"id: ([0-9]+)\nevent: data\ndata: ")
+_CHUNK = re.compile(rb"id: ([0-9]+)\nevent: (data|patch)\ndata: ")
 
 
 class BlockError(ValueError):
@@ -71,7 +74,8 @@ class EventParser:
                         break
                     at = end + 2
                     # Does the same as ServerSentEvent(), in a third of its time.
-                    yield tuple.__new__(ServerSentEvent, ("data", data[start:end], block[1].decode(), None, None))
+                    name, number = "data" if block[2] == b"data" else "patch", block[1].decode()
+                    yield tuple.__new__(ServerSentEvent, (name, data[start:end], number, None, None))
                 if at:
                     self._at_start, self._size = False, 0
                 if at == length:
