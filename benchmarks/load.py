@@ -139,13 +139,19 @@ def _run(work: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...]
 def _request(path: str, body: dict[str, Any], connection: str) -> bytes:
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {connection}\r\nContent-Length: {len(data)}\r\n"
-    return head.encode() + b"Content-Type: application/json\r\n\r\n" + data
+    # LangServe knows no patches and ignores the parameter.
+    kinds = "Content-Type: application/json\r\nAccept: text/event-stream; patch=append\r\n\r\n"
+    return (head + kinds).encode() + data
+
+
+# What each chunk has once, if it is not the name of its event; a patch has another name than a whole chunk.
+_MARKS = {"runs": b"event: messages", "json": b"\ndata: "}
 
 
 async def _open(port: int, chain: str, order: Order, keeps: bool = False) -> Stream:
     request = _request(f"/{chain}/stream", body_of(chain, order), "close")
     loop = asyncio.get_running_loop()
-    mark = b"event: messages" if chain == "runs" else b"event: data"
+    mark = _MARKS.get(chain, b"event: data")
     _, stream = await loop.create_connection(lambda: Stream(request, keeps, mark), "127.0.0.1", port)
     return stream
 
