@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # The build tools of the editable installs are locked too, so that nothing unlocked is ever fetched.
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
+VERSIONS := $(BIN)/python -m scripts.versions
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve cluster test check format bench faults mutants simulate soak audit sbom langgraph dockerfile lock clean system
+.PHONY: help serve cluster test check format bench faults mutants simulate soak audit sbom langgraph dockerfile lock lowest locked newest clean system
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -72,11 +73,20 @@ dockerfile: $(VENV)/.dev ## write the Dockerfile of `langgraph build` (OUT); nee
 lock: $(VENV)/.dev ## resolve the dependencies again into requirements/*.txt
 	@scripts/lock
 
+lowest: $(VENV)/.dev system ## run the tests of the promises on the lowest versions that pyproject.toml allows (PYTHON, ARGS)
+	@$(VERSIONS) lowest --python $(PYTHON) $(ARGS)
+
+locked: $(VENV)/.dev system ## run them on the locked versions, with another Python (PYTHON, ARGS)
+	@$(VERSIONS) locked --python $(PYTHON) $(ARGS)
+
+newest: $(VENV)/.dev system ## run them on the newest versions that the index has (PYTHON, ARGS)
+	@$(VERSIONS) newest --python $(PYTHON) $(ARGS)
+
 system: ## install system packages for the tests, or name the missing ones
 	@scripts/system-packages
 
 clean: ## remove everything that the verbs made
-	@rm -rf $(VENV) .langgraph_api .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) build .langgraph_api .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)

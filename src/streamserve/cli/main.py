@@ -132,6 +132,7 @@ def check() -> None:
         click.echo(problem, err=True)
     if problems:
         sys.exit(1)
+    click.echo(f"fast paths on: {', '.join(path.name for path in noted() if path.is_on)}")
     click.echo("chains, langgraph.json and OpenAPI agree")
 
 
