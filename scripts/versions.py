@@ -4,7 +4,7 @@
     locked    the versions of requirements/dev.txt
     newest    the newest versions that the index has
 
-Each kind has an environment of its own for each Python below build/, with what its tests showed.
+Each kind has an environment of its own for each Python below build/, beside the outcome of its tests.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SUITES = (
 
 @dataclass(frozen=True)
 class Result:
-    """What the tests showed on the versions of one kind with one Python.
+    """An outcome of the tests on the versions of one kind, with one Python.
 
     Args:
         kind: lowest, locked or newest.
