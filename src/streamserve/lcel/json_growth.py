@@ -194,6 +194,8 @@ def _is_begun(raw: str) -> bool:
 
 
 def _after_space(text: str, at: int) -> int:
+    if at < len(text) and text[at] not in " \t\n\r":
+        return at
     found = _SPACE.match(text, at)
     assert found is not None
     return found.end()

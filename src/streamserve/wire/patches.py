@@ -15,7 +15,10 @@ from streamserve.wire.types import types_of, types_of_chunk
 
 def patch_line(operations: list[Operation]) -> bytes:
     """Return the data of a patch's block, with a `types:` line if it has integers above 64 bits."""
-    return typed_line([_form(operation) for operation in operations])
+    forms = [_form(operation) for operation in operations]
+    # Nearly every patch adds or appends one text, which needs no type.
+    has_texts_only = all(type(operation.value) is str for operation in operations)
+    return to_line(forms) if has_texts_only else typed_line(forms)
 
 
 def _form(operation: Operation) -> dict[str, Any]:
