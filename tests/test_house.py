@@ -75,7 +75,7 @@ SERVER = House(
         *("user", "call", "settings", "private_names", "fast_paths", "errors"),
         *("stores", "catalog", "lcel", "wire"),
         *("models", "http", "graphs", "events", "auth"),
-        *("runs", "telemetry", "api", "serving", "doors", "pages", "lifespan", "app", "cli", ""),
+        *("runs", "telemetry", "api", "serving", "doors", "pages", "lifespan", "library", "app", "cli", ""),
     ),
 )
 SDK = House(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from streamserve.catalog.chain import InvalidChain
     from streamserve.catalog.registry import discover
     from streamserve.errors import Forbidden, NotFound, ServeError, Unauthenticated
+    from streamserve.library import add_routes, configure
     from streamserve.settings import Settings
     from streamserve.user import User
 
@@ -25,6 +26,8 @@ __all__ = [
     "Settings",
     "Unauthenticated",
     "User",
+    "add_routes",
+    "configure",
     "create_app",
     "discover",
 ]
@@ -40,6 +43,8 @@ _LAZY = {
     "Settings": "streamserve.settings",
     "Unauthenticated": "streamserve.errors",
     "User": "streamserve.user",
+    "add_routes": "streamserve.library",
+    "configure": "streamserve.library",
     "create_app": "streamserve.app",
     "discover": "streamserve.catalog.registry",
 }

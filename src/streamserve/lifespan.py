@@ -1,7 +1,13 @@
-"""The application's lifespan: open the stores, run the reaper, and drain the runs after SIGTERM."""
+"""The life of an application's runs: open the stores, run the reaper, and drain the runs after SIGTERM.
+
+It is as long as the application's lifespan. An application whose lifespan does not run, such as a mounted one, starts
+with its first request.
+"""
 
 import asyncio
 import gc
+import logging
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -11,35 +17,86 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from streamserve.api.services import services_in
+from streamserve.api.services import Services, services_in
 from streamserve.errors import ShuttingDown
 from streamserve.private_names.uvicorn import stop_server
 from streamserve.runs.chain_tasks import contained
 from streamserve.runs.runs import Runs
 from streamserve.runs.sync_threads import SyncCallExecutor
 
+logger = logging.getLogger(__name__)
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open what the application needs, and close it at the end; FastAPI's lifespan."""
+    """Open what the application needs, and close it at the end; FastAPI's lifespan of a whole server."""
     services = services_in(app)
     services.auth.require_private()
-    runs = services.runs
-    with contained(asyncio.get_running_loop()):
-        async with services.checkpoints.opened(), services.telemetry.measuring(runs), _running(runs):
-            try:
-                yield
-            finally:
-                await services.limits.close()
+    async with running(services):
+        freeze_garbage_collector(services.settings.gc_threshold)
+        yield
+
+
+@asynccontextmanager
+async def running(services: Services) -> AsyncIterator[None]:
+    """Keep the runs of an application under way inside the `with` block, unless another block does already."""
+    loop, runs = asyncio.get_running_loop(), services.runs
+    if loop in services.loops:
+        await services.loops[loop]
+        yield
+        return
+    opened = services.loops[loop] = loop.create_future()
+    try:
+        with contained(loop):
+            async with services.checkpoints.opened(), services.telemetry.measuring(runs), _running(runs):
+                opened.set_result(None)
+                try:
+                    yield
+                finally:
+                    await services.limits.close()
+    except BaseException as error:
+        if not opened.done():
+            opened.set_exception(error)
+            opened.exception()  # others may wait for it, or nobody
+        raise
+    finally:
+        del services.loops[loop]
+
+
+async def ensure_running(services: Services) -> None:
+    """Start the runs of an application whose lifespan does not run; they end with the event loop.
+
+    Raises:
+        Exception: a store cannot be opened.
+    """
+    loop = asyncio.get_running_loop()
+    if loop not in services.loops:
+        keeper = asyncio.create_task(_keep(services))
+        _keepers.add(keeper)
+        keeper.add_done_callback(_keepers.discard)
+        await asyncio.sleep(0)
+    if not (opened := services.loops[loop]).done():
+        await asyncio.shield(opened)
+
+
+_keepers: set[asyncio.Task[None]] = set()
+
+
+async def _keep(services: Services) -> None:
+    try:
+        async with running(services):
+            await asyncio.Event().wait()  # `asyncio.run` cancels it, and waits
+    except Exception:
+        logger.exception("the runs cannot start")
 
 
 @asynccontextmanager
 async def _running(runs: Runs) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(SyncCallExecutor(runs.settings.threads, "chain"))
-    freeze_garbage_collector(runs.settings.gc_threshold)
+    runs.reopen()
     await runs.store.open()
     reaper = asyncio.create_task(runs.reaper.run())
     try:
@@ -98,7 +155,10 @@ class _Shutdown:
 
 def _stop(handler: Any, number: int, frame: FrameType | None) -> None:
     # The server's own handler would end the process by the signal, not with 0.
-    if not stop_server(handler) and callable(handler):
+    if handler is signal.SIG_DFL:
+        signal.signal(number, handler)
+        os.kill(os.getpid(), number)
+    elif not stop_server(handler) and callable(handler):
         handler(number, frame)
 
 

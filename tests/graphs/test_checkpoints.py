@@ -193,7 +193,7 @@ def test_an_unknown_place_is_refused_without_showing_it(url: str) -> None:
 @pytest.fixture
 def redis_store(monkeypatch: pytest.MonkeyPatch) -> str:
     # The address alone says whether runs are shared; the store is not opened.
-    monkeypatch.setattr("streamserve.app.Runs", lambda settings: SimpleNamespace())
+    monkeypatch.setattr("streamserve.library.Runs", lambda settings: SimpleNamespace(recovery=None))
     return "redis://127.0.0.1:1/0"
 
 

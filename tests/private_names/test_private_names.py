@@ -51,7 +51,7 @@ RENAMED: dict[str, list[str]] = {
         - {"ensure_config", "patch_config", "merge_configs"}
         | {"achunks_to_events", "message_to_events", "suppress_langchain_beta_warning", "_ChatModelBinding"}
     ),
-    "fastapi": ["dependant"],
+    "fastapi": ["iter_route_contexts"],
     "langchain_openai": ["_default_params", "_use_responses_api"],
     "langgraph": ["_messages_delta_reducer", "DEFAULT_RECURSION_LIMIT"],
     "openai": ["_decoder", "_iterator"],

@@ -297,8 +297,9 @@ def test_a_user_is_copied_and_shown_without_claims() -> None:
 async def test_a_recovered_run_has_the_caller_with_whom_it_began(seen: Seen) -> None:
     entry = registry_of({"graph": Chain(runnable=graph_of(seen))}).chains["graph"]
     checkpoints = Checkpoints(Settings(_env_file=None))
-    served = serve(entry, checkpoints)
-    recovery, store = Recovery([served], checkpoints), MemoryStore()
+    served = serve(entry, keeps=True)
+    checkpoints.adopt(served.graph)
+    recovery, store = Recovery({"graph": served}, checkpoints), MemoryStore()
     first = Call(chain="graph", principal="ann", user=ANN, configs=[{"tags": ["x"]}])
     first.config = {"configurable": {"thread_id": "t"}, "run_id": first.run_id}
     packed = recovery.pack(served, {"input": {"question": "q"}}, first, "continue", None)

@@ -8,6 +8,8 @@ from streamserve.errors import BadRequest
 
 # The principal of all callers of a server without a guard.
 ANONYMOUS = "anonymous"
+# Name of the runs' path in a request's scope.
+BASE = "streamserve.runs"
 # Maximum length of an Idempotency-Key, which is usually a UUID.
 MAX_KEY_LENGTH = 255
 
@@ -25,7 +27,7 @@ def principal_of(request: Request) -> str:
 
 def runs_base(request: Request, run_id: str) -> str:
     """Return the path of a run as the caller sees it, behind any proxy."""
-    return f"{request.scope.get('root_path', '').rstrip('/')}/runs/{run_id}"
+    return f"{request.scope[BASE]}/{run_id}"
 
 
 def idempotency_key(request: Request, path: str) -> str | None:

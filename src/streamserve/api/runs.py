@@ -1,8 +1,11 @@
 """The runs' own endpoints: status, stream, output, cancel, delete."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response, params
+from starlette.routing import Match
+from starlette.types import Scope
 
 from streamserve.api.access import last_event_id, parse_cursor, principal_of, runs_base
 from streamserve.api.openapi import EVENT_STREAM
@@ -10,6 +13,7 @@ from streamserve.api.polling import blocks_answer
 from streamserve.api.records import output_answer, state_answer
 from streamserve.api.renderings import form_of
 from streamserve.api.response import resume
+from streamserve.api.route import Ready, ServedRoute
 from streamserve.api.services import services_of
 from streamserve.api.waiting import MAX_WAIT, wait_for_end, while_connected
 from streamserve.auth import Auth, shares
@@ -17,40 +21,64 @@ from streamserve.stores import RunRecord
 
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait.")]
 After = Annotated[str, Query(description="Sequence number of your last block, or `now`.")]
-ERRORS: dict[int | str, dict[str, Any]] = {
+Answers = dict[int | str, dict[str, Any]]
+ERRORS: Answers = {
     404: {"description": "The run does not exist, or belongs to another principal"},
     410: {"description": "The run is past its retention"},
 }
-STREAM: dict[int | str, dict[str, Any]] = {
+STREAM: Answers = {
     200: EVENT_STREAM,
     204: {"description": "The cursor is at the end"},
     400: {"description": "The cursor is not a number"},
     429: {"description": "Too many readers"},
     **ERRORS,
 }
-BLOCKS: dict[int | str, dict[str, Any]] = {**STREAM, 200: {"description": "The blocks; perhaps none yet"}}
+BLOCKS: Answers = {**STREAM, 200: {"description": "The blocks; perhaps none yet"}}
 
 
-def router(auth: Auth) -> APIRouter:
-    """Return the routes under /runs."""
-    routes = APIRouter(prefix="/runs", tags=["runs"], dependencies=list(auth.dependencies))
-    _add_shared(routes, auth)
-    routes.get("/{run_id}", summary="State of a run", responses=ERRORS)(status)
-    routes.get("/{run_id}/stream", summary="Stream a run from a cursor", responses=STREAM)(stream)
-    routes.get("/{run_id}/blocks", summary="Blocks of a run from a cursor, as JSON", responses=BLOCKS)(blocks)
-    routes.get("/{run_id}/output", summary="Output of a run, as from /invoke", responses={202: {}, 409: {}, **ERRORS})(
-        output
-    )
-    routes.post("/{run_id}/cancel", summary="Cancel a run", responses={202: {}, **ERRORS})(cancel)
-    routes.delete("/{run_id}", summary="Cancel a run and drop it", status_code=204, responses={202: {}, **ERRORS})(
-        delete
-    )
-    routes.post("/{run_id}/share", summary="Make a token for a run", status_code=201, responses=ERRORS)(share)
-    return routes
+class SharedRoute(ServedRoute):
+    """A route that matches requests with a share token; the route after it answers those without one."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As upstream, if the request has a token, which no log shows from then on."""
+        match, found = super().matches(scope)
+        return (match, found) if match is not Match.NONE and shares.take_token(scope) else (Match.NONE, {})
 
 
-def _add_shared(routes: APIRouter, auth: Auth) -> None:
-    # Before the guarded routes: these match requests with a share token only.
+def add_run_routes(router: APIRouter, ready: Ready, dependencies: Sequence[params.Depends]) -> None:
+    """Add the routes under /runs, which know the runs of a router's chains.
+
+    Args:
+        ready: starts what an application needs.
+        dependencies: the guard, and the checks of a run's own chain.
+    """
+    _add_shared(router, type("SharedRoute", (SharedRoute,), {"ready": ready}))
+    route_class = type("RunsRoute", (ServedRoute,), {"ready": ready})
+    deleted: Answers = {202: {}, **ERRORS}
+    for method, path, endpoint, summary, responses, code in (
+        ("GET", "", status, "State of a run", ERRORS, 200),
+        ("GET", "/stream", stream, "Stream a run from a cursor", STREAM, 200),
+        ("GET", "/blocks", blocks, "Blocks of a run from a cursor, as JSON", BLOCKS, 200),
+        ("GET", "/output", output, "Output of a run, as from /invoke", {202: {}, 409: {}, **ERRORS}, 200),
+        ("POST", "/cancel", cancel, "Cancel a run", deleted, 200),
+        ("DELETE", "", delete, "Cancel a run and drop it", deleted, 204),
+        ("POST", "/share", share, "Make a token for a run", ERRORS, 201),
+    ):
+        router.add_api_route(
+            f"/runs/{{run_id}}{path}",
+            endpoint,
+            methods=[method],
+            summary=summary,
+            responses=responses,
+            status_code=code,
+            tags=["runs"],
+            dependencies=list(dependencies),
+            route_class_override=route_class,
+        )
+
+
+def _add_shared(router: APIRouter, route_class: type[SharedRoute]) -> None:
+    # Before the guarded routes, and without the router's own dependencies: the token says who calls.
     for path, endpoint, method, action in (
         ("", status, "GET", "read"),
         ("/stream", stream, "GET", "read"),
@@ -58,10 +86,10 @@ def _add_shared(routes: APIRouter, auth: Auth) -> None:
         ("/output", output, "GET", "read"),
         ("/cancel", cancel, "POST", "cancel"),
     ):
-        allowed = [Depends(shares.shared(cast(shares.Action, action), auth))]
-        routes.routes.append(
-            shares.SharedRoute(
-                f"/runs/{{run_id}}{path}",
+        allowed = [Depends(shares.shared(cast(shares.Action, action), _auth_of))]
+        router.routes.append(
+            route_class(
+                f"{router.prefix}/runs/{{run_id}}{path}",
                 endpoint,
                 methods=[method],
                 dependencies=allowed,
@@ -69,6 +97,10 @@ def _add_shared(routes: APIRouter, auth: Auth) -> None:
                 response_model=None,
             )
         )
+
+
+def _auth_of(request: Request) -> Auth:
+    return services_of(request).auth
 
 
 async def status(run_id: str, request: Request) -> Response:

@@ -1,8 +1,9 @@
 """The services of an application: one typed record, the only value in `app.state`."""
 
+from asyncio import AbstractEventLoop, Future
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 
@@ -10,6 +11,7 @@ from streamserve.auth import Auth
 from streamserve.call import Call
 from streamserve.catalog.chain import Chain
 from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.http.intake import Incoming
 from streamserve.runs.runs import Runs
 from streamserve.settings import Settings
 
@@ -36,7 +38,12 @@ class Instruments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services of one application."""
+    """The services of one application.
+
+    Args:
+        chains: the runnables that are served, by the names of their chains.
+        loops: the event loops in which the runs are under way; each future is done once the stores are open.
+    """
 
     settings: Settings
     runs: Runs
@@ -44,6 +51,12 @@ class Services:
     limits: Admission
     checkpoints: Checkpoints
     telemetry: Instruments
+    chains: dict[str, Any] = field(default_factory=dict)
+    loops: dict[AbstractEventLoop, Future[None]] = field(default_factory=dict)
+    incoming: Incoming = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "incoming", Incoming(self.settings.max_incoming_bytes))
 
 
 def install(app: FastAPI, services: Services) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security, params
@@ -63,13 +63,13 @@ class Auth:
         if self.sessions is not None:
             return [*DECLARED, Depends(self.sessions.identify)]
         if guard is not None:
-            return [Depends(_require_identity(guard))]
+            return [named_by(guard)]
         return [] if self.settings.insecure_public else [Depends(this_machine_only)]
 
     def require(self, scopes: Mapping[str, Iterable[str]]) -> None:
-        """Set the scopes that callers need, all of them, by the chain's name."""
+        """Add the scopes that callers need, all of them, by the chain's name."""
         if self.knows_callers:
-            self._scopes = {name: frozenset(needed) for name, needed in scopes.items() if needed}
+            self._scopes |= {name: frozenset(needed) for name, needed in scopes.items() if needed}
         elif named := [name for name, needed in scopes.items() if needed]:
             logger.warning("the scopes of %s are not checked: there is no authentication", ", ".join(named))
 
@@ -133,8 +133,12 @@ def _is_this_machine(server: str, is_unix_socket: bool, host: str) -> bool:
         return False
 
 
-def _require_identity(dependency: Callable[..., Any]) -> Callable[..., Any]:
-    # The dependency names the caller: it returns an Identity or a name, or sets `request.state.principal`.
+def named_by(dependency: Callable[..., Any]) -> params.Depends:
+    """Return the check that a team's dependency names the caller.
+
+    It returns an Identity or a name, or sets `request.state.principal`. The check raises Unauthenticated if not.
+    """
+
     async def guard(request: Request, found: Any = Depends(dependency)) -> None:  # noqa: B008 - FastAPI reads it
         if isinstance(found, str):
             found = Identity(found, scopes_of(request), claims=claims_of(request))
@@ -144,7 +148,7 @@ def _require_identity(dependency: Callable[..., Any]) -> Callable[..., Any]:
             logger.error("the guard accepted a request without naming its caller: %s", dependency)
             raise Unauthenticated()
 
-    return guard
+    return cast(params.Depends, Depends(guard))
 
 
 def _make_sessions(settings: Settings, signer: Signer) -> Sessions | None:

@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote_plus
 
 from fastapi import Request
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamserve.auth.guard import Auth
@@ -46,31 +44,34 @@ class ShareTokens:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query: bytes = scope.get("query_string", b"")
-        if len(query) <= MAX_QUERY:
-            parts = [part.partition("=") for part in query.decode("latin-1").split("&")]
-            # A name may be encoded, as in `to%6ben=`.
-            tokens = [value for name, _, value in parts if unquote_plus(name) == "token"]
-            if tokens:
-                # In place: the server's log reads the same scope.
-                rest = "&".join("".join(part) for part in parts if unquote_plus(part[0]) != "token")
-                scope["query_string"] = rest.encode("latin-1")
-                scope.setdefault("state", {})[STATE] = unquote_plus(tokens[0])
+        take_token(scope)
         await self.app(scope, receive, send)
 
 
-class SharedRoute(APIRoute):
-    """A route that matches requests with a token; the route after it answers those without one."""
+def take_token(scope: Scope) -> bool:
+    """Move `token` from the query to the scope's state; return True if the request has one."""
+    query: bytes = scope.get("query_string", b"")
+    if query and len(query) <= MAX_QUERY:
+        parts = [part.partition("=") for part in query.decode("latin-1").split("&")]
+        # A name may be encoded, as in `to%6ben=`.
+        tokens = [value for name, _, value in parts if unquote_plus(name) == "token"]
+        if tokens:
+            # In place: the server's log reads the same scope.
+            rest = "&".join("".join(part) for part in parts if unquote_plus(part[0]) != "token")
+            scope["query_string"] = rest.encode("latin-1")
+            scope.setdefault("state", {})[STATE] = unquote_plus(tokens[0])
+    return STATE in scope.get("state", {})
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return super().matches(scope) if STATE in scope.get("state", {}) else (Match.NONE, {})
 
+def shared(action: Action, auth_of: Callable[[Request], Auth]) -> Callable[[Request], Awaitable[None]]:
+    """Return the dependency that requires a token for the path's run and for an action.
 
-def shared(action: Action, auth: Auth) -> Callable[[Request], Awaitable[None]]:
-    """Return the dependency that requires a token for the path's run and for an action."""
+    Args:
+        auth_of: returns the authentication of the application that a request came to.
+    """
 
     async def allowed(request: Request) -> None:
-        content = auth.signer.read("share", getattr(request.state, STATE))
+        content = auth_of(request).signer.read("share", getattr(request.state, STATE))
         if content["run"] != request.path_params["run_id"] or action not in content["allow"]:
             raise Forbidden("The token is for another run or action")
         Identity(content["principal"], expires_at=content["exp"]).attach(request)

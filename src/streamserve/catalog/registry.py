@@ -29,7 +29,11 @@ RESERVED_NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RegisteredChain:
-    """A chain with its name: `code_assistant.py` is `code-assistant`, served under `/code-assistant`."""
+    """A chain with its name: `code_assistant.py` is `code-assistant`, served under `/code-assistant`.
+
+    Args:
+        place: the path that the chain is served under; None: its name (default).
+    """
 
     name: str
     module: str
@@ -37,10 +41,11 @@ class RegisteredChain:
     chain: Chain
     runnable: AnyRunnable
     description: str
+    place: str | None = None
 
     @property
     def path(self) -> str:
-        return f"/{self.name}"
+        return f"/{self.name}" if self.place is None else self.place
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ Place = tuple[str | int, ...]
 
 # Characters of a key or a message in an answer; a caller's key may have megabytes.
 MAX_TEXT = 300
+# Maximum places in an answer.
+MAX_PLACES = 100
 
 
 def invalid(place: Place, message: str, kind: str) -> InvalidInput:

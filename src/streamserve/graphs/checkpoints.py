@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from socket import gethostname
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from langchain_core.runnables import RunnableConfig
@@ -75,22 +75,34 @@ class Checkpoints:
         if self.url and not _is_known(self.url):
             raise ValueError("STREAMSERVE_CHECKPOINTS: memory:, sqlite:///PATH or postgres://...")
         self._idle: Saver = MemorySaver() if self._kind == "memory" else ClosedSaver()
-        self._keys = ThreadKeys(self._idle)
+        self._saver_now: Saver = self._idle
         self._graphs: list[Graph] = []
 
     def bind(self, graph: Graph) -> Graph:
-        """Return the graph with these checkpoints, or with its own saver; threads are separate for each principal.
+        """Return the graph as `with_keys` does, with these checkpoints; errors are those of `adopt`."""
+        bound = with_keys(graph)
+        self.adopt(bound)
+        return bound
+
+    def adopt(self, graph: Graph) -> None:
+        """Give a graph of `with_keys` these checkpoints, unless it has its own saver.
 
         Raises:
             ValueError: The replicas share their runs, and no place for checkpoints is set.
         """
-        own = graph.checkpointer
-        if own is not None:
-            return with_checkpointer(graph, ThreadKeys(own)) if isinstance(own, BaseCheckpointSaver) else graph
-        bound = with_checkpointer(graph, self._keys)
-        self._require_place(bound)
-        self._graphs.append(bound)
-        return bound
+        keys = graph.checkpointer
+        if isinstance(keys, ThreadKeys) and isinstance(keys.saver, ClosedSaver) and not self._has(graph):
+            self._require_place(graph)
+            self._graphs.append(graph)
+            keys.saver = self._saver_now
+
+    def _has(self, graph: Graph) -> bool:
+        return any(other is graph for other in self._graphs)
+
+    def _use(self, saver: Saver) -> None:
+        self._saver_now = saver
+        for graph in self._graphs:
+            cast(ThreadKeys, graph.checkpointer).saver = saver
 
     def _require_place(self, graph: Graph) -> None:
         if not self.url:
@@ -112,7 +124,7 @@ class Checkpoints:
         Returns:
             "" for all workers, the name of a machine for the workers on it, None for this process alone.
         """
-        bound = any(other is graph for other in self._graphs)
+        bound = self._has(graph)
         saver = graph.checkpointer.saver if isinstance(graph.checkpointer, ThreadKeys) else graph.checkpointer
         in_memory = isinstance(saver, InMemorySaver)
         reach = _REACH[self._kind] if bound else _REACH["memory"] if in_memory else _SHARED
@@ -127,11 +139,11 @@ class Checkpoints:
             yield
             return
         async with self._saver() as saver:
-            self._keys.saver = saver
+            self._use(saver)
             try:
                 yield
             finally:
-                self._keys.saver = self._idle
+                self._use(self._idle)
 
     async def check(self) -> None:
         """Check that a checkpoint can be read.
@@ -139,16 +151,27 @@ class Checkpoints:
         Raises:
             CheckpointsDown: The database does not answer.
         """
-        if self._keys.saver is self._idle:
+        if self._saver_now is self._idle:
             return
         try:
             async with asyncio.timeout(CHECK_LIMIT):
-                await self._keys.saver.aget_tuple(_PROBE)
+                await self._saver_now.aget_tuple(_PROBE)
         except Exception as error:  # each driver has exceptions of its own
             raise CheckpointsDown() from error
 
     def _saver(self) -> AbstractAsyncContextManager[Saver]:
         return _sqlite(sqlite_path(self.url)) if self._kind == "sqlite" else _postgres(self.url)
+
+
+def with_keys(graph: Graph) -> Graph:
+    """Return the graph with threads that are separate for each principal, in its own saver if it has one.
+
+    Without one it keeps nothing, until `Checkpoints.adopt` gives it checkpoints.
+    """
+    own = graph.checkpointer
+    if own is None:
+        return with_checkpointer(graph, ThreadKeys(ClosedSaver()))
+    return with_checkpointer(graph, ThreadKeys(own)) if isinstance(own, BaseCheckpointSaver) else graph
 
 
 class ClosedSaver(BaseCheckpointSaver[Any]):

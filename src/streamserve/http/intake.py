@@ -129,15 +129,19 @@ class Body:
 
 
 class Intake:
-    """Refuse a request that is too large or too slow before it costs anything."""
+    """Refuse a request that is too large or too slow before it costs anything.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    Args:
+        incoming: the large bodies of all requests.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, incoming: Incoming) -> None:
         self._app = app
         self._settings = settings
-        self._incoming = Incoming(settings.max_incoming_bytes)
+        self._incoming = incoming
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or BODY in scope:  # already bounded, by the whole application
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

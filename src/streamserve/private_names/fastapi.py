@@ -1,21 +1,15 @@
-"""fastapi: a route's `dependant`. Without it, a route's dependencies are solved twice for each request."""
+"""fastapi: the routes of included routers. Without it, their chains are known from their first request on."""
 
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
+
+from streamserve.private_names import find
+
+_contexts: Any = find("fastapi.routing", "iter_route_contexts")
 
 
-def handler_without_dependencies(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """Return a route's handler, which does not solve the dependencies that stand beside the endpoint's own."""
-    whole: Any = getattr(route, "dependant", None)
-    if not hasattr(whole, "dependencies"):
-        return APIRoute.get_route_handler(route)
-    # FastAPI puts them first.
-    route.dependant = replace(whole, dependencies=whole.dependencies[len(route.dependencies) :])
-    try:
-        return APIRoute.get_route_handler(route)
-    finally:
-        route.dependant = whole
+def routes_in(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """Return routes, with those of included routers in their place."""
+    return [each.original_route for each in _contexts(routes)] if _contexts else list(routes)

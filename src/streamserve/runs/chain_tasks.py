@@ -4,9 +4,8 @@ asyncio passes SystemExit and KeyboardInterrupt on from a task to the event loop
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from types import coroutine
 from typing import Any
 
 from streamserve.call import current_call
@@ -58,23 +57,32 @@ class _Factory:
         self._make = before or _task
 
     def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-        if current_call.get() is None:
-            return self._make(loop, work, **options)
-        wrapped = _without_exit(work)
-        wrapped.send(None)
-        return self._make(loop, wrapped, **options)
+        return self._make(loop, work if current_call.get() is None else _Contained(work), **options)
 
 
-async def _without_exit(work: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        await _begun()  # a task that is cancelled before its first step closes `work`, too
-        return await work
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise Exited(error) from error
-    finally:
-        work.close()
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine whose exit ends itself only. It has the state of the other, which anyio reads."""
 
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._work = work
 
-@coroutine
-def _begun() -> Iterator[None]:
-    yield
+    def send(self, value: Any) -> Any:
+        try:
+            return self._work.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise Exited(error) from error
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._work.throw(*error)
+        except (SystemExit, KeyboardInterrupt) as left:
+            raise Exited(left) from left
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._work.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)

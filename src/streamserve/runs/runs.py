@@ -254,6 +254,11 @@ class Runs:
         self._readers.adopt_run(record.run_id)
         return True
 
+    def reopen(self) -> None:
+        """Take new runs again: an application may be started a second time, as tests do."""
+        self.draining = self._closing = False
+        self._drain_end = math.inf
+
     async def drain(self) -> None:
         """Refuse new runs, wait for the live ones and their readers for the drain time, then end the rest.
 

@@ -5,31 +5,32 @@ from langgraph.pregel import Pregel
 from streamserve.catalog.chain import AnyRunnable
 from streamserve.catalog.registry import BrokenModule, RegisteredChain, Registry
 from streamserve.graphs import graph as graphs
-from streamserve.graphs.checkpoints import Checkpoints
+from streamserve.graphs.checkpoints import with_keys
 from streamserve.serving.served import ServedRunnable
 
 
-def serve(entry: RegisteredChain, checkpoints: Checkpoints | None = None) -> ServedRunnable:
-    """Return the runnable to mount for a registered chain; without `checkpoints`, graphs keep nothing."""
-    return _serve(entry, _bind(entry.runnable, checkpoints))
+def serve(entry: RegisteredChain, *, keeps: bool = False) -> ServedRunnable:
+    """Return the runnable to mount for a registered chain.
+
+    Args:
+        keeps: whether a graph keeps threads, once an application's `Checkpoints` adopt it. Default: it keeps nothing.
+    """
+    runnable = entry.runnable
+    if not isinstance(runnable, Pregel):
+        return _serve(entry, runnable)
+    return _serve(entry, with_keys(runnable) if keeps else runnable)
 
 
-def serve_all(
-    registry: Registry, checkpoints: Checkpoints | None = None
-) -> tuple[list[ServedRunnable], tuple[BrokenModule, ...]]:
+def serve_all(registry: Registry, *, keeps: bool = False) -> tuple[list[ServedRunnable], tuple[BrokenModule, ...]]:
     """Return the runnables to mount, and the broken modules: those of the registry, and those without a schema.
 
     Args:
-        checkpoints: the checkpoints of the graphs; None: graphs keep nothing (default).
-
-    Raises:
-        ValueError: a graph needs another place for its checkpoints.
+        keeps: as for `serve`.
     """
     chains, broken = [], list(registry.broken)
     for entry in registry.chains.values():
-        runnable = _bind(entry.runnable, checkpoints)
         try:
-            served = _serve(entry, runnable)
+            served = serve(entry, keeps=keeps)
             for schema in served.request_schemas:
                 schema.model_json_schema()
             chains.append(served)
@@ -38,10 +39,6 @@ def serve_all(
         except BaseException as error:
             broken.append(BrokenModule.of(entry.module, error))
     return chains, tuple(broken)
-
-
-def _bind(runnable: AnyRunnable, checkpoints: Checkpoints | None) -> AnyRunnable:
-    return checkpoints.bind(runnable) if checkpoints is not None and isinstance(runnable, Pregel) else runnable
 
 
 def _serve(entry: RegisteredChain, runnable: AnyRunnable) -> ServedRunnable:

@@ -18,11 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from streamserve.catalog.chain import AnyRunnable
 from streamserve.errors import BadRequest, InvalidInput
-from streamserve.errors.places import Place, entry
+from streamserve.errors.places import MAX_PLACES, Place, entry
 from streamserve.graphs.graph import context_fields
 from streamserve.http.json_bounds import exceeded_bound
 from streamserve.private_names.langgraph import RECURSION_LIMIT as GRAPH_RECURSION_LIMIT
-from streamserve.serving.request_body import MAX_PLACES
 from streamserve.user import CONFIG_KEYS
 
 # The names of LangChain.js.

@@ -56,30 +56,38 @@ def without_defaults(histories: Iterable[History], config: RunnableConfig, asked
     return {**config, "configurable": kept}
 
 
-def keep_apart(histories: Iterable[History], chain: str) -> None:
-    """Give each principal sessions of its own in the histories of a chain."""
+def keep_apart(histories: Iterable[History], chain: str, *, whole: bool = True) -> None:
+    """Give each known principal sessions of its own in the histories of a chain.
+
+    Args:
+        whole: whether sessions are opened in requests only; a team's own application may call the chain by itself.
+            Default: true.
+    """
     for history in histories:
         make = history.runnable.get_session_history
         if not isinstance(make, _OwnSessions):
-            history.runnable.get_session_history = make = _OwnSessions(make)
+            history.runnable.get_session_history = make = _OwnSessions(make, whole)
         make.chains.add(chain)
 
 
 class _OwnSessions:
     """A history's factory that gets ids of the principal's own in place of the caller's."""
 
-    def __init__(self, make: Callable[..., Any]) -> None:
+    def __init__(self, make: Callable[..., Any], whole: bool) -> None:
         self.chains: set[str] = set()
         self._make = make
+        self._whole = whole
         functools.update_wrapper(self, make, updated=())  # for the names of its parameters
 
     def __call__(self, *ids: Any, **named: Any) -> Any:
         call = current_call.get()
-        if call is None or call.principal is None:
+        principal = call.principal if call else None
+        if principal is None and self._whole:
             raise RuntimeError("A session was opened outside of a request, without a principal")
-        if call.chain in self.chains:
-            ids = tuple(session_key(call.principal, each) for each in ids)
-            named = {name: session_key(call.principal, each) for name, each in named.items()}
+        nobody = principal is None or (call is not None and call.user is not None and not call.user.is_authenticated)
+        if call is not None and call.chain in self.chains and not nobody:
+            ids = tuple(session_key(str(principal), each) for each in ids)
+            named = {name: session_key(str(principal), each) for name, each in named.items()}
         return self._make(*ids, **named)
 
 

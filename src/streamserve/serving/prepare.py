@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
-from streamserve.api.access import idempotency_key, principal_of
+from streamserve.api.access import ANONYMOUS, idempotency_key, principal_of
 from streamserve.api.services import services_of
 from streamserve.auth.identity import claims_of, scopes_of
 from streamserve.call import Call, current_call
@@ -47,7 +47,8 @@ async def admit(request: Request, call: Call, served: ServedRunnable, path: str,
     services, entry = services_of(request), served.served
     services.auth.check(request, entry.name)
     call.principal = principal_of(request)
-    known = services.auth.knows_callers
+    # In a team's own application, its middleware or a dependency may have named the caller.
+    known = services.auth.knows_callers or call.principal != ANONYMOUS
     call.user = User(call.principal, scopes_of(request), claims_of(request), is_authenticated=known)
     if request.method == "POST":
         try:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, cast
@@ -47,16 +47,18 @@ MOMENT = 0.001
 class Recovery:
     """Decides which runs are recovered, keeps their requests, and makes further attempts at them.
 
-    Raises:
-        ValueError: a chain declares `recover`, and other workers cannot see its checkpoints.
+    Args:
+        chains: the chains, by name.
     """
 
-    def __init__(self, chains: Iterable[ServedRunnable], checkpoints: Checkpoints) -> None:
-        self._chains = {served.served.name: served for served in chains}
+    def __init__(self, chains: Mapping[str, ServedRunnable], checkpoints: Checkpoints) -> None:
+        self._chains = chains
         self._checkpoints = checkpoints
-        for served in self._chains.values():
-            if served.served.chain.recover and (obstacle := self._obstacle(served)):
-                raise ValueError(f"{served.served.file}: recover: {obstacle}")
+
+    def require(self, served: ServedRunnable) -> None:
+        """Raise ValueError if a chain declares `recover`, and other workers cannot see its checkpoints."""
+        if served.served.chain.recover and (obstacle := self._obstacle(served)):
+            raise ValueError(f"{served.served.file}: recover: {obstacle}")
 
     def _obstacle(self, served: ServedRunnable) -> str:
         if served.graph is None or not keeps_checkpoints(served.graph):

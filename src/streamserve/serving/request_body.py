@@ -8,10 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import get_type_hints, is_typeddict
 
 from streamserve.errors import InvalidInput
-from streamserve.errors.places import Place, entry, invalid
-
-# The maximum number of places in one error.
-MAX_PLACES = 100
+from streamserve.errors.places import MAX_PLACES, Place, entry, invalid
 
 
 def check_shape(body: Any, required: str | None, max_batch: int | None = None) -> dict[str, Any]:

@@ -81,7 +81,7 @@ async def langserves(route: RunRoute, request: Any, _call: Any, in_path: str) ->
     """Return what LangServe's own handler gives."""
 
     async def items() -> Events:
-        response = await route.endpoint(request, *([in_path] if in_path else []))
+        response = await route.upstream(request, *([in_path] if in_path else []))
         async for item in response.body_iterator:
             yield {**item, "data": item.get("data", "").encode()}  # LangServe's data are texts
 

@@ -1,13 +1,13 @@
-"""The threads of a graph under `/{name}/threads/{thread_id}`: state, update, history, delete.
+"""The threads of a graph under `{path}/threads/{thread_id}`: state, update, history, delete.
 
 The paths are those of LangGraph's server, so that its clients work here.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response, params
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import BaseModel
@@ -73,13 +73,15 @@ class _AnyText(PathConvertor):
 register_url_convertor("any_text", _AnyText())
 
 
-def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None:
-    """Add the routes if the chain is a graph with a checkpointer."""
+def add_thread_routes(
+    router: APIRouter, path: str, name: str, graph: Graph | None, dependencies: Sequence[params.Depends] = ()
+) -> None:
+    """Add the routes below a path if the chain is a graph with a checkpointer."""
     if graph is None or not isinstance(graph.checkpointer, BaseCheckpointSaver):
         return
     api = ThreadsApi(graph)
-    thread = f"/{name}/threads/{{thread_id:any_text}}"
-    for method, path, endpoint, summary, responses, body in (
+    thread = f"{path}/threads/{{thread_id:any_text}}"
+    for method, part, endpoint, summary, responses, body in (
         ("GET", "/state", api.state, "State of a thread", STATE, None),
         ("POST", "/state/checkpoint", api.state_at, "State at a checkpoint, named in the body", STATE, StateAt),
         ("GET", "/state/{checkpoint_id}", api.state_of, "State at a checkpoint", STATE, None),
@@ -89,9 +91,10 @@ def add_thread_routes(router: APIRouter, name: str, graph: Graph | None) -> None
         ("DELETE", "", api.delete, "Delete a thread", DELETED, None),
     ):
         router.add_api_route(
-            f"{thread}{path}",
+            f"{thread}{part}",
             endpoint,
             methods=[method],
+            dependencies=list(dependencies),
             tags=[name],
             name=f"{name} {endpoint.__name__} of thread",
             summary=summary,

@@ -2,17 +2,17 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Response
 
 from streamserve.catalog.chain import Playground
 from streamserve.errors import NotFound
 from streamserve.serving.served import ServedRunnable
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 
 # JSON Schema validation compiles its checks, and the components of the pages write styles.
 _POLICY = (
@@ -27,21 +27,22 @@ def is_playground(path: str) -> bool:
     return "/playground" in path
 
 
-async def playground_answer(request: Request, handler: Handler) -> Response:
+async def playground_answer(endpoint: Endpoint, given: Mapping[str, Any]) -> Response:
     """Return a playground's page or file, as LangServe makes it for a path without a config.
 
     Args:
-        request: the request; LangServe checks the config in its path, and the page's script reads it there.
-        handler: LangServe's handler.
+        endpoint: LangServe's endpoint.
+        given: its arguments; LangServe checks the config in the path, and the page's script reads it there.
 
     Raises:
         NotFound: the path names no file, or cannot name one.
     """
+    # A body of the request would be its other argument, a config of the server's.
+    own = {name: given.get(name, "") for name in ("file_path", "request", "config_hash")}
     try:
-        response = await handler(request)
-        if request.path_params.get("config_hash"):
-            request.scope["path_params"] = {**request.path_params, "config_hash": ""}
-            response = await handler(request)
+        response = await endpoint(**own)
+        if own["config_hash"]:
+            response = await endpoint(**{**own, "config_hash": ""})
         if response.status_code == HTTPStatus.NOT_FOUND:  # LangServe answers in plain text
             raise NotFound
     except (OSError, UnicodeError) as error:
