@@ -55,6 +55,9 @@ def add_routes(
     playground_type: Playground = "default",
     astream_events_version: Literal["v2"] = "v2",
     serializer: Any = None,
+    enable_feedback_endpoint: bool = False,
+    token_feedback_config: Mapping[str, Any] | None = None,
+    enable_public_trace_link_endpoint: bool = False,
     guard: Callable[..., Any] | None = None,
 ) -> None:
     """Serve a chain or graph below a path, with LangServe's endpoints and everything that a run promises.
@@ -79,6 +82,9 @@ def add_routes(
         playground_type: "default" or "chat".
         astream_events_version: "v2" only; callers ask for version 3 themselves.
         serializer: as `Chain.serializer`.
+        enable_feedback_endpoint: as `Chain.feedback`.
+        token_feedback_config: LangServe's form of `Chain.token_feedback`: {"key_configs": [{"key": "..."}]}.
+        enable_public_trace_link_endpoint: as `Chain.public_trace_link`.
         guard: a dependency that names the caller: it returns a name or an `Identity`, or sets
             `request.state.principal` (default: the one given to `configure`, or none).
 
@@ -97,6 +103,9 @@ def add_routes(
         "enabled_endpoints": (enabled_endpoints, None),
         "playground": (playground_type, "default"),
         "serializer": (serializer, None),
+        "feedback": (enable_feedback_endpoint, False),
+        "token_feedback": (_key_of(token_feedback_config), ""),
+        "public_trace_link": (enable_public_trace_link_endpoint, False),
     }
     if astream_events_version != "v2":
         raise ValueError(f"astream_events_version: 'v2', not {astream_events_version!r}")
@@ -300,7 +309,18 @@ def _record(runnable: Any, given: Mapping[str, tuple[Any, Any]]) -> Chain:
         return runnable
     if not isinstance(runnable, Runnable):
         raise TypeError(f"add_routes(app, runnable, ...): a Runnable or a Chain, not {type(runnable).__name__}")
-    return Chain(runnable=runnable, **{"config_keys": ("configurable",), "playground": "default", **said})
+    return Chain(
+        runnable=runnable, **{"config_keys": ("configurable",), "playground": "default", "token_feedback": "", **said}
+    )
+
+
+def _key_of(config: Mapping[str, Any] | None) -> str:
+    if not config:
+        return ""
+    keys = [each["key"] for each in config["key_configs"]]
+    if len(keys) != 1:
+        raise ValueError("token_feedback_config: one key")
+    return str(keys[0])
 
 
 def _entry(place: str, chain: Chain) -> RegisteredChain:

@@ -34,8 +34,6 @@ Endpoint = Literal[
     "token_feedback",
     "public_trace_link",
 ]
-# LangServe's endpoints that StreamServe lacks; lists written for LangServe may name them.
-_OF_LANGSMITH = {"feedback", "token_feedback", "public_trace_link"}
 
 # The keys of a config that a request can set.
 CALLERS_KEYS = frozenset({"configurable", "max_concurrency", "metadata", "recursion_limit", "run_name", "tags"})
@@ -93,6 +91,10 @@ class Chain:
             refused, and the other keys are ignored, because clients fill them in (default: all).
         config: function of a request's config and the request that returns the config for the chain; it may be async
             (default: the chain gets the caller's config).
+        feedback: whether callers may give feedback on a run, which goes to LangSmith (default false).
+        token_feedback: key of the feedback for which answers bring a token; "" for an endpoint without tokens (default:
+            no endpoint).
+        public_trace_link: whether callers may make the trace of a run in LangSmith public (default false).
 
     Raises:
         InvalidChain: a field is invalid; the text names it.
@@ -123,6 +125,9 @@ class Chain:
     configurable: Mapping[str, Any] = field(default_factory=dict)
     config_keys: Sequence[str] | None = None
     config: ConfigFunction | None = None
+    feedback: bool = False
+    token_feedback: str | None = None
+    public_trace_link: bool = False
 
     def __post_init__(self) -> None:
         _require(
@@ -187,7 +192,13 @@ class Chain:
             listed = {*get_args(Endpoint)} - _lowered(self.enabled_endpoints)
         else:
             listed = _lowered(self.disabled_endpoints or ())
-        return frozenset(listed | _OF_LANGSMITH | ({"playground"} if self.playground is None else set()))
+        by_field = {
+            "playground": self.playground is not None,
+            "feedback": self.feedback,
+            "token_feedback": self.token_feedback is not None,
+            "public_trace_link": self.public_trace_link,
+        }
+        return frozenset(listed | {name for name, on in by_field.items() if not on})
 
     def build(self) -> AnyRunnable:
         """Return the runnable without the declared types, which would hide a graph; the server binds them.

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from streamserve.call import Call
 from streamserve.doors.langserve.callback_events import line_of, watch
+from streamserve.doors.langserve.feedback import tokens_of
 from streamserve.doors.langserve.request import config_of, configs_of
 from streamserve.errors.failures import explain, record
 from streamserve.http.body import ChainRequest
@@ -47,11 +48,12 @@ async def _invoke(
     collectors = watch(served, [config])
     output = await served.ainvoke(given, config)
     callbacks = b"".join(line_of(one, call) for one in collectors)
-    return await request.aside(_encoded, served, call, output, callbacks)
+    named = await _named(served, call.run_id)
+    return await request.aside(_encoded, served, call, output, callbacks, named)
 
 
-def _encoded(served: ServedRunnable, call: Call, output: Any, callbacks: bytes) -> bytes:
-    return _answer(check_output(served, call, output), output, callbacks, metadata=_named(call.run_id))
+def _encoded(served: ServedRunnable, call: Call, output: Any, callbacks: bytes, named: dict[str, Any]) -> bytes:
+    return _answer(check_output(served, call, output), output, callbacks, metadata=named)
 
 
 async def batch(request: ChainRequest, served: ServedRunnable, call: Call, in_path: Mapping[str, Any]) -> Work:
@@ -78,14 +80,14 @@ async def _batch(
     collectors = watch(served, configs)
     results = await served.abatch(given, configs)
     callbacks = b"[%s]" % b",".join(line_of(one, call) for one in collectors) if collectors else b""
-    return await request.aside(_all_encoded, served, call, results, configs, callbacks)
+    named = [await _named(served, str(config["run_id"])) for config in configs]
+    return await request.aside(_all_encoded, served, call, results, named, callbacks)
 
 
 def _all_encoded(
-    served: ServedRunnable, call: Call, results: Sequence[Any], configs: Sequence[RunnableConfig], callbacks: bytes
+    served: ServedRunnable, call: Call, results: Sequence[Any], named: list[dict[str, Any]], callbacks: bytes
 ) -> bytes:
-    run_ids = [str(config["run_id"]) for config in configs]
-    metadata = {"run_ids": run_ids, "responses": [_named(run_id) for run_id in run_ids]}
+    metadata = {"run_ids": [each["run_id"] for each in named], "responses": named}
     if not call.kwargs.get("return_exceptions"):
         lines = [check_output(served, call, result) for result in results]
         return _answer(b"[%s]" % b",".join(lines), results, callbacks, metadata=metadata)
@@ -95,8 +97,8 @@ def _all_encoded(
     return _answer(line, outputs, callbacks, errors=[error for _, error in items], metadata=metadata)
 
 
-def _named(run_id: str) -> dict[str, Any]:
-    return {"run_id": run_id, "feedback_tokens": []}
+async def _named(served: ServedRunnable, run_id: str) -> dict[str, Any]:
+    return {"run_id": run_id, "feedback_tokens": await tokens_of(served.served.chain, run_id)}
 
 
 def _item(served: ServedRunnable, call: Call, result: Any) -> tuple[bytes, dict[str, Any] | None]:

@@ -1,16 +1,20 @@
 """Frames of the event streams."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers.log_stream import RunLogPatch
 
+from streamserve.catalog.chain import Chain
+from streamserve.doors.langserve.feedback import tokens_of
 from streamserve.lcel.readings import Changes
 from streamserve.lcel.traced_stream import close
 from streamserve.runs.run import Events
 from streamserve.serving.served import ServedRunnable
 from streamserve.wire.patches import patch_line
+from streamserve.wire.serializer import to_line
 
 Dumps = Callable[[Any], bytes]
 
@@ -40,15 +44,31 @@ async def frames(
         source, form = served.astream_log(given, config, diff=True, **filters), _operations
     else:
         source, form = served.astream_events(given, config, **filters), _without_internal_keys
+    tokens = _tokens_of(served.served.chain, config) if served.served.chain.token_feedback else None
     try:
         async for value in source:
             if (operations := changes.take()) is not None:
                 yield {"event": "patch", "data": patch_line(operations)}
             elif shown:
                 yield {"event": "data", "data": dumps(form(value) if form else value)}
+            if tokens is not None and tokens.done():
+                yield {"event": "metadata", "data": to_line(tokens.result())}
+                tokens = None
+        if tokens is not None:
+            yield {"event": "metadata", "data": to_line(await tokens)}
         yield {"event": "end"}
     finally:
+        if tokens is not None:
+            tokens.cancel()
         await close(source)
+
+
+def _tokens_of(chain: Chain, config: RunnableConfig) -> asyncio.Task[dict[str, Any]]:
+    async def made() -> dict[str, Any]:
+        run_id = str(config.get("run_id"))
+        return {"run_id": run_id, "feedback_tokens": await tokens_of(chain, run_id)}
+
+    return asyncio.create_task(made())
 
 
 def _operations(patch: RunLogPatch) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from streamserve.api.threads.routes import add_thread_routes
 from streamserve.api.waiting import parse_wait, wait_for_end
 from streamserve.call import Call, current_call
 from streamserve.doors.langserve.calls import batch, invoke
+from streamserve.doors.langserve.feedback import ENDPOINTS, feedback_answer, options_of
 from streamserve.doors.langserve.playground import is_playground, playground_answer, playground_of
 from streamserve.doors.langserve.render import frames
 from streamserve.doors.langserve.request import REQUIRED, config_of, filters_of, items_at_once, read_body
@@ -116,6 +117,7 @@ def add_chain_routes(router: APIRouter, door: Door, ready: Ready) -> None:
             disabled_endpoints=cast(Any, sorted(served.served.chain.not_served)),
             dependencies=list(door.dependencies),
             serializer=door.serializer,
+            **options_of(served.served.chain),
         )
         _add_background_runs(router, router.routes[first:], door)
         add_thread_routes(router, door.path, served.served.name, served.graph, door.dependencies)
@@ -245,6 +247,8 @@ class RunRoute(ServedRoute):
             self.door.served.config_keys.read_hash(await self._admit(request))
             if is_playground(self.path):
                 return await playground_answer(endpoint, given)
+            if self.endpoint_name in ENDPOINTS:
+                return await feedback_answer(endpoint, given, services_of(request).runs, principal_of(request))
             return await endpoint(**given)
 
         parameters = [each.replace(kind=own.kind) for each in {**taken, own.name: own}.values()]
