@@ -308,7 +308,7 @@ def _record(runnable: Any, given: Mapping[str, tuple[Any, Any]]) -> Chain:
             raise TypeError(f"add_routes: {', '.join(said)}: say it in the Chain")
         return runnable
     if not isinstance(runnable, Runnable):
-        raise TypeError(f"add_routes(app, runnable, ...): a Runnable or a Chain, not {type(runnable).__name__}")
+        raise TypeError(f"Expected a Runnable, got {type(runnable)}")
     return Chain(
         runnable=runnable, **{"config_keys": ("configurable",), "playground": "default", "token_feedback": "", **said}
     )
