@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import os
+from itertools import product
 from pathlib import Path
 
 from benchmarks.servers import behaving, misbehaving
@@ -24,6 +25,22 @@ chains = registry_of({**behaving.chains(), **targets(), **misbehaving.chains()})
 # Ended runs are forgotten soon, so that the rest is a leak. In development, broken chains do not stop the start.
 settings = Settings(retention=5, tombstone=5, orphan_grace=2, body_timeout=2, dev=True)
 app = create_app(Registry(chains, misbehaving.broken_modules()), settings)
+ENDPOINTS = ("invoke", "batch", "stream", "stream_log", "stream_events", "runs")
+
+
+def make_metrics() -> None:
+    """Make the metrics of each chain's endpoints, which would look like a leak if first calls made them."""
+    metrics = services_in(app).telemetry.metrics
+    assert metrics is not None
+    for names in product(chains, ENDPOINTS):
+        metrics.meter(*names)
+        metrics.first_token_of(*names)
+        metrics.duration_of(*names)
+        for state in ("done", "failed", "cancelled"):
+            metrics.runs_of(*names, state)
+
+
+make_metrics()
 
 
 @app.get("/left")

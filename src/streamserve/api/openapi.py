@@ -1,7 +1,9 @@
 """The OpenAPI document with event streams, and every status that an operation may answer with."""
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 EVENT_STREAM = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -19,43 +21,113 @@ ERROR_SCHEMA = {
     },
 }
 REFERENCE = {"$ref": "#/components/schemas/Error"}
+# A part of the document: what holds it, its key there and its name.
+Place = tuple[Any, Any, str]
+SHORT = 80  # characters of a part, about as long as a reference to it
+GROUPS = ("4XX", "5XX")
+HASH = "/c/{config_hash}"
+HASHED_PATH = f"/{{chain}}{HASH}/{{endpoint}}"
 
-# The errors of every operation.
+# The errors of every operation, by status.
 COMMON = {
-    400: "A header, a cursor or a config in the path is invalid",
-    401: "A missing or invalid credential",
-    403: "The credential does not allow this",
-    404: "It does not exist, or belongs to another principal",
-    405: "No such method",
-    422: "The input is invalid; the places are in `detail`",
-    429: "Too many requests, runs or readers; `Retry-After` gives the seconds to wait",
-    431: "The headers are too large",
-    500: "The chain or the server failed; the cause is in the log",
-    503: "The server shuts down, has the maximum number of runs, or its store is unreachable",
+    400: "a header, a cursor or a config in the path is invalid",
+    401: "a missing or invalid credential",
+    403: "the credential does not allow this",
+    404: "it does not exist, or belongs to another principal",
+    405: "no such method",
+    422: "the input is invalid; the places are in `detail`",
+    429: "too many requests, runs or readers; `Retry-After` gives the seconds to wait",
+    431: "the headers are too large",
+    500: "the chain or the server failed; the cause is in the log",
+    503: "the server shuts down, has the maximum number of runs, or its store is unreachable",
 }
-# The errors of operations with a request body.
+# The errors of operations with a body, most of which run a chain before they answer, or return a run's end.
 OF_BODIES = {
-    408: "The body came too slowly",
-    413: "The body is too large",
-    415: "The body is not declared as JSON",
+    408: "the body came too slowly",
+    409: "another run of the thread is live, or the run failed",
+    413: "the body is too large",
+    415: "the body is not declared as JSON",
+    499: "the run was cancelled",
+    502: "the model's provider failed",
+    504: "the run or the model's provider took too long",
+    507: "the run exceeded the limit of its blocks",
 }
-# The errors of operations that run a chain before they answer, or return a run's end.
-OF_RUNS = {
-    409: "Another run of the thread is live, or the run failed",
-    499: "The run was cancelled",
-    502: "The model's provider failed",
-    504: "The run or the model's provider took too long",
-    507: "The run exceeded the limit of its blocks",
+HASHED: dict[str, Any] = {
+    "post": {
+        "tags": ["server"],
+        "summary": "An endpoint of a chain, with a config in the path",
+        "description": "The request and the answers are those of the endpoint without the config.",
+        "operationId": "with_config",
+        "parameters": [
+            {"name": "chain", "in": "path", "required": True, "schema": {"type": "string"}},
+            {
+                "name": "config_hash",
+                "in": "path",
+                "required": True,
+                "description": "The config as JSON, packed by LZString for an address, as LangServe's playground does.",
+                "schema": {"type": "string"},
+            },
+            {
+                "name": "endpoint",
+                "in": "path",
+                "required": True,
+                "schema": {"enum": ["invoke", "batch", "stream", "stream_log", "stream_events", "runs"]},
+            },
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "responses": {"200": {"description": "The answer of the endpoint"}},
+    }
 }
 
 
 def document(openapi: dict[str, Any]) -> dict[str, Any]:
-    """Complete FastAPI's OpenAPI document in place with event streams and errors, and return it."""
-    for path, methods in openapi["paths"].items():
+    """Complete FastAPI's OpenAPI document in place with event streams and errors, and return it.
+
+    Paths with a config hash are the same operations again: one path stands for all of them.
+    """
+    paths = {path: found for path, found in openapi["paths"].items() if HASH not in path}
+    if len(paths) < len(openapi["paths"]):
+        paths[HASHED_PATH] = HASHED
+    for path, methods in paths.items():
         for method, operation in methods.items():
             _complete(path, method, operation)
-    openapi.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR_SCHEMA
-    return openapi
+    parts = openapi.setdefault("components", {})
+    parts.setdefault("schemas", {})["Error"] = ERROR_SCHEMA
+    parts["responses"] = {
+        f"{kind}{group}": _error(texts, group)
+        for kind, texts in (("Error", COMMON), ("RunError", COMMON | OF_BODIES))
+        for group in GROUPS
+    }
+    _share(_parameters(paths), parts.setdefault("parameters", {}), "parameters")
+    _share(_properties(parts["schemas"]), parts["schemas"], "schemas")
+    return {**openapi, "paths": paths}
+
+
+def _error(texts: dict[int, str], group: str) -> dict[str, Any]:
+    shown = "; ".join(f"{status}: {text}" for status, text in sorted(texts.items()) if str(status)[0] == group[0])
+    return {"description": shown, "content": {"application/json": {"schema": REFERENCE}}}
+
+
+def _parameters(paths: dict[str, Any]) -> Iterator[Place]:
+    for operation in (operation for methods in paths.values() for operation in methods.values()):
+        parameters = operation.get("parameters", [])
+        yield from ((parameters, at, parameter["name"]) for at, parameter in enumerate(parameters))
+
+
+def _properties(schemas: dict[str, Any]) -> Iterator[Place]:
+    for properties in [schema.get("properties", {}) for schema in schemas.values()]:
+        yield from ((properties, name, name) for name in properties)
+
+
+def _share(places: Iterable[Place], into: dict[str, Any], kind: str) -> None:
+    """Move long parts that occur twice or more into a group of components, and leave references in their places."""
+    found = [(*place, json.dumps(place[0][place[1]])) for place in places]
+    times = Counter(text for *_, text in found)
+    for container, key, name, text in found:
+        if times[text] > 1 and len(text) > SHORT:
+            while into.setdefault(name, container[key]) != container[key]:
+                name += "_"
+            container[key] = {"$ref": f"#/components/{kind}/{name}"}
 
 
 def shown(openapi: dict[str, Any], allows: Callable[[str], bool]) -> dict[str, Any]:
@@ -101,8 +173,9 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         answers["202"] = ACCEPTED
     if method == "post" and path.endswith(("/invoke", "/batch")):
         answers["202"] = UNDER_WAY
-    errors = {**COMMON, **(OF_BODIES | OF_RUNS if method == "post" else {})}
-    for status, description in errors.items():
-        own = answers.get(str(status), {}).get("description", "")
-        shown = description if own in ("", "Validation Error") else own
-        answers[str(status)] = {"description": shown, "content": {"application/json": {"schema": REFERENCE}}}
+    # LangServe's descriptions go on for pages about the options of each event.
+    operation["description"] = operation.get("description", "").partition("\n\n")[0]
+    # An error that an operation describes itself goes before its group.
+    own = {status: answer for status, answer in answers.items() if answer.get("description") != "Validation Error"}
+    kind = "RunError" if method == "post" else "Error"
+    operation["responses"] = own | {group: {"$ref": f"#/components/responses/{kind}{group}"} for group in GROUPS}
