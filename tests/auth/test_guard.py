@@ -211,7 +211,7 @@ def test_documentation_may_be_public() -> None:
     assert get(app, "/openapi.json").status_code == 401
     public = create_app(registry_of(CHAINS), Settings(_env_file=None, public_docs=True), guard=refuses)
     assert get(public, "/openapi.json").status_code == get(public, "/docs").status_code == 200
-    assert all("/bot/invoke" in get(public, path).text for path in ("/openapi.json", "/docs"))
+    assert "/bot/invoke" in get(public, "/openapi.json").text
     assert get(public, "/bot/input_schema").status_code == 401
 
 

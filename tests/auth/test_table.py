@@ -174,7 +174,7 @@ def test_the_home_page_shows_what_the_caller_may_call(server: Server) -> None:
 def test_the_document_shows_what_the_caller_may_call(server: Server) -> None:
     found = {who: server.client.get("/openapi.json", headers=server.headers(who)).json() for who in WHO[3:]}
     narrow, whole = found["without the scope"], found["the right one"]
-    assert [path for path in narrow["paths"] if "bot" in path] == []
+    assert "bot" not in json.dumps(narrow).lower()
     assert narrow["paths"] == {path: of for path, of in whole["paths"].items() if not path.startswith("/bot")}
     schemas = whole["components"]["schemas"]
     assert [name for name in schemas if "bot" in name.lower()]
@@ -186,10 +186,11 @@ def test_the_document_shows_what_the_caller_may_call(server: Server) -> None:
     assert narrow["components"]["securitySchemes"] == whole["components"]["securitySchemes"]
 
 
-def test_the_page_of_the_document_shows_the_same(server: Server) -> None:
-    pages = {who: server.client.get("/docs", headers=server.headers(who)).text for who in WHO[3:]}
-    assert all("/greeting/invoke" in page for page in pages.values())
-    assert ["bot" in pages[who] for who in WHO[3:]] == [False, True, True]
+def test_the_page_of_the_document_names_no_chain(server: Server) -> None:
+    pages = {server.client.get("/docs", headers=server.headers(who)).text for who in WHO[3:]}
+    (page,) = pages
+    assert 'data-document="/openapi.json"' in page
+    assert "bot" not in page
 
 
 def test_no_log_or_answer_shows_a_credential(server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

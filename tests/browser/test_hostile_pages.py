@@ -60,5 +60,23 @@ def test_another_page_cannot_show_the_playground_in_a_frame(visit: Visit, server
 
 def test_the_reference_of_the_api_asks_no_other_server(visit: Visit, server: Server) -> None:
     visit.page.goto(f"{server.url}/docs#/greeting", wait_until="networkidle")
-    assert visit.page.get_by_text("/greeting/stream", exact=False).first.is_visible()
+    visit.page.locator("#operations-greeting-greeting_stream_greeting_stream_post").wait_for()
     visit.assert_clean()
+
+
+def test_a_request_can_be_tried_in_the_reference(visit: Visit, server: Server) -> None:
+    page = visit.page
+    page.goto(f"{server.url}/docs#/greeting", wait_until="networkidle")
+    page.locator("#operations-greeting-greeting_invoke_greeting_invoke_post .opblock-summary-control").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.locator("textarea.body-param__text").fill('{"input": {"topic": "cats"}}')
+    with page.expect_response("**/greeting/invoke") as answered:
+        page.get_by_role("button", name="Execute").click()
+    assert answered.value.status == 200
+    visit.assert_clean()
+
+
+def test_the_reference_fits_on_a_phone(visit: Visit, server: Server) -> None:
+    visit.page.set_viewport_size({"width": 360, "height": 740})
+    visit.page.goto(f"{server.url}/docs", wait_until="networkidle")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360

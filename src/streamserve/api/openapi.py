@@ -1,10 +1,11 @@
 """The OpenAPI document with event streams, and every status that an operation may answer with."""
 
-import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
+
+from streamserve.api.components import reference, share, used
 
 EVENT_STREAM = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 ACCEPTED = {"description": "The run continues in the background; `Location` is its stream"}
@@ -20,10 +21,7 @@ ERROR_SCHEMA = {
         "run_id": {"type": ["string", "null"]},
     },
 }
-REFERENCE = {"$ref": "#/components/schemas/Error"}
-# A part of the document: what holds it, its key there and its name.
-Place = tuple[Any, Any, str]
-SHORT = 80  # characters of a part, about as long as a reference to it
+REFERENCE = reference("schemas", "Error")
 GROUPS = ("4XX", "5XX")
 HASH = "/c/{config_hash}"
 HASHED_PATH = f"/{{chain}}{HASH}/{{endpoint}}"
@@ -87,7 +85,7 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
     """
     paths = {path: found for path, found in openapi["paths"].items() if HASH not in path}
     if len(paths) < len(openapi["paths"]):
-        paths[HASHED_PATH] = HASHED
+        paths[HASHED_PATH] = deepcopy(HASHED)
     for path, methods in paths.items():
         for method, operation in methods.items():
             _complete(path, method, operation)
@@ -98,36 +96,13 @@ def document(openapi: dict[str, Any]) -> dict[str, Any]:
         for kind, texts in (("Error", COMMON), ("RunError", COMMON | OF_BODIES))
         for group in GROUPS
     }
-    _share(_parameters(paths), parts.setdefault("parameters", {}), "parameters")
-    _share(_properties(parts["schemas"]), parts["schemas"], "schemas")
+    share(paths, parts)
     return {**openapi, "paths": paths}
 
 
 def _error(texts: dict[int, str], group: str) -> dict[str, Any]:
     shown = "; ".join(f"{status}: {text}" for status, text in sorted(texts.items()) if str(status)[0] == group[0])
     return {"description": shown, "content": {"application/json": {"schema": REFERENCE}}}
-
-
-def _parameters(paths: dict[str, Any]) -> Iterator[Place]:
-    for operation in (operation for methods in paths.values() for operation in methods.values()):
-        parameters = operation.get("parameters", [])
-        yield from ((parameters, at, parameter["name"]) for at, parameter in enumerate(parameters))
-
-
-def _properties(schemas: dict[str, Any]) -> Iterator[Place]:
-    for properties in [schema.get("properties", {}) for schema in schemas.values()]:
-        yield from ((properties, name, name) for name in properties)
-
-
-def _share(places: Iterable[Place], into: dict[str, Any], kind: str) -> None:
-    """Move long parts that occur twice or more into a group of components, and leave references in their places."""
-    found = [(*place, json.dumps(place[0][place[1]])) for place in places]
-    times = Counter(text for *_, text in found)
-    for container, key, name, text in found:
-        if times[text] > 1 and len(text) > SHORT:
-            while into.setdefault(name, container[key]) != container[key]:
-                name += "_"
-            container[key] = {"$ref": f"#/components/{kind}/{name}"}
 
 
 def shown(openapi: dict[str, Any], allows: Callable[[str], bool]) -> dict[str, Any]:
@@ -140,29 +115,7 @@ def shown(openapi: dict[str, Any], allows: Callable[[str], bool]) -> dict[str, A
     if len(paths) == len(openapi["paths"]):
         return openapi
     parts = openapi["components"]
-    kept = _with_referred(parts["schemas"], {"Error", *_referred(paths)})
-    return {**openapi, "paths": paths, "components": {**parts, "schemas": kept}}
-
-
-def _with_referred(schemas: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    while names:
-        found = {name: schemas[name] for name in sorted(names)}
-        kept |= found
-        names = set(_referred(found)) - kept.keys()
-    return kept
-
-
-def _referred(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        reference = value.get("$ref")
-        if isinstance(reference, str):
-            yield reference.rpartition("/")[2]
-        for inner in value.values():
-            yield from _referred(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _referred(inner)
+    return {**openapi, "paths": paths, "components": used(parts, [paths, REFERENCE])}
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -178,4 +131,4 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     # An error that an operation describes itself goes before its group.
     own = {status: answer for status, answer in answers.items() if answer.get("description") != "Validation Error"}
     kind = "RunError" if method == "post" else "Error"
-    operation["responses"] = own | {group: {"$ref": f"#/components/responses/{kind}{group}"} for group in GROUPS}
+    operation["responses"] = own | {group: reference("responses", f"{kind}{group}") for group in GROUPS}

@@ -8,8 +8,15 @@ from string import Template
 
 from fastapi import Request
 
-SCRIPTS = ("home.js", "panel.js", "questions.js", "runs.js", "session.js", "transcript.js")
-MEDIA_TYPES = {**dict.fromkeys(SCRIPTS, "text/javascript"), "home.css": "text/css", "icon.svg": "image/svg+xml"}
+# Swagger UI of its own distribution, unchanged: see static/swagger-ui.sha256.
+SWAGGER, SWAGGER_STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
+SCRIPTS = ("docs.js", "home.js", "panel.js", "questions.js", "runs.js", "session.js", "transcript.js", SWAGGER)
+STYLES = ("docs.css", "home.css", SWAGGER_STYLE)
+MEDIA_TYPES = {
+    **dict.fromkeys(SCRIPTS, "text/javascript"),
+    **dict.fromkeys(STYLES, "text/css"),
+    "icon.svg": "image/svg+xml",
+}
 
 
 PAGE_HEADERS = {

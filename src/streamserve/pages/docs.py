@@ -1,10 +1,8 @@
-"""The OpenAPI document, and /docs: the same as plain HTML, without scripts and without requests to other servers.
+"""The OpenAPI document, and /docs, which shows it by Swagger UI without requests to other servers.
 
 Each caller sees the chains that it may call; if the documentation is public, everybody sees all of them.
 """
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -14,14 +12,14 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from streamserve.api import openapi
 from streamserve.api.services import services_of
-from streamserve.pages.assets import PAGE_HEADERS, root_of, version
+from streamserve.pages.assets import PAGE_HEADERS, asset, root_of, template
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>API</title><link rel="icon" href="{root}/static/icon.svg">
-<link rel="stylesheet" href="{root}/static/home.css?v={css}"></head>
-<body><main><h1>API</h1><p><a href="{root}/">Chains</a> · <a href="{root}/openapi.json">openapi.json</a></p>
-{parts}</main></body></html>"""
+# The images of Swagger UI's style are data.
+HEADERS = {
+    **PAGE_HEADERS,
+    "Content-Security-Policy": PAGE_HEADERS["Content-Security-Policy"].replace("img-src", "img-src data:"),
+}
+FILES = {"style": "swagger-ui.css", "own_style": "docs.css", "script": "swagger-ui-bundle.js", "own_script": "docs.js"}
 
 
 def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
@@ -30,7 +28,7 @@ def router(app: FastAPI, dependencies: Sequence[params.Depends] = ()) -> APIRout
 
     @routes.get("/docs")
     async def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(page(_document(app, request), root_of(request)), headers=PAGE_HEADERS)
+        return HTMLResponse(_page(root_of(request)), headers=HEADERS)
 
     @routes.api_route("/openapi.json", methods=["GET", "HEAD"])
     async def document(request: Request) -> JSONResponse:
@@ -48,34 +46,6 @@ def _document(app: FastAPI, request: Request) -> dict[str, Any]:
     return openapi.shown(whole, lambda name: services.auth.allows(request, name))
 
 
-def page(document: dict[str, Any], root: str) -> str:
-    """Return an OpenAPI document as HTML."""
-    parts: dict[str, list[str]] = defaultdict(list)
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            tag = (operation.get("tags") or ["server"])[0].strip("/")
-            parts[tag].append(_operation(method.upper(), path, operation))
-    shown = "".join(_part(tag, operations) for tag, operations in parts.items())
-    return _PAGE.format(root=escape(root), css=version("home.css"), parts=shown)
-
-
-def _part(tag: str, operations: list[str]) -> str:
-    return f'<section id="/{escape(tag)}"><h2>{escape(tag)}</h2>{"".join(operations)}</section>'
-
-
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
-    title = escape(operation.get("summary") or operation.get("description") or "")
-    rows = [_row(item["name"], item.get("description", "")) for item in operation.get("parameters", ())]
-    answers = [_row(status, answer.get("description", "")) for status, answer in operation["responses"].items()]
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-    schema = f"<pre><code>{escape(json.dumps(body, indent=2))}</code></pre>" if body else ""
-    head = f"<summary><code>{method} {escape(path)}</code> {title}</summary>"
-    return f"<details>{head}{_list('Parameters', rows)}{schema}{_list('Answers', answers)}</details>"
-
-
-def _row(name: str, text: str) -> str:
-    return f"<li><code>{escape(name)}</code> {escape(text)}</li>"
-
-
-def _list(title: str, rows: list[str]) -> str:
-    return f"<h3>{title}</h3><ul>{''.join(rows)}</ul>" if rows else ""
+def _page(root: str) -> str:
+    files = {name: escape(asset(root, file)) for name, file in (FILES | {"icon": "icon.svg"}).items()}
+    return template("docs.html").substitute(files, root=escape(root))
