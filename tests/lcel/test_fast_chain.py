@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.globals import set_debug
 from langchain_core.language_models import BaseChatModel
 from langchain_core.output_parsers import StrOutputParser
@@ -32,7 +33,7 @@ from langchain_core.tracers.context import collect_runs
 from langchain_core.tracers.log_stream import RunLogPatch
 from langsmith import Client, tracing_context
 
-from streamserve.lcel.fast_chain import RunnableSequence, fast
+from streamserve.lcel.fast_chain import RunnableSequence, fast, stream_in_own_task
 from streamserve.lcel.recorder import Recorder, ThreadRecorder, comparable, until_the_end
 from tests.observed import AsyncRecorder, answer_of, calls_of, chunks_of, events_of, outcome, patches_of, runs_of
 from tests.streamed_chains import CASES, TOPIC, AsyncSayer, Case, model, said, shouted, worded
@@ -339,6 +340,26 @@ async def has_run_of_model(case: Case, monkeypatch: pytest.MonkeyPatch) -> bool:
         patched.setattr(BaseChatModel, "agenerate", agenerate)
         await answer_of(chain, copy.deepcopy(case.value), {})
     return bool(generated)
+
+
+@each_chain
+async def test_a_stream_in_a_task_of_its_own_is_the_same(case: Case) -> None:
+    async def chunks(chain: Runnable[Any, Any], value: Any, config: RunnableConfig) -> list[Any]:
+        stream = stream_in_own_task(chain, value, config)
+        return await asyncio.create_task(until_the_end(stream))
+
+    declared, streamed = await both(case, chunks)
+    assert streamed == declared
+
+
+@pytest.mark.parametrize("name", ["a binding outside", "bindings in bindings", "text"])
+async def test_a_binding_outside_adds_no_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(AsyncCallbackManager, "on_chain_start", lambda *args, **_: started.append(args))
+    case = CASES[name]
+    stream = stream_in_own_task(fast(case.make()), case.value, {**case.config})
+    assert "".join(await asyncio.create_task(until_the_end(stream))) == "Cats purr."
+    assert not started
 
 
 PARTLY = ("retrieval", "a function", "a prompt for one variable", "json")

@@ -63,6 +63,26 @@ def pieces() -> Pieces:
     return passed(rebuilt)
 
 
+def stream_in_own_task(
+    chain: Runnable[Any, Any], input: Any, config: RunnableConfig, *, changes: Changes | None = None, **kwargs: Any
+) -> AsyncIterator[Any]:
+    """Stream a chain of `fast` for a caller that iterates it in a task of its own: the context may change.
+
+    Args:
+        chain: the chain.
+        input: its input.
+        config: its config.
+        changes: as in `RunnableSequence.astream_in_own_task`.
+        kwargs: its arguments.
+    """
+    while type(chain) is RunnableBinding and not chain.config_factories:
+        config, kwargs = bound_config(chain, config), {**chain.kwargs, **kwargs}
+        chain = chain.bound
+    if type(chain) is RunnableSequence:
+        return chain.astream_in_own_task(input, config, changes=changes, **kwargs)
+    return chain.astream(input, config, **kwargs)
+
+
 def rebuilt(chain: Runnable[Any, Any], on: Pieces) -> Runnable[Any, Any]:
     """Return a chain with the given pieces rewritten."""
     rebuild = _REBUILDS.get(type(chain)) if on else None

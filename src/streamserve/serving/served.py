@@ -22,9 +22,8 @@ from streamserve.graphs import input as graph_input
 from streamserve.graphs import modes
 from streamserve.graphs.progress import at_latest_checkpoint, progress_of, with_run_id
 from streamserve.graphs.thread_heads import starting_config
-from streamserve.lcel.fast_chain import RunnableSequence, bound_config, fast
+from streamserve.lcel.fast_chain import bound_config, fast, stream_in_own_task
 from streamserve.lcel.plans import plan_of
-from streamserve.lcel.readings import Changes
 from streamserve.lcel.traced_stream import close
 from streamserve.lcel.whole import Kept, Plan, Streamed
 from streamserve.serving.at_once import at_once, has_own_batch
@@ -139,7 +138,8 @@ class ServedRunnable(ServedSchemas):
             return
         own = self._own_config(config)
         whole = self._whole(own, in_blocks)
-        stream = self._stream(input, own, {**self.kwargs, **kwargs}, changes)
+        arguments = {**self.kwargs, **kwargs}
+        stream = stream_in_own_task(self._fast, input, own, changes=changes, **arguments)
         try:
             async for chunk in stream:
                 if whole is not None:
@@ -158,14 +158,6 @@ class ServedRunnable(ServedSchemas):
     @cached_property
     def _plan(self) -> Plan:
         return plan_of(self.bound, {})
-
-    def _stream(
-        self, input: Any, config: RunnableConfig, kwargs: dict[str, Any], changes: Changes | None
-    ) -> AsyncIterator[Any]:
-        chain = self._fast
-        if type(chain) is RunnableSequence:  # in the task of a run, whose context is its own
-            return chain.astream_in_own_task(input, config, changes=changes, **kwargs)
-        return chain.astream(input, config, **kwargs)
 
     async def continued(self, input: Any, config: RunnableConfig) -> AsyncIterator[Any]:
         """Stream a graph's run whose worker died: from its last checkpoint, or else from its input."""
