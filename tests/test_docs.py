@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report.rows import ROWS, tables
 from deploy.services import free_port
 from scripts.settings_page import PAGE, render, variables
 from streamserve.app import create_app
@@ -261,6 +262,14 @@ def test_the_figures_of_the_text_are_the_measured_ones() -> None:
     text = (ROOT / "docs" / "streaming.md").read_text("utf-8")
     for name in ("first token", "whole answer"):
         assert re.search(rf"\| the {name}[^|]*\| {figures[name]['median']:.0f} ms \|", text), name
+
+
+def test_the_figures_of_the_readme_are_those_of_the_newest_table() -> None:
+    newest = list(tables().values())[-1]
+    figure = newest["figures"][ROWS[0].ratio]["median"]
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"On langchain-core {newest['versions']['langchain-core']}" in text
+    assert f"takes {figure:.3g} times the CPU" in text
 
 
 def test_every_error_code_is_explained() -> None:

@@ -44,10 +44,10 @@ DEPENDENCIES = (
 )
 PUBLIC = {"_replace"}  # of named tuples
 RENAMED: dict[str, list[str]] = {
-    # All but `_astream`, which is how a model is written.
+    # All but `_astream` and `_agenerate`, which are how a model is written.
     "langchain_core": sorted(
         {name.rpartition(".")[2].rpartition(":")[2] for names in WATCHED.values() for name in names}
-        - {"_astream", "astream", "atransform", "ainvoke", "parse", "get_name", "parse_result", "__add__"}
+        - {"_agenerate", "_astream", "astream", "atransform", "ainvoke", "parse", "get_name", "parse_result", "__add__"}
         - {"ensure_config", "patch_config", "merge_configs"}
         | {"achunks_to_events", "message_to_events", "suppress_langchain_beta_warning", "_ChatModelBinding"}
     ),

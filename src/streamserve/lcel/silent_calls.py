@@ -4,21 +4,34 @@ Only steps that run no code but langchain-core's and their provider's can be sil
 model is given has no tags and no metadata, which only a handler would see.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from langchain_core import output_parsers, prompts
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForLLMRun
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 
 from streamserve.lcel.silent_steps import is_plain, without_formats
-from streamserve.private_names.langchain_core import answer_of, answers_as_its_base, messages_of, prompt_value
+from streamserve.private_names.langchain_core import (
+    answer_of,
+    answers_as_its_base,
+    generated,
+    generation_of,
+    messages_of,
+    metadata_of,
+    prompt_value,
+    streams_when_called,
+)
 
 # With these among its arguments, a chat model raises.
 _OF_RUN = frozenset({"callbacks", "tags", "metadata", "run_name", "run_id"})
@@ -79,8 +92,30 @@ async def _answered(model: BaseChatModel, value: Any, kwargs: dict[str, Any], ru
     run = AsyncCallbackManagerForLLMRun(
         run_id=uuid7(), handlers=[], inheritable_handlers=[], parent_run_id=run_id, tags=[], metadata={}
     )
-    result = await answer_of(model, messages_of(model, value), stop, run, **others)
-    return result.generations[0].message
+    messages = messages_of(model, value)
+    if not _is_simple(model) or streams_when_called(model, run, **others):
+        return (await answer_of(model, messages, stop, run, **others)).generations[0].message
+    managed = {"run_manager": run} if _takes_run(type(model)) else {}
+    result = await generated(model, messages, stop, **managed, **others)
+    message = result.generations[0].message
+    if message.id is None:
+        message.id = f"{LC_ID_PREFIX}-{run.run_id}-0"
+    message.response_metadata = metadata_of(result.generations[0])
+    if len(result.generations) == 1 and result.llm_output is not None:
+        message.response_metadata = {**result.llm_output, **message.response_metadata}
+    return message
+
+
+def _is_simple(model: BaseChatModel) -> bool:
+    """Return whether an answer is what the provider's code returns: no cache, no rate limit, no other form."""
+    uncached = model.cache is False or (model.cache is None and get_llm_cache() is None)
+    return uncached and model.rate_limiter is None and model.output_version != "v1"
+
+
+@cache
+def _takes_run(kind: type[BaseChatModel]) -> bool:
+    # Upstream finds out for each call, which takes a tenth of a short one.
+    return "run_manager" in inspect.signature(generation_of(kind)).parameters
 
 
 async def answer(calls: Sequence[SilentCall], value: Any, config: RunnableConfig, kwargs: dict[str, Any]) -> Any:

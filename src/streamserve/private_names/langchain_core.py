@@ -113,6 +113,9 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
         "langchain_core.language_models:BaseChatModel.agenerate_prompt",
         "langchain_core.language_models:BaseChatModel.agenerate",
         "langchain_core.language_models:BaseChatModel._agenerate_with_cache",
+        "langchain_core.language_models:BaseChatModel._should_stream",
+        "langchain_core.language_models:BaseChatModel._agenerate",
+        "langchain_core.language_models.chat_models:_gen_info_and_msg_metadata",
         "langchain_core.language_models:BaseChatModel._convert_input",
         "langchain_core.language_models._utils:_normalize_messages",
         "langchain_core.output_parsers.base:BaseOutputParser.ainvoke",
@@ -176,6 +179,23 @@ async def answer_of(
 ) -> ChatResult:
     """Return a model's own answer, without a run; only while the piece "call" is on."""
     return await model._agenerate_with_cache(messages, stop=stop, run_manager=run, **arguments)
+
+
+def streams_when_called(model: BaseChatModel, run: Any, **arguments: Any) -> bool:
+    """Return whether a call of a model streams within itself; only while the piece "call" is on."""
+    return model._should_stream(async_api=True, run_manager=run, **arguments)
+
+
+async def generated(
+    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **arguments: Any
+) -> ChatResult:
+    """Return what a provider's own code makes of messages; only while the piece "call" is on."""
+    return await model._agenerate(messages, stop=stop, **arguments)
+
+
+def generation_of(kind: type[BaseChatModel]) -> Any:
+    """Return a provider's own code for a call; only while the piece "call" is on."""
+    return kind._agenerate
 
 
 class EventBridge(NamedTuple):
