@@ -13,7 +13,7 @@ EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 VERSIONS := $(BIN)/python -m scripts.versions
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve cluster test check format bench faults mutants simulate soak audit sbom langgraph dockerfile lock lowest locked newest clean system
+.PHONY: help serve cluster test check format bench faults mutants simulate invariants soak audit sbom langgraph dockerfile lock lowest locked newest clean system
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ soak: $(VENV)/.dev ## run 100 streams with cuts, cancels, errors and misbehaving
 
 simulate: $(VENV)/.dev ## run simulated worlds: every fault at every place, and seeds (ARGS)
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(or $(ARGS),--places --seeds 20000)
+
+invariants: $(VENV)/.dev ## change the engine at random places, and name the changes that no simulated world sees (ARGS)
+	@PYTHONHASHSEED=0 nice $(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 langgraph: $(VENV)/.dev ## run LangGraph's development server on the same graphs and routes (PORT)
 	@LANGGRAPH_CLI_NO_ANALYTICS=1 LANGGRAPH_NO_VERSION_CHECK=true LANGSMITH_TRACING=false \

@@ -222,6 +222,7 @@ def _disturb(world: World, place: Place, fault: str) -> None:
     process = PROCESS.get()
     assert isinstance(process, Worker | Client)
     world.note(f"{fault} at {place.line} in {place.process}")
+    world.is_disturbed = True
     FAULTS[fault](world, process)  # type: ignore[arg-type]
 
 

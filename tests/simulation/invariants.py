@@ -69,6 +69,9 @@ async def hold_in_store(world: World) -> None:
     for network in world.networks:
         lost = [each for each in network.connections if not (each.finished or each.broken)]
         assert not lost, f"{len(lost)} open connections"
+    if not world.is_disturbed:
+        broken = [each for each in world.sessions if sum(one.path.endswith("/stream") for one in each.connections) > 1]
+        assert not broken, "a stream was opened again, though nothing happened to it"
     if world.kind == "sqlite":
         with world.file() as connection:
             _are_counted(connection, {worker.runs.store._worker.name for worker in world.workers})  # type: ignore[attr-defined]

@@ -55,6 +55,7 @@ class Connection:
         self.head: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.finished = self.broken = False
         self._random = random
+        self.path: str = scope["path"]
         self._scope, self._body = scope, body
         self._waiting: deque[bytes] = deque()
         self._size = 0

@@ -130,6 +130,10 @@ class World:
         self.points = points or Points()
         # The statuses of ended runs that answers told.
         self.told: dict[str, str] = {}
+        # Whether anything happened to a process, a connection or a store.
+        self.is_disturbed = weather is not CALM
+        # The networks of the SDK's streams and calls.
+        self.sessions: list[Network] = []
         # Whether a model failed where its scenario does not ask for it.
         self.model_fails = False
         self.loop = SimulatedLoop(Random(seed + 1), shuffles=shuffles, wrap=self._wrap)
@@ -208,6 +212,7 @@ class World:
     def kill(self, worker: Worker) -> None:
         """Kill a worker: its connections break."""
         self.note(f"{worker.name} is killed")
+        self.is_disturbed = True
         worker.kill()
         self._end(worker)
         if self.redis is not None:
@@ -243,6 +248,7 @@ class World:
 
     async def stop(self, worker: Worker) -> None:
         """Stop a worker in order."""
+        self.is_disturbed = True
         self.note(f"{worker.name} stops")
         began = self.loop.time()
         await worker.stop()
@@ -295,11 +301,12 @@ class World:
     def remote(
         self, chain: str, *, weather: Weather | None = None, caller: str = "ann", **options: Any
     ) -> RemoteRunnable:
-        """Return a client of a chain."""
+        """Return a client of a chain, for one stream or call."""
+        self.sessions.append(network := self.network(weather=weather))
         return RemoteRunnable(
             f"http://server/{chain}",
             headers={"X-Caller": caller},
-            client_kwargs={"transport": self.network(weather=weather)},
+            client_kwargs={"transport": network},
             retry=options.pop("retry", RetryPolicy(budget=60)),
             keepalive=SETTINGS["keepalive"],
             **options,
