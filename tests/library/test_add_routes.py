@@ -285,7 +285,9 @@ def test_a_reader_that_leaves_cancels_its_run_behind_middleware() -> None:
         with client.stream("POST", "/slow/stream", json={"input": "first"}) as response:
             assert any("first" in line for line in response.iter_lines())
         assert slow.closed.wait(LIMIT)
-        assert client.get(response.headers["Content-Location"]).json()["status"] == "cancelled"
+        run = response.headers["Content-Location"]
+        client.get(f"{run}/output", params={"wait": LIMIT})  # until the run has ended, too
+        assert client.get(run).json()["status"] == "cancelled"
 
 
 def test_two_readers_follow_one_run_and_one_cancels_it() -> None:
@@ -337,3 +339,15 @@ def test_a_store_that_cannot_open_fails_each_request(tmp_path: Path) -> None:
     (tmp_path / "no").write_text("a file")
     with serving(app, lifespan="off") as url, client_of(url) as client:
         assert client.post("/shout/invoke", json={"input": "x"}).status_code == 500
+
+
+def test_feedback_is_for_the_callers_own_runs() -> None:
+    app = FastAPI()
+    add_routes(app, shout(), path="/shout", dependencies=[Depends(caller)], enable_feedback_endpoint=True)
+    with serving(app) as url, client_of(url) as ann, client_of(url, "bob") as bob:
+        run = ann.post("/shout/stream", json={"input": "hi"}).headers["Run-Id"]
+        given = {"run_id": run, "key": "good", "score": 1}
+        assert bob.post("/shout/feedback", json=given).json()["code"] == "not_found"
+        refused = ann.post("/shout/feedback", json=given)
+        assert refused.status_code == 400
+        assert "LangSmith" in refused.json()["detail"]
