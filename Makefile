@@ -13,7 +13,7 @@ EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 VERSIONS := $(BIN)/python -m scripts.versions
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve cluster test check format bench faults mutants simulate invariants soak audit sbom langgraph dockerfile lock lowest locked newest clean system
+.PHONY: help serve cluster test check format bench faults mutants simulate invariants soak audit sbom langgraph dockerfile lock lowest locked newest clean system release
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ langgraph: $(VENV)/.dev ## run LangGraph's development server on the same graphs
 dockerfile: $(VENV)/.dev ## write the Dockerfile of `langgraph build` (OUT); needs no Docker
 	@mkdir -p $(dir $(OUT))
 	@LANGGRAPH_CLI_NO_ANALYTICS=1 $(BIN)/langgraph dockerfile -c langgraph.json $(OUT)
+
+release: $(VENV)/.dev ## build the distributions into dist/, and try them in an empty environment
+	@scripts/release
 
 lock: $(VENV)/.dev ## resolve the dependencies again into requirements/*.txt
 	@scripts/lock

@@ -51,7 +51,7 @@ def test_list_shows_names_and_descriptions(team: Team) -> None:
 
 def test_list_of_nothing_is_empty(team: Team) -> None:
     result = run("list")
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "")
 
 
 def test_list_names_broken_modules_and_fails(team: Team) -> None:

@@ -1,4 +1,4 @@
-"""The command `streamserve` with serve, list, check, new and key."""
+"""The command `streamserve` with init, new, serve, list, check and key."""
 
 import gc
 import os
@@ -15,8 +15,11 @@ from streamserve.fast_paths import noted
 from streamserve.private_names.uvicorn import CAN_BOUND_HEADS
 from streamserve.settings import Settings
 
+NO_CHAINS = "no chains here: `streamserve new NAME` writes one into this folder, `streamserve init FOLDER` a whole project"
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="streamserve", message="streamserve %(version)s")
 def main() -> None:
     """StreamServe: chains and graphs, streamed without losing a token."""
     # Chains are modules of the team's own application, which may not be installed.
@@ -62,6 +65,8 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
     settings = read_settings()
     processes = _workers(settings)
     _share_secret(settings, processes)
+    if target is None:
+        _say_if_empty(settings)
     target = target or ("server:app" if Path("server.py").exists() else "streamserve.app:create_default_app")
     is_factory = target.endswith(":create_default_app")
     try:
@@ -88,6 +93,11 @@ def serve(host: str | None, port: int | None, workers: int | None, dev: bool, ta
         gc.enable()
 
 
+def _say_if_empty(settings: Settings) -> None:
+    if not Path("server.py").exists() and not Path(settings.chains.replace(".", "/")).exists():
+        click.echo(NO_CHAINS, err=True)
+
+
 def _share_secret(settings: Settings, processes: int) -> None:
     if settings.secret is None and processes > 1:
         os.environ["STREAMSERVE_SECRET"] = token_urlsafe(32)
@@ -108,7 +118,9 @@ def list_chains() -> None:
     """List the chains of this folder."""
     from streamserve.serving.chains import serve_all
 
-    chains, broken = serve_all(discover(read_settings().chains))
+    settings = read_settings()
+    _say_if_empty(settings)
+    chains, broken = serve_all(discover(settings.chains))
     entries = [served.served for served in chains]
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
@@ -134,6 +146,21 @@ def check() -> None:
         sys.exit(1)
     click.echo(f"fast paths on: {', '.join(path.name for path in noted() if path.is_on)}")
     click.echo("chains, langgraph.json and OpenAPI agree")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Write a new project into FOLDER: chains, tests, Dockerfile and all that `make serve` needs."""
+    from streamserve.cli.project import write_project
+
+    try:
+        paths = write_project(folder)
+    except (ValueError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from error
+    for path in paths:
+        click.echo(f"wrote {path}")
+    click.echo(f"next: cd {folder} && make serve")
 
 
 @main.command()
