@@ -32,6 +32,8 @@ check: $(VENV)/.dev ## check lint, format, types, declarations and vulnerabiliti
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/streamserve check
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
 	@$(MAKE) --no-print-directory audit
 
 audit: $(VENV)/.dev ## look for known vulnerabilities of the server's dependencies, where a service for that can be reached

@@ -106,7 +106,8 @@ class Environment:
         return tested
 
     def _compile(self, output: Path, *arguments: str | Path) -> None:
-        _uv("pip", "compile", "--python", self._python, "--upgrade", "--no-header", "-o", output, *arguments)
+        options = ["--python", self._python, "--upgrade", "--no-header", "--no-emit-package", "streamserve-sdk"]
+        _uv("pip", "compile", *options, "-o", output, *arguments)
 
     def test(self, arguments: list[str]) -> Result:
         """Run tests; without a path among pytest's arguments, those of the promises."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from click.testing import CliRunner, Result
 from streamserve.cli.main import main
 from streamserve.cli.project import write_project
 from tests.conftest import Team
+from tests.limits import LIMIT
 
 
 def run(*arguments: str) -> Result:
@@ -66,6 +70,22 @@ def test_its_graphs_are_those_of_langgraph_json(tmp_path: Path) -> None:
     for target in declared["graphs"].values():
         module, _, name = target.partition(":")
         assert f"\n{name} = " in (tmp_path / "my-app" / f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_its_own_tests_and_checks_pass(tmp_path: Path) -> None:
+    write_project(tmp_path / "my-app")
+    environment = {**os.environ, "STREAMSERVE_MODEL": "offline", "STREAMSERVE_OFFLINE_PACE": "0"}
+    for module, *arguments in (["pytest", "-q", "-p", "no:cacheprovider"], ["streamserve.cli", "check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=tmp_path / "my-app",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_its_compose_file_waits_for_what_it_needs(tmp_path: Path) -> None:
