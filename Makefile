@@ -13,7 +13,7 @@ EDITABLE := $(PIP) install --no-deps --no-build-isolation -e . -e sdk/python
 VERSIONS := $(BIN)/python -m scripts.versions
 SOURCES := src sdk chains tests benchmarks scripts deploy server.py
 
-.PHONY: help serve cluster test check format bench faults mutants simulate invariants soak audit sbom langgraph dockerfile lock lowest locked newest clean system release
+.PHONY: help serve cluster test check format bench faults mutants simulate invariants soak audit sbom langgraph dockerfile lock lowest locked newest clean system release schemas
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,9 +32,12 @@ check: $(VENV)/.dev ## check lint, format, types, declarations and vulnerabiliti
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/streamserve check
+	@$(MAKE) --no-print-directory schemas
+	@$(MAKE) --no-print-directory audit
+
+schemas: $(VENV)/.dev ## check the workflows and the compose file by their schemas
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
-	@$(MAKE) --no-print-directory audit
 
 audit: $(VENV)/.dev ## look for known vulnerabilities of the server's dependencies, where a service for that can be reached
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/audit
