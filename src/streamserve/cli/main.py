@@ -15,7 +15,7 @@ from streamserve.fast_paths import noted
 from streamserve.private_names.uvicorn import CAN_BOUND_HEADS
 from streamserve.settings import Settings
 
-NO_CHAINS = "no chains here: `streamserve new NAME` writes one into this folder, `streamserve init FOLDER` a whole project"
+NO_CHAINS = "no chains here: `streamserve new NAME` writes one, `streamserve init FOLDER` writes a whole project"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
