@@ -39,7 +39,7 @@ class Runs:
         self.recovery: Recoverer | None = None
         self.observer = Observer()
         self.draining = False
-        self._drain_end = math.inf
+        self._drain_end = self._grace_end = math.inf
         self._live: dict[str, LiveRun] = {}
         self._readers = Readers(self.store, self._live, settings.max_readers)
         self._storing: set[asyncio.Future[None]] = set()
@@ -257,7 +257,7 @@ class Runs:
     def reopen(self) -> None:
         """Take new runs again: an application may be started a second time, as tests do."""
         self.draining = self._closing = False
-        self._drain_end = math.inf
+        self._drain_end = self._grace_end = math.inf
 
     async def drain(self) -> None:
         """Refuse new runs, wait for the live ones and their readers for the drain time, then end the rest.
@@ -268,7 +268,8 @@ class Runs:
         self._drain_end = min(self._drain_end, time.monotonic() + self.settings.drain_time)
         await self._wait_until_idle(self._drain_end)
         self.end_all(ShuttingDown())
-        await self._wait_until_idle(self._drain_end + self.settings.cancel_grace + LAST_BLOCK)
+        self._grace_end = min(self._grace_end, time.monotonic() + self.settings.cancel_grace + LAST_BLOCK)
+        await self._wait_until_idle(self._grace_end)
         self._readers.drop_all()
         self._closing = True  # a run of another process may go on for long
         for woken in self._waits:
