@@ -215,9 +215,11 @@ async def test_openapi_names_the_path_that_a_proxy_serves(app: FastAPI) -> None:
 def test_openapi_names_every_endpoint_of_every_chain(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     for name in ("greeting", "graph", "chat", "hidden"):
-        for prefix in (f"/{name}/", f"/{name}/c/{{config_hash}}/"):
-            assert all("post" in document["paths"][prefix + endpoint] for endpoint in ENDPOINTS)
-            assert all("get" in document["paths"][prefix + schema] for schema in SCHEMAS)
+        assert all("post" in document["paths"][f"/{name}/{endpoint}"] for endpoint in ENDPOINTS)
+        assert all("get" in document["paths"][f"/{name}/{schema}"] for schema in SCHEMAS)
+    hashed = document["paths"]["/{chain}/c/{config_hash}/{endpoint}"]["post"]
+    parameters = {found["name"]: found for found in (_found(document, item) for item in hashed["parameters"])}
+    assert {*ENDPOINTS, "runs"} == {*parameters["endpoint"]["schema"]["enum"]}
     assert {"/healthz", "/readyz"} <= set(document["paths"])
 
 
@@ -226,7 +228,7 @@ def test_openapi_says_which_answers_are_event_streams(document: dict[str, Any]) 
         endpoint = path.rpartition("/")[2]
         if endpoint in ENDPOINTS and not path.startswith("/runs/"):
             kind = "text/event-stream" if endpoint.startswith("stream") else "application/json"
-            assert set(operation["responses"]["200"]["content"]) == {kind}, path
+            assert set(_found(document, operation["responses"]["200"])["content"]) == {kind}, path
 
 
 def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
@@ -236,7 +238,8 @@ def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
 
 def test_every_parameter_of_a_path_is_described(document: dict[str, Any]) -> None:
     for path, operation in _operations(document):
-        described = {item["name"] for item in operation.get("parameters", ()) if item["in"] == "path"}
+        parameters = [_found(document, item) for item in operation.get("parameters", ())]
+        described = {item["name"] for item in parameters if item["in"] == "path"}
         assert described == {part[1:-1] for part in path.split("/") if part.startswith("{")}, path
 
 
@@ -254,7 +257,7 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
 def test_examples_are_in_the_schema_of_the_body(
     document: dict[str, Any], name: str, example: str, endpoint: str
 ) -> None:
-    body = document["paths"][f"/{name}/{endpoint}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = _body(document, f"/{name}/{endpoint}")
     schemas = json.dumps(list(_reached(document, body)))
     assert example in schemas
 
@@ -272,7 +275,7 @@ def test_models_of_one_name_in_two_chains_stay_apart() -> None:
         assert client.post("/words/invoke", json={"input": {"value": "a"}}).status_code == 200
         assert client.post("/numbers/invoke", json={"input": {"value": "a"}}).status_code == 422
     for name, kind in (("numbers", "integer"), ("words", "string")):
-        body = document["paths"][f"/{name}/invoke"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body = _body(document, f"/{name}/invoke")
         values = [
             s["properties"]["value"]["type"] for s in _reached(document, body) if "value" in s.get("properties", {})
         ]
@@ -299,6 +302,18 @@ def test_the_chains_of_the_repository_have_a_whole_document() -> None:
     registry = discover("chains").require_whole()
     paths = create_app(registry).openapi()["paths"]
     assert {f"{entry.path}/stream" for entry in registry.chains.values()} <= set(paths)
+
+
+def _found(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of the document, or the component that it refers to."""
+    node: Any = document
+    for name in part["$ref"].removeprefix("#/").split("/") if "$ref" in part else ():
+        node = node[name]
+    return node if "$ref" in part else part
+
+
+def _body(document: dict[str, Any], path: str) -> Any:
+    return _found(document, document["paths"][path]["post"]["requestBody"])["content"]["application/json"]["schema"]
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
