@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Request
 from streamserve import Chain
 from streamserve.app import create_app
 from streamserve.auth import AuthError, Identity
-from streamserve.auth.guard import _require_identity, is_loopback
+from streamserve.auth.guard import is_loopback, named_by
 from streamserve.settings import Settings
 from tests.auth.support import CHAINS, SECRET, app_with
 from tests.fakes import Topic, greeting, registry_of
@@ -129,7 +129,9 @@ def test_tokens_without_their_extra_name_what_to_install(monkeypatch: pytest.Mon
 
 async def test_a_name_alone_keeps_the_scopes_and_claims_beside() -> None:
     request = Request({"type": "http", "headers": [], "state": {"scopes": {"talk"}, "claims": {"team": "a"}}})
-    await _require_identity(returns_a_name)(request, "ann")
+    check = named_by(returns_a_name).dependency
+    assert check is not None
+    await check(request, "ann")
     assert (request.state.principal, request.state.scopes, request.state.claims) == ("ann", {"talk"}, {"team": "a"})
 
 

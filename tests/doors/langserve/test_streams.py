@@ -64,9 +64,9 @@ class Taken:
         def noting(name: str, made: Any) -> None:
             async def stream(_served: Any, given: Any, config: RunnableConfig, **kwargs: Any) -> AsyncIterator[Any]:
                 # LangServe's aggregator of events listens to a stream in vain; the run's id is another each time, and
-                # the version and the list of a log are the request's own.
+                # the version and the list of a log are the request's own; `changes` stays in the server.
                 kept = {**config, "callbacks": [], "run_id": type(config["run_id"])}
-                own = ("version", "with_streamed_output_list")
+                own = ("changes", "version", "with_streamed_output_list")
                 self.taken.append((given, kept, {key: kwargs[key] for key in kwargs if key not in own}))
                 yield made(given)
 
