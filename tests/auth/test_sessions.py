@@ -180,9 +180,14 @@ def test_a_token_too_large_for_a_cookie_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_document_names_the_answers_of_the_session(file: KeyFile) -> None:
-    path = app_with(auth=f"keys:{file.path}").openapi()["paths"]["/session"]
+    document = app_with(auth=f"keys:{file.path}").openapi()
+    path, shared = document["paths"]["/session"], document["components"]["responses"]
     for method, success in (("post", "200"), ("delete", "204")):
-        found = {status: answer["description"] for status, answer in path[method]["responses"].items()}
+        answers = path[method]["responses"]
+        found = {
+            status: (shared[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer)["description"]
+            for status, answer in answers.items()
+        }
         assert {status for status in found if status.startswith("2")} == {success}
         assert "cookie" in found["400"]
         assert "credential" in found["401"]
