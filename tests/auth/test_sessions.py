@@ -190,7 +190,7 @@ def test_the_document_names_the_answers_of_the_session(file: KeyFile) -> None:
         }
         assert {status for status in found if status.startswith("2")} == {success}
         assert "cookie" in found["400"]
-        assert "credential" in found["401"]
+        assert "401: a missing or invalid credential" in found["4XX"]
         assert "another site" in found["403"]
 
 
