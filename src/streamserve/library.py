@@ -171,6 +171,7 @@ class Chains:
         self._router = router
         self._services = services
         self._whole = whole
+        self._has_runs = False
         self._checks: dict[Door, Checks] = {}
         self._bound: tuple[dict[str, Any], int] | None = None
 
@@ -189,13 +190,19 @@ class Chains:
             raise ValueError(f"A runnable already exists at path: {served.served.path or '/'}")
         guard = self._services.auth.dependencies if self._services else []
         door = Door(served=served, prefix=self.prefix, dependencies=[*guard, *dependencies])
-        if not self.doors:
-            add_run_routes(self._router, self, [*guard, Depends(self.check)])
+        self.add_runs()
         self.doors.append(door)
         self._checks[door] = Checks(dependencies)
         add_chain_routes(self._router, door, self)
         if self._services:
             self.bind(self._services)
+
+    def add_runs(self) -> None:
+        """Add the routes of the runs, unless they are there; the first chain adds them too."""
+        if not self._has_runs:
+            guard = self._services.auth.dependencies if self._services else []
+            add_run_routes(self._router, self, [*guard, Depends(self.check)])
+            self._has_runs = True
 
     async def __call__(self, app: Any) -> Services:
         """Return the services of the application that a request came to, once its runs are under way."""
@@ -242,6 +249,8 @@ class Chains:
         Raises:
             NotFound: the run belongs to a chain of another router, or does not exist.
         """
+        if self._whole:  # no chain has dependencies of its own, and the run's chain may be gone
+            return
         services = services_of(request)
         first = self.doors[0]
         await first.late(request)

@@ -202,6 +202,8 @@ async def test_a_prompt_that_calls_others_is_a_run_of_its_own() -> None:
 
 WITHOUT_RUNS = (
     "text",
+    "json",
+    "tool calls",
     "messages",
     "a prompt of several messages",
     "a prompt that lacks a variable",
